@@ -1,0 +1,136 @@
+"""Problems, tasks and verdicts: the contract that every task file fulfils, and the registry of tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class TaskError(ValueError):
+    """A user's mistake about a task or its data: one line that names the input and the way out."""
+
+
+class Verdict(StrEnum):
+    """What became of one answer. A closed set: every sample has exactly one, and every table shows them all."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One item of a task.
+
+    `id` is unique within the task and names the split (`gsm8k/test/17`); `gold` is the reference answer in the
+    form the task's data set publishes it, so that a record of (question, gold) can be turned back into a problem.
+    """
+
+    id: str
+    question: str
+    gold: Any
+
+
+class Task(ABC):
+    """A benchmark: its problems, the prompt that asks for them, where the answer stands, and whether it is right.
+
+    Subclasses state where the data comes from and implement `problems`, `extract` and `judge`; everything a
+    trainer, an evaluation and a tracer need beyond that is derived here, so that reward, score and traced span
+    can never disagree about what the answer is.
+    """
+
+    name: ClassVar[str]
+    #: Who published the problems and how they were made.
+    source: ClassVar[str]
+    licence: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    #: How a response must mark its answer, in words a reader of a leaderboard understands.
+    answer_format: ClassVar[str]
+    #: Samples per problem that an evaluation needs before its mean means something (avg@k).
+    samples: ClassVar[int] = 1
+
+    @abstractmethod
+    def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
+        """The problems of `split` in their published order, at most `limit` of them.
+
+        Raises TaskError for an unknown split, and for data that cannot be found or read.
+        """
+
+    @abstractmethod
+    def extract(self, text: str) -> tuple[int, int] | None:
+        """Character span `(start, end)` of the answer in a response, or None. `judge` sees exactly that span."""
+
+    @abstractmethod
+    def judge(self, problem: Problem, answer: str) -> Verdict:
+        """The verdict on an extracted answer: correct or wrong; timeout or error where it could not be judged."""
+
+    def problem_from(self, question: str, gold: Any) -> Problem:
+        """A problem that is not in the data set, from a question and a gold as the data set publishes it."""
+        return Problem(id=f"{self.name}/given", question=question, gold=gold)
+
+    def prompt(self, problem: Problem) -> str:
+        """What the policy is asked. A chat policy wraps it in its own template."""
+        return problem.question
+
+    def decisive(self, text: str) -> list[tuple[int, int]] | None:
+        """Character spans of the tokens that decide a response's answer, where the task knows them; else None."""
+        return None
+
+    def verify(self, problem: Problem, text: str, finish_reason: str | None = None) -> Verdict:
+        """The verdict on a whole response.
+
+        An extracted answer is judged even if the text was cut off after it; without one, `finish_reason`
+        `"length"` makes it truncated, anything else no_answer.
+        """
+        span = self.extract(text)
+        if span is not None:
+            return self.judge(problem, text[span[0] : span[1]])
+        return Verdict.TRUNCATED if finish_reason == "length" else Verdict.NO_ANSWER
+
+    def reward(self, problem: Problem, text: str, finish_reason: str | None = None) -> float | None:
+        """1 for correct, None for error (unscorable: left out of the group's mean), else 0.
+
+        A timeout earns 0 and not None: a policy must not gain by hanging its verifier.
+        """
+        return reward_of(self.verify(problem, text, finish_reason))
+
+    def unknown_split(self, split: str) -> TaskError:
+        """The error for a split that this task does not have."""
+        return TaskError(f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}")
+
+
+def reward_of(verdict: Verdict) -> float | None:
+    """The reward of a verdict: 1 for correct, None for error, else 0."""
+    if verdict is Verdict.ERROR:
+        return None
+    return 1.0 if verdict is Verdict.CORRECT else 0.0
+
+
+_REGISTRY: dict[str, Callable[..., Task]] = {}
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Class decorator: makes a task available by its name to `get`, the command line and experiment files."""
+    _REGISTRY[task.name] = task
+    return task
+
+
+def names() -> list[str]:
+    """Names of all registered tasks, sorted."""
+    return sorted(_REGISTRY)
+
+
+def get(name: str, **options: Any) -> Task:
+    """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
+    if name not in _REGISTRY:
+        raise TaskError(f"unknown task {name!r}; known: {', '.join(names())}")
+    try:
+        return _REGISTRY[name](**options)
+    except TypeError as error:
+        raise TaskError(f"task {name} does not take these options ({error})") from None
