@@ -1,0 +1,118 @@
+"""Rows and runs for the tests of the leaderboards: made up, complete, and small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leaderboards.records import TABLES, VERDICTS, RunWriter
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "decision",
+    "title": "Decision, aligned",
+    "declaration": {
+        "metric": "training_reward_area",
+        "smallest_difference": 0.02,
+        "alpha": 0.05,
+        "estimand": "these problems, new training seeds",
+        "stopping": "fixed: 8 seeds",
+    },
+    "policy": {"name": "embedded"},
+    "task": {"name": "decision", "variant": "aligned"},
+    "training": {"steps": 3, "prompts_per_step": 2, "samples_per_prompt": 2},
+    "evaluation": {"every": 1},
+    "methods": {"uniform": {"credit": "uniform"}, "flow": {"credit": "flow"}},
+    "seeds": 8,
+}
+
+
+def manifest(method: str = "uniform", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return {
+        "experiment": EXPERIMENT,
+        "experiment_hash": "0123456789abcdef",
+        "method": method,
+        "seed": seed,
+        "versions": {"python": "3.11.0", "torch": "2.13.0"},
+        "hardware": {"processor": "test"},
+        "git_commit": "abc",
+        "tier": "T0",
+        **changes,
+    }
+
+
+def rollout_rows(step: int, count: int = 4, **changes: Any) -> list[dict[str, Any]]:
+    row = {
+        "step": step,
+        "problem_id": "decision/train/1",
+        "key": "00ff",
+        "prompt_ids": [1, 2, 3],
+        "response_ids": [4, 5 + step],
+        "text": "a#b",
+        "finish_reason": "stop",
+        "verdict": "wrong",
+        "reward": 0.0,
+        "advantage": -0.5,
+        "weights": [1.0, 1.5],
+        "sampler_logprobs": [-0.25, -0.5],
+        "trainer_logprobs": [-0.25, -0.5],
+        "abstained": None,
+        **changes,
+    }
+    return [{**row, "sample": index, "group": index // 2} for index in range(count)]
+
+
+def step_row(step: int, **changes: Any) -> list[dict[str, Any]]:
+    row: dict[str, Any] = dict.fromkeys(TABLES["steps"].names, 0.25)
+    row |= dict.fromkeys(VERDICTS, 0)
+    row |= {
+        "step": step,
+        "correct": 1,
+        "wrong": 3,
+        "abstained": 0,
+        "tokens": 64,
+        "parameters_hash": f"{step:x}",
+    }
+    return [{**row, **changes}]
+
+
+def sample_rows(step: int, verdicts: Sequence[Sequence[str]], task: str = "decision") -> list[dict[str, Any]]:
+    """One row a sample from `verdicts[problem][sample]`."""
+    return [
+        {
+            "step": step,
+            "task": task,
+            "problem_id": f"{task}/test/{problem}",
+            "sample": sample,
+            "key": f"{problem}-{sample}",
+            "text": "a#b",
+            "response_tokens": 3,
+            "finish_reason": "stop",
+            "verdict": verdict,
+            "reward": None if verdict == "error" else float(verdict == "correct"),
+        }
+        for problem, row in enumerate(verdicts)
+        for sample, verdict in enumerate(row)
+    ]
+
+
+def write_run(
+    root: Path,
+    method: str,
+    seed: int,
+    rewards: Sequence[float],
+    evaluations: dict[int, Sequence[Sequence[str]]] | None = None,
+    finish: bool = True,
+    **changes: Any,
+) -> Path:
+    """A run with these training rewards (steps 1, 2, ...) and the verdicts of these evaluations, by step."""
+    folder = root / method / f"seed-{seed:04d}"
+    writer = RunWriter(folder, manifest(method, seed, **changes))
+    for step, reward in enumerate(rewards, start=1):
+        writer.write("rollouts", step, rollout_rows(step))
+        writer.write("steps", step, step_row(step, reward=reward))
+    for step, verdicts in (evaluations or {}).items():
+        writer.write("samples", step, sample_rows(step, verdicts))
+    if finish:
+        writer.finish({"seconds_total": 1.0})
+    return folder
