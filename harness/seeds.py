@@ -1,20 +1,20 @@
 """Keys: every random choice of an experiment has a stream of its own, named by what it decides.
 
 A key is a hash of the names and numbers that identify one choice, so it depends neither on the order in which
-choices are made, nor on the process that makes them, nor on how many workers run; and arms of one experiment that
-name the same choice get the same noise. Nothing here reads or moves a global generator.
+choices are made, nor on the process that makes them, nor on how many workers run; and arms of one experiment
+that name the same choice get the same noise. Nothing here reads or moves a global generator.
 
 The streams in use, by their first part:
 
-==================  =======================================  ==================================================
-stream              further parts                            decides
-==================  =======================================  ==================================================
-`initialisation`    run seed                                 weights that a run adds to its policy (an adapter)
-`data order`        run seed                                 which problems a step asks for
-`rollout`           run seed, step, problem id, sample       the tokens of one training rollout
-`credit`            run seed, step, problem id, sample       draws of a credit method (the random control)
-`evaluation`        task, problem id, sample                 the tokens of one evaluation sample
-==================  =======================================  ==================================================
+================  ====================================  ==================================================
+stream            further parts                         decides
+================  ====================================  ==================================================
+`initialisation`  run seed                              weights that a run adds to its policy (an adapter)
+`data order`      run seed                              which problems a step asks for
+`rollout`         run seed, step, problem id, sample    the tokens of one training rollout
+`credit`          run seed, step, problem id, sample    draws of a credit method (the random control)
+`evaluation`      task, problem id, sample              the tokens of one evaluation sample
+================  ====================================  ==================================================
 
 The evaluation stream names no step and no method: every checkpoint of every arm is asked with the same noise.
 """
@@ -29,9 +29,9 @@ KEY_BITS = 128
 def key(*parts: str | int) -> str:
     """The key of the choice that `parts` identify: 32 hexadecimal digits (128 bits, BLAKE2b).
 
-    Each part is hashed with its type and its length, so `("a", "b")`, `("ab",)`, `("1",)` and `(1,)` are four keys.
-    Raises TypeError for no parts at all and for a part that is neither text nor an integer: a float or an object
-    prints differently on another machine.
+    Each part is hashed with its type and its length, so `("a", "b")`, `("ab",)`, `("1",)` and `(1,)` are
+    four keys. Raises TypeError for no parts at all and for a part that is neither text nor an integer: a
+    float or an object prints differently on another machine.
     """
     if not parts:
         raise TypeError("a key needs at least one part")
