@@ -1,0 +1,34 @@
+"""FlowTracer: attention to graph, graph to flow, flow to credit, credit to a GRPO trainer (arXiv 2606.10646)."""
+
+from typing import TYPE_CHECKING, Any
+
+from flowtracer import credit
+from flowtracer.attention import AttentionTap, capacity_from_qk, traced_layers
+from flowtracer.errors import CreditError
+from flowtracer.flow import Flow, solve_flow
+from flowtracer.view import Trace, trace
+
+if TYPE_CHECKING:
+    from flowtracer.trainer import CreditGRPOTrainer
+
+__all__ = [
+    "AttentionTap",
+    "CreditError",
+    "CreditGRPOTrainer",
+    "Flow",
+    "Trace",
+    "capacity_from_qk",
+    "credit",
+    "solve_flow",
+    "trace",
+    "traced_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # TRL takes seconds to import; who only inspects a model does not pay for it.
+    if name == "CreditGRPOTrainer":
+        from flowtracer.trainer import CreditGRPOTrainer
+
+        return CreditGRPOTrainer
+    raise AttributeError(f"module 'flowtracer' has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""flow: FlowTracer's credit, by throughput on the attention graph (Dong et al., ICML 2026, arXiv 2606.10646)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.attention import Layers
+from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
+from flowtracer.flow import solve_flow
+
+
+@register
+@dataclass(frozen=True)
+class FlowCredit(TwoLevel):
+    """The top 40% of response tokens by throughput get weight 1.5, the rest 1.
+
+    Published (arXiv 2606.10646, sections 3 and 4): the graph, the conditioned flow, throughput, ratio 0.4, gamma 1.5,
+    the middle layers. Unpublished, and therefore options whose default is our choice:
+
+    layers: the traced layers, every one of the middle third (`attention.traced_layers`).
+    source: "prompt" (the whole prompt, as in the paper's Figure 1) or "question" (the user's question text; the
+        trainer then needs a `question` column).
+    answer_rows: "answer" (the answer tokens themselves) or "emitting" (the positions one earlier, which emit them).
+    answer_in_pool: whether answer tokens compete for the 40%.
+    first_token: "keep" the attention sink, or "drop" it and renormalise the rows.
+    sign: apply weights to "both" signs of the advantage, or only to "positive" or "negative" ones (others weigh 1).
+    abstain: what a response without an answer gets, "mean" (the mean weight of the batch's others) or "one".
+
+    Tokens of throughput 0 never get the bonus; ties go to the earliest token. Abstains on a response without an
+    answer, and on one whose answer nothing of the source reaches.
+
+    Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0 (answer the ninth), 4 of them raised:
+    1 1.5 1 1.5 1 1 1 1.5 1.5 1.
+    """
+
+    name: ClassVar[str] = "flow"
+    needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
+
+    layers: Layers = "middle"
+    source: str = "prompt"
+    answer_rows: str = "answer"
+    answer_in_pool: bool = True
+    first_token: str = "keep"
+    sign: str = "both"
+    abstain: str = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("source", ("prompt", "question"))
+        self.check_choice("answer_rows", ("answer", "emitting"))
+        self.check_choice("first_token", ("keep", "drop"))
+        self.check_choice("sign", ("both", "positive", "negative"))
+        self.check_choice("abstain", ABSTENTIONS)
+
+    def score(self, context: CreditContext) -> Tensor:
+        """Throughput tau, (B, T) float32. Destroys the context's capacity map, which nothing else reads."""
+        capacity = context.capacity
+        if capacity is None:
+            raise ValueError("credit flow needs the capacity map in the context")
+        answer = context.answer
+        if self.answer_rows == "emitting":
+            answer = torch.zeros_like(answer)
+            answer[:, :-1] = context.answer[:, 1:]
+        if self.first_token == "drop":
+            capacity = _without_first_token(capacity, context.prompt | context.response)
+        flow = solve_flow(capacity, context.source, answer, overwrite=True)
+        context.capacity = None
+        return flow.throughput
+
+    def weights(self, context: CreditContext) -> Tensor:
+        throughput = context.scores
+        assert throughput is not None
+        response = context.response
+        context.abstain_where(~context.answer.any(1), "no answer")
+        context.abstain_where(~(throughput > 0).any(1), "answer unreachable")
+        pool = response if self.answer_in_pool else response & ~context.answer
+        chosen = top(throughput, pool & (throughput > 0), pool_size(response.sum(1), self.ratio))
+        weights = self.raised(chosen)
+        if self.sign != "both":
+            if context.advantage is None:
+                raise ValueError("credit flow with a sign needs the advantages in the context")
+            applies = context.advantage > 0 if self.sign == "positive" else context.advantage < 0
+            weights = torch.where(applies.unsqueeze(1), weights, 1.0)
+        return weights
+
+    def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
+        return 1.0 if self.abstain == "one" else super()._abstention_weight(weights, judged)
+
+
+def _without_first_token(capacity: Tensor, token: Tensor) -> Tensor:
+    """The map without each row's first real token, rows renormalised to the sum they had."""
+    first = token.to(torch.uint8).argmax(1)
+    rows = torch.arange(len(capacity), device=capacity.device)
+    before = capacity.sum(-1, keepdim=True)
+    capacity[rows, :, first] = 0.0
+    capacity[rows, first, :] = 0.0
+    after = capacity.sum(-1, keepdim=True)
+    return capacity * torch.where(after > 0, before / after.clamp(min=torch.finfo(capacity.dtype).tiny), 0.0)

@@ -1,0 +1,187 @@
+"""The contract of a credit method: a pure function of a CreditContext to one weight a token.
+
+The trainer uses A' = w A for advantage A. What can go wrong in every method alike, abstention, normalisation, tokens
+outside the response, is handled here once, so that a method's file holds its rule and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.errors import CreditError
+
+ABSTENTIONS = ("mean", "one")
+
+
+@dataclass
+class CreditContext:
+    """What a credit method may look at: B responses, padded to T tokens with their prompts.
+
+    token_ids: (B, T) integers, prompt then response. prompt, response: (B, T) boolean, pads in neither. source,
+    answer: (B, T) boolean, where flow enters and ends; a row without an answer has none. decisive: (B, T) boolean or
+    None, the tokens that decide the answer, where the task knows them; a row of False where it does not.
+    advantage: (B,) float32; reward: (B,) float32, NaN where unscorable; group: (B,) integers, the prompt that a
+    response belongs to. capacity: (B, T, T) float32 or None, captured only for methods that declare it.
+    generator: this method's own random numbers; no method may draw from a global one.
+    scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
+    pass that computes old log-probabilities.
+    """
+
+    token_ids: Tensor
+    prompt: Tensor
+    response: Tensor
+    source: Tensor
+    answer: Tensor
+    advantage: Tensor | None = None
+    reward: Tensor | None = None
+    group: Tensor | None = None
+    decisive: Tensor | None = None
+    capacity: Tensor | None = None
+    generator: torch.Generator | None = None
+    scores: Tensor | None = None
+    abstentions: dict[int, str] = field(default_factory=dict)
+
+    def abstain(self, row: int, reason: str) -> None:
+        """Marks a response that the method cannot judge. It is counted, shown, and gets a neutral weight."""
+        self.abstentions.setdefault(row, reason)
+
+    def abstain_where(self, rows: Tensor, reason: str) -> None:
+        """`abstain` for every row where the boolean (B,) `rows` is True."""
+        for row in rows.nonzero().flatten().tolist():
+            self.abstain(row, reason)
+
+
+@dataclass(frozen=True)
+class CreditMethod(ABC):
+    """A credit method. Its dataclass fields are its options: keyword arguments of `credit.get`, keys of a TOML table.
+
+    mean_one: divide the weights by their mean over the method's scope, so that the total weight of the scope is
+    conserved and only the contrast between tokens is left. Refused for methods with negative weights.
+    """
+
+    name: ClassVar[str]
+    #: What must be captured for the method: "capacity" (the mean map), "decisive" (the decisive tokens).
+    needs: ClassVar[frozenset[str]] = frozenset()
+    #: Over what `mean_one` conserves the total: "response", "group" or "batch".
+    scope: ClassVar[str] = "response"
+    #: Whether weights may be negative.
+    signed: ClassVar[bool] = False
+
+    mean_one: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.mean_one and self.signed:
+            raise CreditError(f"credit {self.name}: mean_one is not defined for weights that may be negative")
+
+    @property
+    def usual_mean(self) -> float:
+        """The method's mean weight by design: what abstentions get when a batch holds nothing but abstentions."""
+        return 1.0
+
+    def score(self, context: CreditContext) -> Tensor | None:
+        """What the method reads from the captured maps, (B, T) float32; None for methods that read none.
+
+        Kept apart from `weights` because maps are large and short-lived, while advantages may not be known yet when
+        they pass by. Must not look at advantage or reward.
+        """
+        return None
+
+    @abstractmethod
+    def weights(self, context: CreditContext) -> Tensor:
+        """The rule: weights (B, T). Only entries on the response of rows that do not abstain are used."""
+
+    @torch.no_grad()
+    def __call__(self, context: CreditContext) -> Tensor:
+        """Weights (B, T) float32, detached; 1 outside the response.
+
+        A response on which the method abstains gets the mean weight of the batch's other response tokens throughout:
+        such responses are mostly wrong ones, and a weight of 1 would quietly count them less.
+        """
+        if context.scores is None:
+            context.scores = self.score(context)
+        weights = self.weights(context).to(torch.float32)
+        if weights.shape != context.response.shape:
+            raise CreditError(f"credit {self.name} gave weights of shape {tuple(weights.shape)}")
+        judged = context.response.clone()
+        if context.abstentions:
+            judged[list(context.abstentions)] = False
+        if self.mean_one:
+            weights = self._scaled_to_mean_one(weights, context, judged)
+        if context.abstentions:
+            neutral = self._abstention_weight(weights, judged)
+            abstained = context.response & ~judged
+            weights = torch.where(abstained, torch.full_like(weights, neutral), weights)
+        weights = torch.where(context.response, weights, torch.ones_like(weights))
+        if not bool(torch.isfinite(weights).all()):
+            raise CreditError(f"credit {self.name} gave a weight that is not finite")
+        if not self.signed and weights.numel() and float(weights.min()) < 0:
+            raise CreditError(f"credit {self.name} gave a negative weight without declaring that it is signed")
+        return weights
+
+    def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
+        if self.mean_one:
+            return 1.0
+        return float(weights[judged].double().mean()) if bool(judged.any()) else self.usual_mean
+
+    def _scaled_to_mean_one(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:
+        rows = len(weights)
+        if self.scope == "batch":
+            member = torch.zeros(rows, dtype=torch.long, device=weights.device)
+        elif self.scope == "group" and context.group is not None:
+            member = torch.unique(context.group, return_inverse=True)[1]
+        else:
+            member = torch.arange(rows, device=weights.device)
+        total = weights.new_zeros(rows, dtype=torch.float64)
+        count = weights.new_zeros(rows, dtype=torch.float64)
+        total.index_add_(0, member, (weights.double() * judged).sum(1))
+        count.index_add_(0, member, judged.sum(1).double())
+        if bool(((total <= 0) & (count > 0)).any()):
+            raise CreditError(f"credit {self.name}: mean_one is not defined where every weight is 0")
+        mean = torch.where(count > 0, total / count.clamp(min=1), 1.0)
+        return (weights.double() / mean[member].unsqueeze(1)).to(torch.float32)
+
+    def check_range(self, option: str, low: float, high: float) -> None:
+        """Raises CreditError unless `low <= option <= high`."""
+        value = getattr(self, option)
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
+            raise CreditError(f"credit {self.name}: {option} must lie between {low:g} and {high:g}, not {value!r}")
+
+    def check_choice(self, option: str, choices: tuple[str, ...]) -> None:
+        """Raises CreditError unless the option is one of `choices`."""
+        if getattr(self, option) not in choices:
+            raise CreditError(
+                f"credit {self.name}: {option} must be one of {', '.join(choices)}, not {getattr(self, option)!r}"
+            )
+
+
+_REGISTRY: dict[str, Callable[..., CreditMethod]] = {}
+
+
+def register(method: type[CreditMethod]) -> type[CreditMethod]:
+    """Class decorator: makes a credit method available by its name."""
+    _REGISTRY[method.name] = method
+    return method
+
+
+def names() -> list[str]:
+    """Names of all registered credit methods, sorted."""
+    return sorted(_REGISTRY)
+
+
+def get(name: str, **options: Any) -> CreditMethod:
+    """The credit method called `name` with its options. Raises CreditError for an unknown name or option."""
+    if name not in _REGISTRY:
+        raise CreditError(f"unknown credit method {name!r}; known: {', '.join(names())}")
+    method = _REGISTRY[name]
+    known = [option.name for option in fields(method)]  # type: ignore[arg-type]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+    return method(**options)

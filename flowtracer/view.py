@@ -1,0 +1,7 @@
+"""A traced response."""
+
+
+class Trace: ...
+
+
+def trace() -> None: ...

@@ -1,0 +1,44 @@
+"""Small random policies of real architectures, and a character tokenizer, for the contract tests."""
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedTokenizerFast
+
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+
+
+def tiny_model(architecture, attention="sdpa", layers=3, seed=0, **changes):
+    """A random policy of one of transformers' architectures, float32, attention spread out enough to matter."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[architecture](**{**SIZES, "num_hidden_layers": layers, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    for name, parameter in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name or "query_key_value" in name:
+            parameter.data.mul_(20.0)
+    return model.eval()
+
+
+@pytest.fixture
+def tokenizer():
+    """One token a character: <pad>, <eos> and 30 letters and marks."""
+    alphabet = "abcdefghijklmnop0123456789#?=;+"
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{letter: index + 2 for index, letter in enumerate(alphabet[:30])}}
+    raw = Tokenizer(models.WordLevel(vocabulary))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
+    )

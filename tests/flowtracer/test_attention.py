@@ -1,0 +1,179 @@
+"""Protects the tap: captured attention is the model's own, outputs are untouched, pads are exactly 0."""
+
+import pytest
+import torch
+
+import flowtracer.attention
+from flowtracer import AttentionTap, CreditError, capacity_from_qk, traced_layers
+from tests.flowtracer.conftest import tiny_model
+
+ARCHITECTURES = ["qwen3", "llama", "mistral", "gpt_neox", "gemma"]
+
+
+def batch(length=24, left_pads=(0, 5, 11)):
+    """Ids and mask (B, T), left-padded by different amounts."""
+    ids = torch.randint(2, 32, (len(left_pads), length), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    for row, pads in enumerate(left_pads):
+        ids[row, :pads], mask[row, :pads] = 0, 0
+    return ids, mask
+
+
+def eager_mean(architecture, ids, mask, layers, **changes):
+    """The mean over heads and layers of what an eager forward with output_attentions returns; pads zeroed."""
+    eager = tiny_model(architecture, attention="eager", **changes)
+    with torch.no_grad():
+        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    mean = torch.stack([attentions[layer] for layer in layers]).double().mean((0, 2))
+    return mean * mask[:, :, None] * mask[:, None, :]
+
+
+@pytest.mark.parametrize("layers", ["middle", "all"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_captured_equals_eager(architecture, padded, layers):
+    ids, mask = batch(left_pads=(0, 5, 11) if padded else (0, 0, 0))
+    model = tiny_model(architecture)
+    tap = AttentionTap(model, layers)
+    with torch.no_grad(), tap.open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask)
+    expected = eager_mean(architecture, ids, mask, tap.layers)
+    torch.testing.assert_close(capture.capacity.double(), expected, rtol=0, atol=2e-6)
+    pads = ~mask.bool()
+    assert (capture.capacity[pads] == 0).all() and (capture.capacity.transpose(1, 2)[pads] == 0).all()
+    assert (capture.capacity.triu(1) == 0).all()
+
+
+def test_right_pads_are_zero_too():
+    """TRL pads responses on the right; such rows see the text before them and must not count."""
+    ids, mask = batch(left_pads=(0, 0))
+    ids[1, -7:], mask[1, -7:] = 0, 0
+    model = tiny_model("qwen3")
+    with torch.no_grad(), AttentionTap(model).open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask)
+    assert (capture.capacity[1, -7:] == 0).all() and (capture.capacity[1, :, -7:] == 0).all()
+    assert capture.capacity[1, -8].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_sliding_window_layers_are_read_with_their_window():
+    ids, mask = batch(left_pads=(0, 3))
+    changes = {"sliding_window": 6}
+    model = tiny_model("mistral", **changes)
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask)
+    expected = eager_mean("mistral", ids, mask, range(3), **changes)
+    torch.testing.assert_close(capture.capacity.double(), expected, rtol=0, atol=2e-6)
+    assert capture.capacity[0, 20, 10] == 0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("left_pads", [(0, 0), (0, 7)])
+def test_outputs_and_gradients_are_bit_identical(left_pads, checkpointing):
+    ids, mask = batch(left_pads=left_pads)
+
+    def run(tapped):
+        model = tiny_model("qwen3").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        if tapped:
+            with AttentionTap(model, "all").open(mask) as capture:
+                logits = model(input_ids=ids, attention_mask=mask).logits
+            first = capture.capacity.clone()
+        else:
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        logits.square().mean().backward()
+        if tapped:
+            assert torch.equal(first, capture.capacity), "backward must not add to the map"
+        return [logits.detach(), *(parameter.grad for parameter in model.parameters())]
+
+    for plain, tapped in zip(run(False), run(True), strict=True):
+        assert torch.equal(plain, tapped)
+
+
+def test_tiles_do_not_change_the_map(monkeypatch):
+    """Row by row and three queries at a time: the same map as in one piece."""
+    ids, mask = batch()
+    model = tiny_model("llama")
+    maps = []
+    for elements in (16 * 1024 * 1024, 4 * 3 * 24):
+        monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
+        with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+            model(input_ids=ids, attention_mask=mask)
+        maps.append(capture.capacity)
+    torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
+
+
+def test_capacity_from_qk_is_causal_softmax():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 4, 9, 8, generator=generator), torch.randn(2, 2, 9, 8, generator=generator)
+    scores = query.double() @ key.double().repeat_interleave(2, 1).transpose(-1, -2) * 0.3
+    hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    expected = scores.masked_fill(hidden, float("-inf")).softmax(-1).mean(1)
+    got = capacity_from_qk(query, key, scale=0.3)
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_one_token():
+    model = tiny_model("qwen3")
+    with torch.no_grad(), AttentionTap(model).open(torch.ones(1, 1)) as capture:
+        model(input_ids=torch.tensor([[3]]), attention_mask=torch.ones(1, 1))
+    assert capture.capacity.tolist() == [[[1.0]]]
+
+
+@pytest.mark.parametrize(
+    ("layers", "total", "expected"),
+    [
+        ("middle", 36, list(range(12, 24))),
+        ("15-25", 36, list(range(15, 25))),
+        ("middle", 30, list(range(10, 20))),
+        ("middle", 2, [0]),
+        ("middle", 1, [0]),
+        ("late", 2, [1]),
+        ("early", 3, [0]),
+        ("late", 1, [0]),
+        ("all", 2, [0, 1]),
+        ([2, 0, 2], 3, [0, 2]),
+    ],
+)
+def test_traced_layers(layers, total, expected):
+    assert traced_layers(layers, total) == expected
+
+
+@pytest.mark.parametrize("layers", ["center", "3-2", "0-99", "-1-2", [], [3], [-1]])
+def test_impossible_layers_are_named(layers):
+    with pytest.raises(CreditError, match="layers"):
+        traced_layers(layers, 3)
+
+
+def test_what_cannot_be_tapped_is_refused_with_the_way_out():
+    with pytest.raises(CreditError, match="attn_implementation='sdpa'"):
+        AttentionTap(tiny_model("qwen3", attention="eager"))
+    with pytest.raises(CreditError, match="soft-cap"):
+        AttentionTap(tiny_model("gemma2"))
+    with pytest.raises(CreditError, match="no transformers model"):
+        AttentionTap(torch.nn.Linear(2, 2))
+
+
+def test_a_tap_without_its_forward_says_so():
+    model = tiny_model("qwen3")
+    with AttentionTap(model).open(torch.ones(1, 4)) as capture:
+        pass
+    with pytest.raises(CreditError, match="never seen"):
+        _ = capture.capacity
+
+
+def test_generation_with_a_cache_is_refused_inside_and_untouched_outside():
+    model = tiny_model("qwen3")
+    ids, mask = batch(length=6, left_pads=(0,))
+    tap = AttentionTap(model)
+    with pytest.raises(CreditError, match="without cache"), tap.open(mask):
+        model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
+    assert model.config._attn_implementation == "sdpa"
+    assert model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=3, do_sample=False).shape[1] <= 9
+
+
+def test_the_tap_leaves_no_trace_in_a_saved_configuration(tmp_path):
+    model = tiny_model("qwen3")
+    with AttentionTap(model).open(torch.ones(1, 4)):
+        model.save_pretrained(tmp_path)
+    assert "flowtracer" not in (tmp_path / "config.json").read_text()
