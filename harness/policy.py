@@ -254,7 +254,7 @@ def _unreadable(name: str, source: str, error: Exception) -> str:
         return f"policy {name} cannot be loaded from {source}: {reason}"
     return (
         f"policy {name!r} is neither a shipped one ({', '.join((*SHIPPED, SMOLLM2))}) nor a folder, and the "
-        f"hub does not give it: {reason}; check the name, go online once, or name a folder that holds the model"
+        f"hub does not give it: {reason}; check the name, go online once, or name a folder"
     )
 
 

@@ -1,0 +1,249 @@
+"""Rollouts whose noise is named: a sample is a function of weights, prompt and key, and of nothing else.
+
+Adding independent Gumbel noise to log-probabilities and taking the largest draws from their distribution (the
+Gumbel-max trick: Gumbel 1954; Maddison, Tarlow, Minka 2014, "A* Sampling"). Here the noise of a row comes
+from a counter-based generator that the row's key seeds, so no global generator is read or moved; which other
+rows stand in the batch, in which order, and in which process, changes nothing; and two policies that are
+asked with one key are coupled: equal logits draw equal tokens, so arms of an experiment differ only where
+their policies do.
+
+The limit of that promise is floating point: a row's logits may differ in their last bits with the shape of
+its batch and the padding on its left, and a draw that the last bit decides then falls differently. On the
+shipped character policies no sampled id was seen to depend on its batch (the tests hold that); with 49,152
+tokens of vocabulary and hundreds of steps such a draw occurs now and then. Calls with the same rows repeat
+exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from harness.errors import ExperimentError
+
+#: Numbers that a row draws at once: enough to pay for the call, few enough to waste little.
+BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response. `ids` ends with the end token where the policy wrote one; `logprobs` has one value an id.
+
+    `logprobs` are those of the distribution that was sampled from: after temperature, top-k and top-p. At
+    temperature 0 they are the model's own. `finish_reason` is "stop" or "length"; `text` has no special
+    tokens.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    text: str
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> list[Sample]:
+    """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
+
+    `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would make copies of a
+    sample. `temperature` 0 takes the likeliest token, without noise; `top_k` 0 and `top_p` 1 leave the
+    distribution whole. The model's mode and generation options are as before when this returns.
+
+    Raises ExperimentError for options without meaning and for prompts that do not fit the policy's context;
+    ValueError for keys that are missing, malformed or repeated, and for a prompt without tokens.
+    """
+    _check(model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+    if not prompt_ids:
+        return []
+    pad = tokenizer.pad_token_id
+    ends = _end_tokens(model, tokenizer)
+    width = max(map(len, prompt_ids))
+    padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompt_ids], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(row)) + [1] * len(row) for row in prompt_ids], device=model.device
+    )
+    picker = _Picker(keys, width, max_new_tokens, ends, _warpers(temperature, top_k, top_p), temperature > 0)
+    # A bare configuration for the length of the call: a published model's own would add its sampling options.
+    options = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
+    )
+    with _generating(model, options):
+        sequences = cast(Any, model).generate(
+            padded, attention_mask=mask, logits_processor=LogitsProcessorList([picker])
+        )
+    rows = sequences[:, width:].tolist()
+    logprobs = torch.stack(picker.logprobs, dim=1).tolist()
+    lengths = [_length(row, ends) for row in rows]
+    texts = tokenizer.batch_decode(
+        [row[:length] for row, length in zip(rows, lengths, strict=True)],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return [
+        Sample(
+            ids=row[:length],
+            logprobs=scores[:length],
+            finish_reason="stop" if row[length - 1] in ends else "length",
+            text=text,
+        )
+        for row, length, scores, text in zip(rows, lengths, logprobs, texts, strict=True)
+    ]
+
+
+def duplicate_share(groups: Sequence[Sequence[Sample]]) -> float:
+    """The share of samples that repeat an earlier one of their group, token for token; 0 without samples."""
+    total = sum(map(len, groups))
+    different = sum(len({tuple(sample.ids) for sample in group}) for group in groups)
+    return 1 - different / total if total else 0.0
+
+
+def gumbel(key: str, positions: int, vocabulary: int) -> Iterator[np.ndarray]:
+    """The noise that `key` names: for each of `positions`, a float32 array with one value a token.
+
+    -log of standard exponentials from numpy's Philox under the 128 bits of the key. They are drawn in double
+    precision: in single precision an exponential can be exactly 0, and its token would always win.
+    """
+    generator = np.random.Generator(np.random.Philox(key=int(key, 16)))
+    block = max(1, BLOCK // vocabulary)
+    for start in range(0, positions, block):
+        draws = generator.standard_exponential((min(block, positions - start), vocabulary))
+        yield from -np.log(np.maximum(draws, np.finfo(np.float64).tiny)).astype(np.float32)
+
+
+class _Picker(LogitsProcessor):
+    """Warps the logits, adds each row's noise, and notes the log-probability of the token that will win."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        width: int,
+        positions: int,
+        ends: Sequence[int],
+        warpers: Sequence[LogitsProcessor],
+        noisy: bool,
+    ) -> None:
+        self.keys, self.width, self.positions, self.warpers, self.noisy = (
+            keys,
+            width,
+            positions,
+            warpers,
+            noisy,
+        )
+        self.ends = set(ends)
+        self.noise: list[Iterator[np.ndarray]] = []
+        self.running = list(range(len(keys)))
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        for warper in self.warpers:
+            scores = warper(input_ids, scores)
+        chosen = scores
+        if self.noisy:
+            chosen = scores + self._draw(input_ids, scores.shape[1]).to(scores.device)
+        winner = chosen.argmax(dim=-1, keepdim=True)
+        self.logprobs.append(torch.log_softmax(scores, dim=-1).gather(1, winner).squeeze(1))
+        return chosen
+
+    def _draw(self, input_ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        if not self.noise:
+            self.noise = [gumbel(key, self.positions, vocabulary) for key in self.keys]
+        if input_ids.shape[1] > self.width:
+            last = input_ids[:, -1].tolist()
+            self.running = [row for row in self.running if last[row] not in self.ends]
+        noise = np.zeros((len(self.keys), vocabulary), dtype=np.float32)
+        for row in self.running:
+            noise[row] = next(self.noise[row])
+        return torch.from_numpy(noise)
+
+
+@contextmanager
+def _generating(model: PreTrainedModel, options: GenerationConfig) -> Iterator[None]:
+    """The model in evaluation mode (no dropout, no gradient checkpointing) under bare generation options."""
+    training = [module for module in model.modules() if module.training]
+    configured = model.generation_config
+    model.eval()
+    model.generation_config = options
+    try:
+        yield
+    finally:
+        model.generation_config = configured
+        for module in training:
+            module.training = True
+
+
+def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
+    warpers: list[LogitsProcessor] = []
+    if temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    return warpers
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The end tokens of the model, or, where it names none, of its tokenizer."""
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return [ends] if isinstance(ends, int) else list(ends)
+
+
+def _length(ids: Sequence[int], ends: Sequence[int]) -> int:
+    """Tokens up to and with the first end token."""
+    return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+
+
+def _check(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> None:
+    if max_new_tokens < 1:
+        raise ExperimentError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    if not 0 <= temperature < float("inf"):
+        raise ExperimentError(f"temperature must be 0 (greedy) or a positive number, not {temperature}")
+    if top_k < 0:
+        raise ExperimentError(f"top_k must be 0 (all tokens) or a positive number of tokens, not {top_k}")
+    if not 0 < top_p <= 1:
+        raise ExperimentError(f"top_p must be above 0 and at most 1 (all tokens), not {top_p}")
+    if len(keys) != len(prompt_ids):
+        raise ValueError(f"{len(prompt_ids)} prompts need as many keys, not {len(keys)}")
+    if len(set(keys)) != len(keys):
+        repeated = next(key for index, key in enumerate(keys) if key in keys[:index])
+        raise ValueError(f"key {repeated} occurs twice: its two samples would be one")
+    if not all(map(len, prompt_ids)):
+        raise ValueError("a prompt without tokens")
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, prompt_ids), default=0)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ExperimentError(
+            f"a prompt of {longest} tokens and max_new_tokens = {max_new_tokens} exceed the policy's context "
+            f"of {limit}: lower max_new_tokens to at most {max(0, limit - longest)} or shorten the prompts"
+        )
