@@ -1,6 +1,12 @@
 """Benchmarks: problems, prompts, answer extraction and verdicts, one file a benchmark."""
 
-from tasks import decision as _decision
+from tasks import (  # noqa: F401  importing a task's file registers it
+    arithmetic,
+    countdown,
+    decision,
+    gsm8k,
+    word_problems,
+)
 from tasks.problem import Problem, Task, TaskError, Verdict, get, names, register, reward_of
 
 __all__ = ["Problem", "Task", "TaskError", "Verdict", "get", "names", "register", "reward_of"]

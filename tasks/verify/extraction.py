@@ -1,0 +1,65 @@
+"""Where an answer stands: the last balanced `\\boxed{}`, or the last well-formed `#### 42` line.
+
+Both walk the text once, so a response of megabytes costs milliseconds, whatever it nests or leaves open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+# `\\` is a line break unless `boxed` follows it: models also write the macro with its backslash doubled.
+_BRACES = re.compile(r"\\boxed\s{0,8}\{|\\\\(?!boxed)|\\[{}]|[{}]")
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n\r#]*)")
+
+
+def boxes(text: str) -> list[tuple[int, int]]:
+    """Spans of the contents of all balanced `\\boxed{...}`, in the order in which they open.
+
+    Escaped braces (`\\{`) do not count. A box that never closes is no box.
+    """
+    open_braces: list[int | None] = []
+    spans = []
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "{":
+            open_braces.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            open_braces.append(match.end())
+        elif token == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None:
+                spans.append((start, match.start()))
+    return sorted(spans)
+
+
+def last_box(text: str) -> tuple[int, int] | None:
+    """Span of the content of the balanced `\\boxed{...}` that opens last, blanks around it left out; None
+    without one.
+
+    An empty box holds no answer: None, even if an earlier box holds one, for the last box is what the text
+    ends on.
+    """
+    spans = boxes(text)
+    return trim(text, *spans[-1]) if spans else None
+
+
+def last_hashes(text: str, accept: Callable[[str], bool]) -> tuple[int, int] | None:
+    """Span of what follows the last `####` on its line, where `accept` takes it; None without one.
+
+    Four hashes also open a markdown heading: lines that `accept` refuses are passed over.
+    """
+    for match in reversed(list(_HASHES.finditer(text))):
+        span = trim(text, *match.span(1))
+        if span is not None and accept(text[span[0] : span[1]]):
+            return span
+    return None
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The span without the blanks at its ends; None if nothing is left."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return (start, end) if start < end else None
