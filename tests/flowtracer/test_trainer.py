@@ -1,0 +1,210 @@
+"""Protects the seam into TRL: which forward is traced, what the loss sees, and that gamma = 1 is stock GRPO."""
+
+import random
+
+import numpy
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from flowtracer import CreditError, CreditGRPOTrainer, credit
+from tests.flowtracer.conftest import tiny_model
+
+PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
+
+
+class Letters:
+    """A task whose answer is the last letter of a response, and whose first letter decides."""
+
+    def extract(self, text):
+        return (len(text) - 1, len(text)) if text else None
+
+    def decisive(self, text):
+        return [(0, 1)] if text else []
+
+
+class Never(Letters):
+    def extract(self, text):
+        return None
+
+
+def count_letters(completions, **_):
+    return [float(sum(letter in "aceg0" for letter in text)) for text in completions]
+
+
+def train(tokenizer, folder, *, cls=CreditGRPOTrainer, padded=True, steps=3, reward=count_letters, **changes):
+    """Trains a tiny policy for a few steps and returns its trainer."""
+    keywords = {key: changes.pop(key) for key in ("credit", "task") if key in changes}
+    model = tiny_model("qwen3", seed=3)
+    model.config.eos_token_id = model.generation_config.eos_token_id = 1
+    prompts = PROMPTS if padded else ["abc?"] * 4
+    arguments = {
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 10,
+        "learning_rate": 1e-2,
+        "max_steps": steps,
+        "loss_type": "dapo",
+        "beta": 0.0,
+        "scale_rewards": "group",
+        "seed": 5,
+        "use_cpu": True,
+        "report_to": [],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "bf16": False,
+        **changes,
+    }
+    trainer = cls(
+        model=model,
+        reward_funcs=reward,
+        args=GRPOConfig(output_dir=str(folder), **arguments),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]}),
+        processing_class=tokenizer,
+        **keywords,
+    )
+    trainer.train()
+    return trainer
+
+
+def parameters(trainer):
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(parameters(one), parameters(other), strict=True))
+
+
+# In the training forward; in the old log-probability pass, from two micro-batches a generation used by two updates.
+SEAMS = {
+    "training forward": {},
+    "accumulated": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 2},
+    "old log-probabilities": {"num_iterations": 2},
+    "old, in chunks": {"per_device_train_batch_size": 4, "steps_per_generation": 2},
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("seam", list(SEAMS))
+def test_gamma_one_is_stock_grpo_bit_for_bit(tokenizer, tmp_path, seam, padded):
+    stock = train(tokenizer, tmp_path, cls=GRPOTrainer, padded=padded, **SEAMS[seam])
+    method = credit.get("flow", gamma=1.0, layers="all")
+    ours = train(tokenizer, tmp_path, padded=padded, credit=method, task=Letters(), **SEAMS[seam])
+    assert ours.credit_seconds > 0, "the tap must have been open"
+    assert same(stock, ours)
+
+
+@pytest.mark.parametrize("seam", list(SEAMS))
+def test_credit_changes_training_and_uniform_does_not(tokenizer, tmp_path, seam):
+    """Against tests that cannot fail: the same run with gamma = 1.5 ends elsewhere."""
+    stock = train(tokenizer, tmp_path, cls=GRPOTrainer, **SEAMS[seam])
+    assert not same(stock, train(tokenizer, tmp_path, credit="flow", task=Letters(), **SEAMS[seam]))
+    assert same(stock, train(tokenizer, tmp_path, credit="uniform", **SEAMS[seam]))
+
+
+def test_no_extra_forward_in_the_training_forward(tokenizer, tmp_path):
+    """One generation batch feeds one update: as many forwards with flow as with uniform credit."""
+
+    def forwards(**keywords):
+        counted = []
+
+        class Counting(CreditGRPOTrainer):
+            def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+                counted.append(1)
+                return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+        train(tokenizer, tmp_path, cls=Counting, **keywords)
+        return len(counted)
+
+    assert forwards(credit="flow", task=Letters()) == forwards(credit="uniform") == 3
+
+
+def test_both_seams_give_the_same_weights(tokenizer, tmp_path):
+    """The first generation batch is written by the same policy: traced in either forward, the weights agree."""
+    method = credit.get("flow", layers="all")
+    batches = [
+        train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1, **SEAMS[seam]).rollouts
+        for seam in ("training forward", "old log-probabilities")
+    ]
+    assert batches[0].response_ids == batches[1].response_ids
+    assert torch.equal(batches[0].weights, batches[1].weights)
+    assert set(batches[0].weights.unique().tolist()) == {1.0, 1.5}
+
+
+def test_weights_follow_the_definition(tokenizer, tmp_path):
+    """Every response: two fifths of its tokens at 1.5, none outside, advantages untouched in the record."""
+    batch = train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=1).rollouts
+    for ids, weights in zip(batch.response_ids, batch.weights, strict=True):
+        raised = (weights == 1.5).nonzero().flatten().tolist()
+        assert len(raised) == 2 * len(ids) // 5
+        assert all(position < len(ids) for position in raised)
+    assert batch.advantages.shape == (8,)
+    assert not batch.trainer_logprobs[0, : len(batch.response_ids[0])].isnan().any()
+
+
+def test_responses_without_an_answer_are_abstained_on_and_counted(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, credit="flow", task=Never(), steps=1)
+    assert trainer.rollouts.abstentions == dict.fromkeys(range(8), "no answer")
+    assert trainer.state.log_history[0]["credit/abstained"] == 1.0
+    for ids, weights in zip(trainer.rollouts.response_ids, trainer.rollouts.weights, strict=True):
+        assert weights[: len(ids)].tolist() == pytest.approx([1.2] * len(ids))
+
+
+def test_oracle_sees_the_decisive_tokens(tokenizer, tmp_path):
+    batch = train(tokenizer, tmp_path, credit="oracle_mask", task=Letters(), steps=1).rollouts
+    for ids, text, weights in zip(batch.response_ids, batch.texts, batch.weights, strict=True):
+        if text:
+            first = 0 if ids[0] > 1 else next(i for i, token in enumerate(ids) if token > 1)
+            assert weights[: len(ids)].nonzero().flatten().tolist() == [first]
+
+
+def test_question_as_the_source(tokenizer, tmp_path):
+    method = credit.get("flow", source="question", layers="all")
+    trainer = train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1)
+    texts = [row["question"] for row in trainer.rollouts.rows]
+    assert all(len(tokens) == len(text) for tokens, text in zip(trainer.rollouts.source, texts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["uniform", "constant", "random", "flow", "oracle", "oracle_mask"])
+def test_a_credit_method_never_moves_a_global_generator(tokenizer, tmp_path, name):
+    """One stray torch.rand changes every later rollout: states before and after weighing must agree."""
+    checked = []
+
+    class Watched(CreditGRPOTrainer):
+        def _weigh(self, *args, **kwargs):
+            before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+            weights = super()._weigh(*args, **kwargs)
+            after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+            assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+            checked.append(name)
+            return weights
+
+    train(tokenizer, tmp_path, cls=Watched, credit=name, task=Letters(), steps=2)
+    assert len(checked) == 2
+
+
+def test_random_credit_is_a_function_of_seed_and_step(tokenizer, tmp_path):
+    one, again = (train(tokenizer, tmp_path, credit="random") for _ in range(2))
+    assert torch.equal(one.rollouts.weights, again.rollouts.weights) and same(one, again)
+
+
+def test_unscorable_rewards_have_no_advantage(tokenizer, tmp_path):
+    def rewards(completions, **_):
+        return [None if index == 1 else value for index, value in enumerate(count_letters(completions))]
+
+    batch = train(tokenizer, tmp_path, reward=rewards, credit="flow", task=Letters(), steps=1).rollouts
+    assert batch.rewards[1] is None and batch.advantages[1] == 0
+
+
+def test_sequence_level_ratios_are_refused(tokenizer, tmp_path):
+    with pytest.raises(CreditError, match="importance_sampling_level='sequence'"):
+        train(tokenizer, tmp_path, credit="flow", importance_sampling_level="sequence")
+    train(tokenizer, tmp_path, credit="uniform", importance_sampling_level="sequence", steps=1)
+
+
+def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
+    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: constant, flow"):
+        train(tokenizer, tmp_path, credit="floww")
