@@ -250,7 +250,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             context.decisive = self._mask(context, [batch.decisive[row] for row in members], length)
         if "tool_mask" in inputs:
             context.response[:, -length:] &= inputs["tool_mask"].bool()
-        context.generator = self._generator()
+        context.generator = self._generator(members[0] if members else 0)
         weights = self.credit(context)
         for row, reason in context.abstentions.items():
             batch.abstentions[members[row]] = reason
@@ -335,9 +335,12 @@ class CreditGRPOTrainer(GRPOTrainer):
             found.append(tokens_in(spans, [(at, at + len(question))]))
         return found
 
-    def _generator(self) -> torch.Generator:
-        """The credit method's own random numbers: a function of seed, step and process, on the CPU everywhere."""
-        stream = f"credit/{self.args.seed}/{self.state.global_step}/{self._step}/{self.accelerator.process_index}"
+    def _generator(self, first: int) -> torch.Generator:
+        """The credit method's own random numbers: a function of seed, step, process and the first row to weigh.
+
+        Nothing else may enter, TRL's own step counter least of all: it starts at 0 again in a resumed run.
+        """
+        stream = f"credit/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{first}"
         digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
