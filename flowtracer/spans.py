@@ -61,18 +61,46 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
             known[token] = tokenizer.decode([token], skip_special_tokens=True)
     pieces = [known[token] for token in ids]
     # Where single tokens concatenate to the text, as they do but for split characters, stripped blanks and clean-up,
-    # their lengths are the spans. U+FFFD marks a piece of a split character: such a text takes the slow way.
+    # their lengths are the spans. U+FFFD marks a piece of a split character: such a text takes the slower way.
     if "\ufffd" not in text and "".join(pieces) == text:
         spans, position = [], 0
         for piece in pieces:
             spans.append((position, position + len(piece)))
             position += len(piece)
         return text, spans
-    return text, _incremental_spans(tokenizer, ids, text)
+    joined = _joined_spans(tokenizer, ids, pieces, text)
+    return text, _incremental_spans(tokenizer, ids, text) if joined is None else joined
+
+
+#: Tokens that are decoded together before giving up on joining them: far more than one character is split into.
+_RUN = 32
+
+
+def _joined_spans(tokenizer: Any, ids: Sequence[int], pieces: Sequence[str], text: str) -> list[Span] | None:
+    """Spans from single tokens where they stand in the text, and from short runs of them where a character is split.
+
+    Linear, unlike decoding prefixes. None where tokens decode otherwise together than alone (stripped blanks).
+    """
+    spans: list[Span] = []
+    index, position = 0, 0
+    while index < len(ids):
+        piece, count = pieces[index], 1
+        while piece.endswith("\ufffd") or not text.startswith(piece, position):
+            if index + count == len(ids):
+                break
+            if count == _RUN:
+                return None
+            count += 1
+            piece = tokenizer.decode(ids[index : index + count], skip_special_tokens=True)
+        if not text.startswith(piece, position):
+            return None
+        spans += [(position, position + len(piece))] * count
+        index, position = index + count, position + len(piece)
+    return spans if position == len(text) else None
 
 
 def _incremental_spans(tokenizer: Any, ids: Sequence[int], text: str) -> list[Span]:
-    """Spans from the decoded prefixes; quadratic, for the texts on which single tokens do not concatenate."""
+    """Spans from the decoded prefixes; quadratic, for tokenizers whose tokens do not concatenate (sentencepiece)."""
     spans: list[Span] = []
     start, waiting = 0, 0
     for count in range(1, len(ids) + 1):
