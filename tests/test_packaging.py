@@ -1,4 +1,4 @@
-"""What is installed: the four packages with all their data and nothing else, and no package whose version nobody chose."""
+"""What is installed: the four packages with all their data and nothing else, each requirement at a chosen version."""
 
 import importlib.metadata
 import json
