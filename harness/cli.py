@@ -1,0 +1,288 @@
+"""The command line: `flowtracer COMMAND`. A user's mistake is one line on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ExperimentError
+
+#: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
+MISTAKE, STOPPED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        return _say("stopped", STOPPED)
+    except BrokenPipeError:
+        # The reader of a pipe, `head` for one, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if _is_mistake(error):
+            return _say(str(error), MISTAKE)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" while writing {error.filename}" if error.filename else ""
+            return _say(f"the disk is full{place}: free some space and run the same command again", MISTAKE)
+        raise
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether the error is one of the packages' own for a user's mistake, whichever of them were imported."""
+    own = {"ExperimentError", "TaskError", "RecordError", "CreditError"}
+    return any(kind.__name__ in own for kind in type(error).__mro__)
+
+
+def _say(line: str, status: int) -> int:
+    print(f"flowtracer: {line}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    added = command("reproduce", _reproduce, "Train and evaluate every method and seed, and print what came out.")
+    added.add_argument(
+        "experiment", nargs="?", default="decision", help="name or .toml file of an experiment (default: decision)"
+    )
+    added.add_argument("--smoke", action="store_true", help="two seeds and a few steps, to see that it works")
+    added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    added.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+
+    added = command("leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file.")
+    added.add_argument("folder", type=Path, help="folder of the runs of one experiment")
+    added.add_argument("--baseline", default="uniform", help="the method to compare with (default: uniform)")
+    added.add_argument("--export", type=Path, metavar="FILE", help="write it to FILE: .json, .csv or .md")
+
+    added = command("trace", _trace, "Trace the flow through one response, and show its tokens by throughput.")
+    added.add_argument("--policy", default="smollm2-135m-instruct", help="policy name, folder or hub id")
+    added.add_argument("--task", default="gsm8k", help="task that asks and finds the answer (default: gsm8k)")
+    added.add_argument("--problem", type=int, default=0, metavar="N", help="number of the test problem to answer")
+    added.add_argument("--question", help="ask this instead of a test problem")
+    added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
+    added.add_argument("--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)")
+    added.add_argument("--max-response-tokens", type=int, default=256, metavar="N")
+    added.add_argument("--html", type=Path, metavar="FILE", help="also write a page for the browser")
+
+    added = command("tasks", _tasks, "List the tasks, or show sample problems of one.")
+    added.add_argument("name", nargs="?", help="a task")
+
+    added = command("doctor", _doctor, "Check recorded runs and say what is wrong with them.")
+    added.add_argument("folder", type=Path, help="folder of a run, or of several")
+    return parser
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from harness import experiment as experiments
+    from harness import sweep
+
+    experiment = experiments.load(options.experiment, smoke=options.smoke)
+    experiments.check(experiment)
+    folder = options.out or Path("runs") / experiment.name
+    with _Bars(experiment.title) as progress:
+        try:
+            sweep.reproduce(experiment, folder, options.workers, progress)
+        except sweep.Stopped:
+            progress.stop()
+            return _say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
+    _show(folder, "uniform")
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    if options.export is None:
+        _show(options.folder, options.baseline)
+        return 0
+    from leaderboards import compare, load, report
+
+    writers = {".json": report.to_json, ".csv": report.to_csv, ".md": report.to_markdown}
+    if options.export.suffix not in writers:
+        raise ExperimentError(f"--export {options.export}: the name must end in {', '.join(writers)}")
+    runs = load(options.folder)
+    text = writers[options.export.suffix](compare(runs, baseline=options.baseline), runs)
+    _write(options.export, text)
+    return 0
+
+
+def _show(folder: Path, baseline: str) -> None:
+    from leaderboards import compare, load
+    from leaderboards.terminal import render
+
+    console = _console()
+    runs = load(folder)
+    if not any(run.method == baseline for run in runs):
+        raise ExperimentError(f"{folder} has no runs of {baseline!r} to compare with: name another with --baseline")
+    console.print(render(compare(runs, baseline=baseline), runs, width=console.width))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Where output is no terminal, a width that fits a page beats rich's guess.
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    import tasks
+    from flowtracer import trace
+    from harness import seeds
+    from harness.policy import load_policy
+    from harness.rollout import sample
+
+    task = tasks.get(options.task)
+    if options.question is None:
+        problems = task.problems("test", options.problem + 1)
+        if not 0 <= options.problem < len(problems):
+            raise ExperimentError(f"--problem {options.problem}: the test split has problems 0 to {len(problems) - 1}")
+        problem = problems[options.problem]
+    else:
+        problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
+    policy = load_policy(options.policy)
+    prompt_ids = policy.encode(task.prompt(problem))
+    if options.response is None:
+        key = seeds.key("evaluation", task.name, problem.id, 0)
+        with _status("sampling a response"):
+            one = sample(
+                policy.model, policy.tokenizer, [prompt_ids], [key], options.max_response_tokens, temperature=0.0
+            )[0]
+        response_ids, text, reason = one.ids, one.text, one.finish_reason
+    else:
+        response_ids = policy.tokenizer(options.response, add_special_tokens=False).input_ids
+        text, reason = options.response, "stop"
+    layers = options.layers
+    with _status("tracing it"):
+        traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=task)
+    console = _console()
+    console.print(f"[bold]{policy.model.config.model_type}[/bold] {options.policy} on {problem.id}", highlight=False)
+    console.print(problem.question, markup=False, highlight=False)
+    if problem.gold is not None:
+        verdict = task.verify(problem, text, reason)
+        console.print(f"\nverdict: {verdict} ({len(response_ids)} tokens, {reason})\n", highlight=False)
+    console.print(traced.to_terminal(console.width))
+    if options.html is not None:
+        _write(options.html, traced.to_html())
+        console.print(f"\nwrote {options.html}", highlight=False)
+    return 0
+
+
+def _status(text: str) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    import tasks
+
+    console = _console()
+    if options.name is None:
+        from rich.table import Table
+
+        table = Table("task", "source", "licence", "splits", "answer", box=None, header_style="bold")
+        for name in tasks.names():
+            kind = tasks.kind(name)
+            table.add_row(name, kind.source, kind.licence, ", ".join(kind.splits), kind.answer_format)
+        console.print(table)
+        return 0
+    task = tasks.get(options.name)
+    for problem in task.problems(task.splits[-1], 3):
+        console.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
+        console.print(task.prompt(problem) + "\n", markup=False, highlight=False)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from leaderboards import load
+
+    runs = load(options.folder)
+    faults = 0
+    for run in runs:
+        found = run.faults()
+        faults += len(found)
+        state = "finished" if run.finished else "not finished"
+        print(f"{run.method} seed {run.seed}: {state}, {'sound' if not found else 'damaged'}")
+        for line in found:
+            print(f"  {line}")
+    return MISTAKE if faults else 0
+
+
+class _Bars:
+    """Progress of a sweep: bars with the time left on a terminal, a line a finished run elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self.title = title
+        self.running: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        if not self.console.is_terminal:
+            self.console.print(self.title, highlight=False)
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.bars.stop()
+
+    def begin(self, steps: int, done: int) -> None:
+        self.whole = self.bars.add_task("all runs", total=steps, completed=done)
+
+    def advance(self, job: Any, count: int) -> None:
+        self.bars.advance(self.whole, count)
+        name = f"  {job.action} {job}"
+        if name not in self.running:
+            self.running[name] = self.bars.add_task(name, total=None)
+        self.bars.advance(self.running[name], count)
+
+    def finished(self, job: Any) -> None:
+        for name in [name for name in self.running if name.endswith(f" {job}")]:
+            self.bars.remove_task(self.running.pop(name))
+        self.console.print(f"finished {job}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

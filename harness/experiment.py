@@ -1,0 +1,285 @@
+"""Experiments: one declarative object, read from one TOML file.
+
+An experiment says what is compared (methods), on what (policy, task), how (training, evaluation), how often (seeds),
+and what will count as a result (declaration), before the first run. Its hash covers everything but the methods:
+adding an arm changes no other arm's run, changing anything else makes it another experiment.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ExperimentError
+
+FOLDER = Path(__file__).parent / "experiments"
+METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What counts as a result, declared before the first run.
+
+    metric: "training_reward_area" (mean reward over training), "evaluation_area" (area under the evaluation curve) or
+    "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's unit. alpha: the
+    error rate over all arms together. estimand, stopping: in words.
+    """
+
+    metric: str
+    smallest_difference: float
+    alpha: float = 0.05
+    estimand: str = "these problems, new training seeds"
+    stopping: str = "fixed number of seeds"
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The initial policy: a shipped name, a folder, or an id on the hub; and how prompts are rendered for it."""
+
+    name: str
+    chat: bool | None = None
+    system: str | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One GRPO run. A step is one rollout batch of prompts_per_step x samples_per_prompt responses.
+
+    micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
+    save_every: steps between checkpoints, from which a stopped run goes on; between rollout batches, where alone a
+    run resumes bit for bit.
+    """
+
+    steps: int
+    prompts_per_step: int
+    samples_per_prompt: int
+    max_response_tokens: int
+    learning_rate: float
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    loss_type: str = "dapo"
+    scale_rewards: str = "group"
+    clip_range: float = 0.2
+    kl_coefficient: float = 0.0
+    max_gradient_norm: float = 1.0
+    adam_beta2: float = 0.999
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    micro_batch: int = 0
+    updates_per_batch: int = 1
+    save_every: int = 25
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts of one step."""
+        return self.prompts_per_step * self.samples_per_prompt
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A test set: a task with its options, how many problems of its test split, and samples a problem."""
+
+    task: Mapping[str, Any]
+    problems: int
+    samples: int = 1
+    max_response_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation every `every` steps, at step 0 and at the end, with keyed noise at `temperature` (0: greedy).
+
+    The training task's own test split, and `more`: test sets that are evaluated before and after training only.
+    """
+
+    every: int
+    problems: int
+    samples: int = 1
+    temperature: float = 1.0
+    batch_size: int = 64
+    more: tuple[EvaluationTask, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment. `methods`: label of an arm -> {"credit": method name, option: value, ...}."""
+
+    name: str
+    title: str
+    seeds: int
+    declaration: Declaration
+    policy: PolicySettings
+    task: Mapping[str, Any]
+    training: Training
+    evaluation: Evaluation
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.seeds >= 1, "seeds must be at least 1"),
+            (bool(self.methods), "at least one arm under [methods] is needed"),
+            (self.declaration.metric in METRICS, f"declaration.metric must be one of {', '.join(METRICS)}"),
+            (0 < self.declaration.alpha < 1, "declaration.alpha must lie between 0 and 1"),
+            (self.declaration.smallest_difference > 0, "declaration.smallest_difference must be positive"),
+            (self.training.steps >= 1, "training.steps must be at least 1"),
+            (self.training.prompts_per_step >= 1, "training.prompts_per_step must be at least 1"),
+            (self.training.samples_per_prompt >= 2, "training.samples_per_prompt must be at least 2, a group"),
+            (self.training.max_response_tokens >= 1, "training.max_response_tokens must be at least 1"),
+            (self.training.learning_rate > 0, "training.learning_rate must be positive"),
+            (self.training.temperature > 0, "training.temperature must be positive: greedy groups have no signal"),
+            (self.training.save_every >= 1, "training.save_every must be at least 1"),
+            (self.training.updates_per_batch >= 1, "training.updates_per_batch must be at least 1"),
+            (
+                self.training.micro_batch >= 0
+                and self.training.rollouts % (self.training.micro_batch or self.training.rollouts) == 0,
+                f"training.micro_batch must divide the {self.training.rollouts} rollouts of a step",
+            ),
+            (self.evaluation.every >= 1, "evaluation.every must be at least 1"),
+            (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
+            (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
+            (self.evaluation.temperature >= 0, "evaluation.temperature must not be negative"),
+            ("name" in self.task, "task.name is missing"),
+        ]
+        for holds, message in checks:
+            if not holds:
+                raise ExperimentError(f"experiment {self.name}: {message}")
+        for label in self.methods:
+            if not label.replace("_", "").replace("-", "").replace(".", "").isalnum():
+                raise ExperimentError(
+                    f"experiment {self.name}: the arm {label!r} names a folder; use letters, digits, _, - and ."
+                )
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything as plain JSON values: what manifests record."""
+        return json.loads(json.dumps(asdict(self), sort_keys=True))
+
+    @property
+    def hash(self) -> str:
+        """sha256 over everything but the methods."""
+        shared = {key: value for key, value in self.resolved().items() if key != "methods"}
+        return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def evaluation_steps(self) -> list[int]:
+        """Steps at which the policy is evaluated: 0, every `evaluation.every`, and the last."""
+        steps = self.training.steps
+        return sorted({0, steps, *range(0, steps + 1, self.evaluation.every)})
+
+
+def names() -> list[str]:
+    """Names of the experiments that come with the package, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(source: str, smoke: bool = False) -> Experiment:
+    """The experiment called `source`, or in the TOML file `source`; with `smoke`, its [smoke] table applied.
+
+    Raises ExperimentError for an unknown name, a file that is not TOML, and a missing, misspelt or mistyped key.
+    """
+    path = Path(source)
+    if path.suffix != ".toml":
+        path = FOLDER / f"{source}.toml"
+        if not path.is_file():
+            raise ExperimentError(
+                f"unknown experiment {source!r}; known: {', '.join(names())}; or give the path of a .toml file"
+            )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(f"experiment file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ExperimentError(f"experiment file {path} cannot be read: {error}") from None
+    return from_table(table, name=path.stem, smoke=smoke)
+
+
+def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Experiment:
+    """An experiment from a TOML table. Raises ExperimentError as `load` does."""
+    table = copy.deepcopy(dict(table))
+    smaller = table.pop("smoke", {})
+    if smoke:
+        if not smaller:
+            raise ExperimentError(f"experiment {name} has no [smoke] table, which says how small a smoke run is")
+        table = _merged(table, smaller)
+        name = f"{name}-smoke"
+    methods = table.get("methods", {})
+    if not isinstance(methods, dict):
+        raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
+    table["methods"] = {
+        label: {"credit": label, **_expect_table(options, f"methods.{label}", name)}
+        for label, options in methods.items()
+    }
+    return _build(Experiment, {"name": name, **table}, "", name)
+
+
+def check(experiment: Experiment) -> None:
+    """Builds what the experiment names, task and credit methods, so that mistakes show before the first run."""
+    import tasks
+    from flowtracer import credit
+
+    for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
+        tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
+    for options in experiment.methods.values():
+        credit.get(options["credit"], **{key: value for key, value in options.items() if key != "credit"})
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        known = result.get(key)
+        merge = isinstance(value, dict) and isinstance(known, dict) and key != "methods"
+        result[key] = _merged(known, value) if merge else value
+    return result
+
+
+def _expect_table(value: Any, place: str, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ExperimentError(f"experiment {name}: {place} must be a table, not {value!r}")
+    return value
+
+
+def _build(kind: type, table: Mapping[str, Any], place: str, name: str) -> Any:
+    """The dataclass `kind` from a TOML table, every key known, present and of its declared type."""
+    hints = typing.get_type_hints(kind)
+    known = {option.name: option for option in fields(kind)}
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise ExperimentError(f"experiment {name}: unknown key {place}{key}; {hint}")
+    values = {}
+    for key, option in known.items():
+        if key in table:
+            values[key] = _typed(hints[key], table[key], f"{place}{key}", name)
+        elif option.default is option.default_factory:  # both MISSING: the key has no default
+            raise ExperimentError(f"experiment {name}: the key {place}{key} is missing")
+    return kind(**values)
+
+
+def _typed(hint: Any, value: Any, place: str, name: str) -> Any:
+    if is_dataclass(hint):
+        return _build(typing.cast(type, hint), _expect_table(value, place, name), f"{place}.", name)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ExperimentError(f"experiment {name}: {place} must be an array of tables")
+        return tuple(_typed(arguments[0], item, f"{place}[{index}]", name) for index, item in enumerate(value))
+    if origin is types.UnionType:
+        hint = next(option for option in arguments if option is not type(None))
+    elif origin is not None:
+        return _expect_table(value, place, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ExperimentError(f"experiment {name}: {place} must be {hint.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,77 @@
+"""Provenance: on what a run was made, and what guarantee of repetition that carries."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("flowtracer", "torch", "transformers", "trl", "accelerate", "lm-eval", "datasets", "math-verify", "numpy")
+
+#: T0 bitwise on the same CPU model and versions with one thread a worker; T1 the same rollouts on the same GPU and
+#: batch-invariant engine; T2 the same distribution.
+BITWISE, DISTRIBUTION = "T0", "T2"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Exact versions of Python and of every package that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """Processor, its cores, memory and the GPU, if there is one that torch can use."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "gpu": gpu,
+    }
+
+
+def tier() -> str:
+    """The tier of determinism that a run started here, one thread a worker, can claim."""
+    return DISTRIBUTION if hardware()["gpu"] else BITWISE
+
+
+@cache
+def git_commit() -> str:
+    """The commit of the source tree that runs, "+changes" if it was edited since; "" for an installed package."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        tracked = _git(folder, "ls-files", "--", Path(__file__).name)
+        if not tracked:
+            return ""
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

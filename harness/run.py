@@ -1,0 +1,513 @@
+"""One run: one credit method, one training seed, trained and recorded, then evaluated.
+
+`train` and `evaluate` are separate because they belong in separate processes: lm-eval seeds the global generators.
+Both go on where a stopped process left off, and a run that is finished is never touched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig
+
+import tasks
+from flowtracer import CreditGRPOTrainer, credit
+from harness import evaluate as evaluation
+from harness import provenance, seeds
+from harness.errors import ExperimentError
+from harness.experiment import Experiment
+from harness.policy import Policy, load_policy
+from harness.rollout import sample
+from leaderboards import RunWriter
+
+#: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
+SMALL = 10_000_000
+
+Report = Callable[[str, int, int], None]
+
+
+def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
+    """What a run's manifest holds: the experiment with this run's own arm, and where it was made."""
+    resolved = experiment.resolved()
+    resolved["methods"] = {label: resolved["methods"][label]}
+    return {
+        "experiment": resolved,
+        "experiment_hash": experiment.hash,
+        "method": label,
+        "seed": seed,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "git_commit": provenance.git_commit(),
+        "tier": provenance.tier(),
+    }
+
+
+def open_run(experiment: Experiment, label: str, seed: int, folder: Path) -> RunWriter:
+    """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
+    wanted = manifest(experiment, label, seed)
+    writer = RunWriter(folder, wanted)
+    recorded = writer.manifest["experiment"]["methods"].get(label)
+    if recorded != wanted["experiment"]["methods"][label]:
+        raise ExperimentError(
+            f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
+            "give another output folder, or another label to the arm"
+        )
+    return writer
+
+
+def task_of(settings: Mapping[str, Any]) -> tasks.Task:
+    """The task that a table of an experiment names."""
+    return tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
+
+
+def policy_of(experiment: Experiment, folder: Path | None = None) -> Policy:
+    """The experiment's initial policy, or the one that a run saved in `folder`, rendered the same way."""
+    settings = experiment.policy
+    initial = load_policy(settings.name, settings.chat, settings.system, settings.dtype)
+    if folder is None:
+        return initial
+    return load_policy(str(folder), initial.chat, settings.system, settings.dtype)
+
+
+def data_order(problems: Sequence[tasks.Problem], steps: int, prompts: int, seed: int) -> list[tasks.Problem]:
+    """The problems of every step, `prompts` each, as one list: shuffled anew each time all have been used.
+
+    A function of the training seed alone, so that all arms are asked the same; no step asks a problem twice.
+    """
+    if len(problems) < prompts:
+        raise ExperimentError(f"{prompts} prompts a step need as many training problems; there are {len(problems)}")
+    generator = np.random.Generator(np.random.Philox(key=int(seeds.key("data order", seed), 16)))
+    whole = len(problems) - len(problems) % prompts
+    order: list[tasks.Problem] = []
+    while len(order) < steps * prompts:
+        order += [problems[index] for index in generator.permutation(len(problems))[:whole]]
+    return order[: steps * prompts]
+
+
+class _Rewards:
+    """The reward function that TRL calls: verdicts by the task, kept for the record."""
+
+    __name__ = "verdict"
+
+    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem]) -> None:
+        self.task = task
+        self.problems = {problem.id: problem for problem in problems}
+        self.verdicts: list[tasks.Verdict] = []
+        self.seconds = 0.0
+
+    def __call__(
+        self, completions: list[str], problem_id: list[str], finish_reason: list[str], **_: Any
+    ) -> list[float | None]:
+        begin = time.perf_counter()
+        self.verdicts = [
+            self.task.verify(self.problems[problem], text, reason)
+            for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
+        ]
+        self.seconds = time.perf_counter() - begin
+        return [tasks.reward_of(verdict) for verdict in self.verdicts]
+
+
+class _RecordedTrainer(CreditGRPOTrainer):
+    """CreditGRPOTrainer with keyed rollouts that writes a part of the record after each rollout batch."""
+
+    def __init__(
+        self, *, policy: Policy, experiment: Experiment, seed: int, writer: RunWriter, report: Report, **keywords: Any
+    ) -> None:
+        self.run_policy, self.run_seed, self.experiment = policy, seed, experiment
+        self.writer, self.report = writer, report
+        self.verdicts: _Rewards = keywords["reward_funcs"]
+        super().__init__(model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords)
+        self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
+        # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
+        self.start = [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
+        self.rollout_seconds = 0.0
+        self.batch_began = 0.0
+        self.batch_step = 0
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.batch_began = time.perf_counter()
+        self.batch_step = self.state.global_step // self.experiment.training.updates_per_batch
+        return super()._generate_and_score_completions(inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Called once an optimizer step, before a checkpoint is saved, so a checkpoint never outruns its records.
+        if "loss" in logs:
+            entropy = self._metrics["train"].get("entropy", [math.nan])
+            self._stop_on_garbage(logs)
+            if self.state.global_step % self.experiment.training.updates_per_batch == 0:
+                self._record({**logs, "entropy": sum(entropy) / len(entropy)})
+                self.report("step", self.batch_step + 1, self.experiment.training.steps)
+        super().log(logs, start_time)
+
+    def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise ExperimentError(
+                    f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
+                    f"The last good checkpoint is in {self.writer.folder / 'checkpoint'}; lower the learning rate"
+                )
+
+    def _record(self, logs: Mapping[str, float]) -> None:
+        batch = self.rollouts
+        assert batch is not None
+        seconds = time.perf_counter() - self.batch_began
+        step, verdicts = self.batch_step, Counter(self.verdicts.verdicts)
+        rows, lengths = [], [len(ids) for ids in batch.response_ids]
+        group = batch.group.tolist()
+        advantages = batch.advantages.tolist()
+        weights, trainer_logprobs = batch.weights.tolist(), batch.trainer_logprobs.tolist()
+        for row, source in enumerate(batch.rows):
+            length = lengths[row]
+            rows.append(
+                {
+                    "step": step,
+                    "problem_id": source["problem_id"],
+                    "sample": source["sample"],
+                    "group": group[row],
+                    "key": source["key"],
+                    "prompt_ids": batch.prompt_ids[row],
+                    "response_ids": batch.response_ids[row],
+                    "text": batch.texts[row],
+                    "finish_reason": source["finish_reason"],
+                    "verdict": str(self.verdicts.verdicts[row]),
+                    "reward": batch.rewards[row],
+                    "advantage": advantages[row],
+                    "weights": weights[row][:length],
+                    "sampler_logprobs": source["sampler_logprobs"],
+                    "trainer_logprobs": trainer_logprobs[row][:length],
+                    "abstained": batch.abstentions.get(row),
+                }
+            )
+        self.writer.write("rollouts", step, rows)
+        gaps = [
+            abs(ours - theirs)
+            for row in rows
+            for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
+        ]
+        rewards = [reward for reward in batch.rewards if reward is not None]
+        groups: dict[int, set[float | None]] = {}
+        for member, reward in zip(group, batch.rewards, strict=True):
+            if reward is not None:
+                groups.setdefault(member, set()).add(reward)
+        total = sum(lengths)
+        credit_seconds = self.credit_seconds
+        measured = {
+            "step": step,
+            "reward": sum(rewards) / len(rewards) if rewards else math.nan,
+            "loss": logs["loss"],
+            "gradient_norm": logs.get("grad_norm", math.nan),
+            "learning_rate": logs["learning_rate"],
+            "entropy": logs["entropy"],
+            "response_length": total / len(lengths),
+            **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
+            "abstained": len(batch.abstentions),
+            "duplicate_share": _duplicates(batch.response_ids, group),
+            "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
+            "mean_weight": sum(sum(row["weights"]) for row in rows) / max(total, 1),
+            "distance_from_start": self._distance(),
+            "sampler_gap": sum(gaps) / max(len(gaps), 1),
+            "tokens": total,
+            "parameters_hash": parameters_hash(self.model) if self.small else "",
+            "seconds_rollout": self.rollout_seconds,
+            "seconds_reward": self.verdicts.seconds,
+            "seconds_credit": credit_seconds,
+            "seconds_update": seconds - self.rollout_seconds - self.verdicts.seconds - credit_seconds,
+            "seconds_step": seconds,
+        }
+        self.writer.write("steps", step, [measured])
+
+    @torch.no_grad()
+    def _distance(self) -> float:
+        if self.start is None:
+            return math.nan
+        pairs = zip(self.model.parameters(), self.start, strict=True)
+        return math.sqrt(sum(float((now.detach() - then).double().square().sum()) for now, then in pairs))
+
+
+def _duplicates(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
+    """The share of rollouts that repeat an earlier one of their group, token for token."""
+    different = {(member, tuple(ids)) for member, ids in zip(group, response_ids, strict=True)}
+    return 1 - len(different) / max(len(response_ids), 1)
+
+
+def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
+    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here."""
+    begin = time.perf_counter()
+    rows, settings = trainer._pending_rows, trainer.experiment.training
+    count: Counter[str] = Counter()
+    numbers = []
+    for row in rows:
+        numbers.append(count[row["problem_id"]])
+        count[row["problem_id"]] += 1
+    keys = [
+        seeds.key("rollout", trainer.run_seed, trainer.batch_step, row["problem_id"], number)
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+    prompt_ids = [row["prompt_ids"] for row in rows]
+    samples = sample(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.run_policy.tokenizer,
+        prompt_ids,
+        keys,
+        settings.max_response_tokens,
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+    )
+    trainer.rollout_seconds = time.perf_counter() - begin
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": [one.ids for one in samples],
+        "logprobs": [one.logprobs for one in samples],
+        "finish_reason": [one.finish_reason for one in samples],
+        "sampler_logprobs": [one.logprobs for one in samples],
+        "key": keys,
+        "sample": numbers,
+    }
+
+
+class _Boundaries(TrainerCallback):
+    """Saves policies for evaluation, marks whole checkpoints, and stops when asked; all where a new batch begins."""
+
+    def __init__(self, experiment: Experiment, folder: Path, policy: Policy, stop: Callable[[], bool]) -> None:
+        self.updates = experiment.training.updates_per_batch
+        self.evaluated = set(experiment.evaluation_steps())
+        self.folder, self.policy, self.stop = folder, policy, stop
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step, middle = divmod(state.global_step, self.updates)
+        if middle:
+            return
+        if step in self.evaluated:
+            save_policy(self.policy, policy_folder(self.folder, step))
+        if state.global_step < state.max_steps and self.stop():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # Written last: a checkpoint without it was cut off in the middle and is not resumed from.
+        (checkpoint / "whole").write_text(f"{state.global_step}\n")
+
+
+def train(
+    experiment: Experiment,
+    label: str,
+    seed: int,
+    folder: Path,
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains one run from where it stands. True when its last step is done; False when `stop` asked it to stop.
+
+    `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
+    continues bit for bit.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    settings = experiment.training
+    writer = open_run(experiment, label, seed, folder)
+    if writer.finished or policy_folder(folder, settings.steps).is_dir():
+        return True
+    torch.set_num_threads(1)
+    policy = policy_of(experiment)
+    task = task_of(experiment.task)
+    order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
+    encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
+    options = {key: value for key, value in experiment.methods[label].items() if key != "credit"}
+    boundaries = _Boundaries(experiment, folder, policy, stop)
+    micro = settings.micro_batch or settings.rollouts
+    trainer = _RecordedTrainer(
+        policy=policy,
+        experiment=experiment,
+        seed=seed,
+        writer=writer,
+        report=report,
+        credit=credit.get(experiment.methods[label]["credit"], **options),
+        task=task,
+        reward_funcs=_Rewards(task, order),
+        callbacks=[boundaries],
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": policy.render(task.prompt(problem)),
+                    "prompt_ids": encoded[problem.id],
+                    "question": problem.question,
+                    "problem_id": problem.id,
+                }
+                for problem in order
+            ]
+        ),
+        args=GRPOConfig(
+            output_dir=str(folder / "checkpoint"),
+            seed=seeds.integer(seeds.key("initialisation", seed)),
+            max_steps=settings.steps * settings.updates_per_batch,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=settings.rollouts // micro,
+            steps_per_generation=settings.rollouts // micro,
+            num_iterations=settings.updates_per_batch,
+            num_generations=settings.samples_per_prompt,
+            max_completion_length=settings.max_response_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            adam_beta2=settings.adam_beta2,
+            max_grad_norm=settings.max_gradient_norm,
+            loss_type=settings.loss_type,
+            scale_rewards=settings.scale_rewards,
+            epsilon=settings.clip_range,
+            beta=settings.kl_coefficient,
+            shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
+            remove_unused_columns=False,
+            gradient_checkpointing=False,
+            bf16=experiment.policy.dtype == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=settings.save_every * settings.updates_per_batch,
+            save_total_limit=2,
+            report_to=[],
+            disable_tqdm=True,
+        ),
+    )
+    trainer.remove_callback(_printer())
+    checkpoint = last_checkpoint(folder)
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
+    for table in ("rollouts", "steps"):
+        writer.drop_after(table, done - 1)
+    report("step", done, settings.steps)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return not boundaries.stopped
+
+
+def _printer() -> type[TrainerCallback]:
+    """The callback that prints every log line to standard output: the record holds them."""
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def evaluate(
+    experiment: Experiment,
+    label: str,
+    seed: int,
+    folder: Path,
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+    known: dict[str, list[dict[str, Any]]] | None = None,
+) -> bool:
+    """Evaluates what `train` saved, through lm-eval, and finishes the run. False when `stop` asked it to stop.
+
+    `known`: results of this experiment by hash of the policy's parameters. Every arm and seed starts from one policy
+    and is asked with the same noise, so the initial policy is evaluated once and its samples are shared.
+    """
+    writer = open_run(experiment, label, seed, folder)
+    if writer.finished:
+        return True
+    torch.set_num_threads(1)
+    known = {} if known is None else known
+    present = set(writer.steps("samples"))
+    steps = experiment.evaluation_steps()
+    for done, step in enumerate(steps):
+        if stop():
+            return False
+        if step not in present:
+            policy = policy_of(experiment, policy_folder(folder, step) if step else None)
+            edges = step in (0, experiment.training.steps)
+            identity = f"{parameters_hash(policy.model)}/{edges}"
+            if identity not in known:
+                known[identity] = _samples(experiment, policy, edges)
+            writer.write("samples", step, [{**row, "step": step} for row in known[identity]])
+        report("evaluation", done + 1, len(steps))
+    last = folder / "policy"
+    if not last.is_dir():
+        policy_folder(folder, experiment.training.steps).rename(last)
+    writer.finish(_summary(experiment, writer))
+    shutil.rmtree(folder / "policies", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return True
+
+
+def _samples(experiment: Experiment, policy: Policy, edges: bool) -> list[dict[str, Any]]:
+    settings = experiment.evaluation
+    sets = [(experiment.task, settings.problems, settings.samples, None)]
+    if edges:
+        sets += [(extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more]
+    rows: list[dict[str, Any]] = []
+    for table, problems, samples, tokens in sets:
+        task = task_of(table)
+        rows += evaluation.evaluate(
+            policy,
+            task,
+            task.problems("test", problems),
+            samples=samples,
+            temperature=settings.temperature,
+            max_new_tokens=tokens or experiment.training.max_response_tokens,
+            batch_size=settings.batch_size,
+        )
+    return rows
+
+
+def _summary(experiment: Experiment, writer: RunWriter) -> dict[str, Any]:
+    """A finished run in a few values: its tier, which a timed-out verdict costs it, since time depends on the machine."""
+    run = _read(writer.folder)
+    timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
+    timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")
+    places = 1 + len(writer.manifest.get("resumed", ()))
+    bitwise = writer.manifest["tier"] == provenance.BITWISE and not timeouts and places == 1
+    return {"tier": writer.manifest["tier"] if bitwise or writer.manifest["tier"] != "T0" else "T2"}
+
+
+def _read(folder: Path) -> Any:
+    from leaderboards import read_run
+
+    return read_run(folder)
+
+
+def policy_folder(folder: Path, step: int) -> Path:
+    """Where a run keeps the policy after `step` steps until it has been evaluated."""
+    return folder / "policies" / f"step-{step:06d}"
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Saves a policy so that its folder exists only when it is whole."""
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    policy.model.save_pretrained(aside)
+    policy.tokenizer.save_pretrained(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint of a run, None if it has none."""
+    found = [path.parent for path in (folder / "checkpoint").glob("checkpoint-*/whole")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@torch.no_grad()
+def parameters_hash(model: torch.nn.Module) -> str:
+    """sha256 over the names and exact values of a model's parameters."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return total.hexdigest()
