@@ -1,0 +1,290 @@
+"""Statistics on plain numbers: against references, at their edges, and against simulations with known truth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
+
+from leaderboards import estimates
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import statistics_simulation
+
+GENERATOR = np.random.default_rng(7)
+VALUES = [GENERATOR.normal(0.03, 0.05, size) for size in (2, 3, 8, 30)]
+
+
+# ------------------------------------------------------------------------------- against references
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_t_interval_and_p_are_students(values: np.ndarray) -> None:
+    reference = stats.ttest_1samp(values, 0)
+    assert estimates.paired_p(values) == pytest.approx(reference.pvalue, rel=1e-9)
+    assert estimates.t_interval(values) == pytest.approx(tuple(reference.confidence_interval(0.95)), rel=1e-9)
+    assert estimates.t_interval(values, 0.8) == pytest.approx(
+        tuple(reference.confidence_interval(0.8)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_equivalence_is_two_one_sided_tests(values: np.ndarray) -> None:
+    for smallest in (0.01, 0.05, 0.2):
+        reference = DescrStatsW(values).ttost_mean(-smallest, smallest)[0]
+        assert estimates.equivalence_p(values, smallest) == pytest.approx(reference, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 9])
+def test_sign_flip_enumerates_every_flip(size: int) -> None:
+    for values in (GENERATOR.normal(0.5, 1, size), GENERATOR.integers(-2, 3, size) / 30):
+        flips = np.array(list(itertools.product([1, -1], repeat=size))) @ values
+        expected = (np.abs(flips) >= abs(values.sum()) - 1e-12).mean()
+        assert estimates.sign_flip_p(values) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arms", "reaches"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 2, True)]
+)
+def test_sign_flip_minimum(seeds: int, arms: int, reaches: bool) -> None:
+    assert estimates.sign_flip_p([1.0 + seed / 10 for seed in range(seeds)]) == estimates.sign_flip_minimum(
+        seeds
+    )
+    assert (arms * estimates.sign_flip_minimum(seeds) <= 0.05) == reaches
+    assert (7 * estimates.sign_flip_minimum(8) <= 0.05, 7 * estimates.sign_flip_minimum(9) <= 0.05) == (
+        False,
+        True,
+    )
+
+
+def test_holm_is_holm() -> None:
+    for size in (1, 2, 5):
+        p_values = GENERATOR.uniform(0, 0.1, size).tolist()
+        expected = multipletests(p_values, method="holm")[1]
+        assert estimates.holm(p_values) == pytest.approx(list(expected))
+        assert estimates.holm([*p_values, None])[:-1] == pytest.approx(
+            list(multipletests([*p_values, 1.0], method="holm")[1][:-1])
+        )
+    assert estimates.holm([0.01], arms=4) == [0.04]
+    assert estimates.holm([]) == []
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_smallest_detectable_is_a_power_of_eighty_percent(values: np.ndarray) -> None:
+    for alpha in (0.05, 0.05 / 7):
+        found = estimates.smallest_detectable(values, alpha)
+        assert found is not None
+        freedom, shift = len(values) - 1, found / values.std(ddof=1) * math.sqrt(len(values))
+        power = stats.nct.sf(stats.t.ppf(1 - alpha / 2, freedom), freedom, shift)
+        assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_seeds_needed_is_the_first_number_that_suffices() -> None:
+    values = VALUES[2]
+    deviation, mean = values.std(ddof=1), values.mean()
+    needed = estimates.seeds_needed(values, 1e-5, alpha=0.001)
+    assert needed is not None
+    power = [TTestPower().power(mean / deviation, len(values) + more, 0.001) for more in (needed - 1, needed)]
+    assert power[0] < 0.8 <= power[1]
+    narrow = estimates.seeds_needed(
+        [-1.0, 1.0, -1.0, 1.0], 0.5
+    )  # no effect in sight: equivalence, and only late
+    assert narrow is not None and 30 < narrow < 400
+    assert estimates.seeds_needed([-1.0, 1.0], 1e-6) is None
+    assert estimates.seeds_needed([1.0], 0.5) is None
+
+
+def test_wilson_is_wilson() -> None:
+    for successes, trials in ((0, 5), (3, 7), (30, 30)):
+        expected = proportion_confint(successes, trials, method="wilson")
+        assert estimates.wilson_interval(successes, trials) == pytest.approx(expected)
+    assert estimates.wilson_interval(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="6 successes in 5 trials"):
+        estimates.wilson_interval(6, 5)
+
+
+def test_crossed_interval_by_hand() -> None:
+    cells = np.array([[1.0, 2.0, 4.0], [2.0, 3.0, 9.0]])
+    seeds = 3 * np.var([7 / 3, 14 / 3], ddof=1)
+    problems = 2 * np.var([1.5, 2.5, 6.5], ddof=1)
+    error = math.sqrt((seeds + problems) / 6)
+    freedom = (seeds + problems) ** 2 / (seeds**2 / 1 + problems**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert estimates.crossed_interval(cells) == pytest.approx((3.5 - half, 3.5 + half))
+    assert estimates.crossed_interval(cells[:1]) is None
+    assert estimates.crossed_interval(cells[:, :1]) is None
+    assert estimates.crossed_interval(np.full((3, 4), 0.1)) is None
+
+
+def test_e_process_by_hand() -> None:
+    values, scale = np.array([0.03, -0.01, 0.08]), 0.02
+    x = values / scale
+    sides = [np.cumprod(np.exp(sign * x) / np.cosh(x)) for sign in (1, -1)]
+    assert estimates.e_process(values, scale) == pytest.approx((sides[0] + sides[1]) / 2)
+    assert estimates.anytime_p(values, scale) == pytest.approx(min(1, 1 / ((sides[0] + sides[1]) / 2).max()))
+    assert estimates.anytime_p([], scale) is None and estimates.anytime_equivalence_p([], 0.1, scale) is None
+
+
+def test_e_process_never_decides_at_five_seeds() -> None:
+    assert estimates.e_process([1e6] * 5, 1.0)[-1] < 20 <= estimates.e_process([1e6] * 6, 1.0)[-1]
+
+
+def test_area_of_known_curves() -> None:
+    assert estimates.area_under_curve([0, 10, 30], [1, 1, 1]) == 1
+    assert estimates.area_under_curve([0, 10, 30], [0, 1, 1]) == pytest.approx((5 + 20) / 30)
+    for steps in ([0], [0, 0], [2, 1]):
+        with pytest.raises(ValueError, match="ascending"):
+            estimates.area_under_curve(steps, [1.0] * len(steps))
+
+
+def test_average_and_pass_at_k() -> None:
+    correct = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    average = estimates.average_at_k(correct)
+    assert average.value == pytest.approx(7 / 12)
+    half = 1.959964 * math.sqrt((0.25 + 0.1875) / 3) / 3
+    assert average.decoding == pytest.approx((7 / 12 - half, 7 / 12 + half))
+    for k in (1, 2, 4):
+        ways = [list(itertools.combinations(row, k)) for row in correct]
+        expected = np.mean([np.mean([max(way) for way in row]) for row in ways])
+        assert estimates.pass_at_k(correct, k).value == pytest.approx(expected)
+    with pytest.raises(ValueError, match="pass@5 needs at least 5 samples"):
+        estimates.pass_at_k(correct, 5)
+    with pytest.raises(ValueError, match="no samples"):
+        estimates.average_at_k(np.zeros((0, 4)))
+
+
+def test_scores_at_the_edge_keep_an_error_bar() -> None:
+    single = estimates.average_at_k([[1], [1], [0]])
+    assert single.decoding is None and single.problems == estimates.wilson_interval(2, 3)
+    perfect = estimates.average_at_k(np.ones((10, 4)))
+    assert perfect.decoding == estimates.wilson_interval(40, 40)
+    assert perfect.problems == estimates.wilson_interval(10, 10)
+    one = estimates.average_at_k([[1, 0]])
+    assert one.problems is None and one.decoding is not None
+    never = estimates.pass_at_k(np.zeros((5, 4)), 2)
+    assert never.decoding is not None and never.decoding[1] > 0
+
+
+def test_interquartile_mean_and_its_bootstrap() -> None:
+    assert estimates.interquartile_mean([0, 1, 2, 100]) == 1.5
+    scores = GENERATOR.normal(size=(10, 4)) * 0.01 + [0.1, 0.5, 0.6, 0.9]
+    value, interval = estimates.bootstrap_over_tasks(scores, resamples=200)
+    assert interval is not None and interval[0] < value < interval[1] and interval[1] - interval[0] < 0.03
+    assert estimates.bootstrap_over_tasks(scores, resamples=200)[1] == interval
+    assert estimates.bootstrap_over_tasks(scores[:1])[1] is None
+
+
+# ------------------------------------------------------------------------------- edges
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            estimates.t_interval([1.0, bad])
+
+
+def test_one_seed_and_none_claim_nothing() -> None:
+    for values in ([], [0.3]):
+        decision = estimates.decide({"arm": values}, 0.02)["arm"]
+        assert decision.outcome == "cannot tell"
+        assert (decision.p, decision.p_holm, decision.equivalence_p, decision.seeds_needed) == (None,) * 4
+        assert estimates.smallest_detectable(values) is None
+        assert estimates.t_interval(values) is None
+    assert estimates.sign_flip_p([]) is None
+    assert estimates.sign_flip_p([0.3]) == 1.0
+
+
+def test_equal_differences_are_judged_by_their_signs() -> None:
+    """No spread is no evidence of precision: three seeds that agree by chance must not give p = 0."""
+    assert estimates.decide({"arm": [1 / 30] * 3}, 0.02)["arm"].outcome == "cannot tell"
+    assert estimates.paired_p([1 / 30] * 3) == 0.25
+    assert estimates.decide({"arm": [1 / 30] * 8}, 0.02)["arm"].outcome == "better"
+    assert estimates.paired_p([0.0] * 8) == 1
+    assert estimates.decide({"arm": [0.0] * 8}, 0.02)["arm"].outcome == "no difference"
+    assert estimates.decide({"arm": [0.0] * 2}, 0.02)["arm"].outcome == "cannot tell"
+    assert estimates.spread([0.1 + 0.2, 0.3]) == 0  # rounding is not spread
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ([0.10, 0.11, 0.09], "better"),
+        ([-0.10, -0.11, -0.09], "worse"),
+        ([0.001, -0.001, 0.000], "no difference"),
+        ([0.1, -0.1, 0.05], "cannot tell"),
+        ([0.0101, 0.0100, 0.0099], "better"),  # smaller than d, and yet surely not 0
+    ],
+)
+def test_verdicts(values: list[float], outcome: str) -> None:
+    decision = estimates.decide({"arm": values}, 0.02)["arm"]
+    assert decision.outcome == outcome
+    assert (decision.seeds_needed is not None) == (outcome == "cannot tell")
+
+
+def test_more_declared_arms_make_a_verdict_harder() -> None:
+    values = [0.10, 0.11, 0.09, 0.07]
+    p = estimates.paired_p(values)
+    assert p is not None
+    assert estimates.decide({"arm": values}, 0.02)["arm"].outcome == "better"
+    many = estimates.decide({"arm": values}, 0.02, arms=math.ceil(0.05 / p) + 1)["arm"]
+    assert many.outcome == "cannot tell" and many.p == p
+
+
+def test_sequential_verdicts_say_how_many_more() -> None:
+    few = estimates.decide({"arm": [0.05] * 4}, 0.02, scale=0.05)["arm"]
+    assert few.outcome == "cannot tell" and few.seeds_needed is not None
+    more = estimates.decide({"arm": [0.05] * (4 + few.seeds_needed)}, 0.02, scale=0.05)["arm"]
+    assert more.outcome == "better"
+    assert estimates.decide({"arm": [0.0] * 60}, 0.05, scale=0.05)["arm"].outcome == "no difference"
+
+
+# ------------------------------------------------------------------------------- known truth, reduced counts
+
+SIMULATED = {
+    statistics_simulation.check_seed_intervals: 300,
+    statistics_simulation.check_wilson: 2000,
+    statistics_simulation.check_samples: 200,
+    statistics_simulation.check_same_method: 200,
+    statistics_simulation.check_optional_stopping: 100,
+    statistics_simulation.check_equivalence: 300,
+    statistics_simulation.check_sign_flip: 400,
+    statistics_simulation.check_seeds_needed: 200,
+}
+
+
+@pytest.mark.parametrize("checks", statistics_simulation.CHECKS, ids=lambda checks: checks.__name__)
+def test_simulations_with_known_truth(checks: Any) -> None:
+    for check in checks(SIMULATED[checks], np.random.default_rng(1)):
+        assert check.holds, f"{check.name}: {check.rate:.3f}, bound {check.bound:.3f}"
+
+
+def test_a_thousand_comparisons_of_a_method_with_itself() -> None:
+    generator = np.random.default_rng(2)
+    outcomes = [
+        estimates.decide({"arm": generator.normal(0, 0.05, 8)}, 0.02)["arm"].outcome for _ in range(1000)
+    ]
+    assert sum(outcome in ("better", "worse") for outcome in outcomes) <= 73
+
+
+def test_a_nested_view_of_problems_would_fail() -> None:
+    """The simulation can tell a wrong interval: samples taken for independent cover far too rarely."""
+    generator, hits = np.random.default_rng(3), 0
+    for _ in range(200):
+        cells, _ = statistics_simulation.decoded_differences(generator, 3, 30)
+        hits += statistics_simulation.covers(estimates.t_interval(cells.ravel()), 0.05)
+    assert not statistics_simulation.coverage("naive", hits, 200).holds
+
+
+def test_the_e_process_decides_when_it_should() -> None:
+    generator = np.random.default_rng(4)
+    assert 8 <= statistics_simulation.median_seeds(1.0, 300, generator) <= 13
