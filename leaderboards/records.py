@@ -175,7 +175,7 @@ def _write_bytes(path: Path, data: bytes | pa.Buffer) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     try:
-        text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(value, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordError(f"{path}: not JSON ({error}); give plain, finite values") from error
     _write_bytes(path, text.encode() + b"\n")

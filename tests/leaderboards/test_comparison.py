@@ -1,0 +1,332 @@
+"""Comparing recorded runs: the right pairs, the right numbers, and refusals that name the runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
+
+from leaderboards import Comparison, RecordError, RunWriter, compare, estimates, experiments, load
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power cuts are the business of the records' own tests; here hundreds of small files are written."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+def experiment(methods: Sequence[str], **declaration: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(EXPERIMENT)
+    changed["methods"] = {label: {"credit": label.removesuffix("_again")} for label in methods}
+    changed["declaration"] |= declaration
+    return changed
+
+
+def sweep(
+    root: Path, arms: Mapping[str, Mapping[int, Sequence[float]]], declaration: Any = (), **changes: Any
+) -> Comparison:
+    """Runs whose training rewards are `arms[method][seed]`, compared."""
+    changes.setdefault("experiment", experiment(list(arms), **dict(declaration)))
+    for method, seeds in arms.items():
+        for seed, rewards in seeds.items():
+            write_run(root, method, seed, rewards, **changes)
+    return compare(load(root))
+
+
+UNIFORM = {0: [0.10, 0.20], 1: [0.20, 0.30], 2: [0.15, 0.35]}
+
+
+def shifted(*shifts: float) -> dict[int, list[float]]:
+    return {seed: [value + shift for value in UNIFORM[seed]] for seed, shift in enumerate(shifts)}
+
+
+def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
+    found = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
+    flow, uniform = found.arms
+    assert (flow.label, uniform.label) == ("flow", "uniform")
+    assert uniform.verdict == "baseline" and uniform.decision is None
+    assert uniform.scores["training_reward_area"].values == pytest.approx(
+        {0: 0.15, 1: 0.25, 2: 0.25}, abs=1e-7
+    )
+    assert flow.seeds == (0, 1, 2)
+    assert list(flow.differences.values()) == pytest.approx([0.10, 0.11, 0.09], abs=1e-6)
+    assert flow.difference == pytest.approx(0.10, abs=1e-6)
+    values = list(flow.differences.values())
+    assert flow.interval_of_difference == estimates.t_interval(values)
+    assert flow.p == flow.p_holm == estimates.paired_p(values)
+    assert flow.verdict == "better" and flow.seeds_needed is None
+    assert (flow.sign_flip_p, flow.sign_flip_minimum) == (0.25, 0.25)
+    assert not flow.sign_flip_reaches_alpha
+    assert flow.mean == pytest.approx(sum(map(sum, shifted(0.10, 0.11, 0.09).values())) / 6, abs=1e-6)
+    assert flow.interval == estimates.t_interval(list(flow.scores[found.metric].values.values()))
+    assert found.assay.verdict == "not tested" and "no arm knows" in found.assay.text
+    assert found.arm("flow") is flow
+    with pytest.raises(RecordError, match="no arm 'flaw'; there are flow, uniform"):
+        found.arm("flaw")
+
+
+@pytest.mark.parametrize(
+    ("shifts", "verdict"),
+    [
+        ((-0.10, -0.11, -0.09), "worse"),
+        ((0.001, -0.001, 0.0), "no difference larger than 0.02"),
+        ((0.1,), "cannot tell: one seed"),
+        ((0.0, 0.0), "cannot tell: the same difference on all 2 seeds"),
+        ((0.05, -0.02, 0.03), "cannot tell: about"),
+    ],
+)
+def test_verdicts_in_words(tmp_path: Path, shifts: tuple[float, ...], verdict: str) -> None:
+    flow = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(*shifts)}).arm("flow")
+    assert flow.verdict.startswith(verdict)
+    if verdict.endswith("about"):
+        assert flow.verdict == f"cannot tell: about {flow.seeds_needed} more seeds"
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    found = sweep(tmp_path, {"uniform": {0: [0.1, 0.2]}, "flow": {0: [0.3, 0.4]}})
+    flow = found.arm("flow")
+    assert flow.interval is None and flow.interval_of_difference is None and flow.p is None
+    assert flow.difference == pytest.approx(0.2, abs=1e-6)
+
+
+def test_the_same_runs_twice_are_no_difference(tmp_path: Path) -> None:
+    many = {seed: [0.1 + seed / 100, 0.2] for seed in range(8)}
+    found = sweep(tmp_path, {"uniform": many, "constant": many})
+    constant = found.arm("constant")
+    assert constant.verdict == "no difference larger than 0.02"
+    assert (constant.difference, constant.p, constant.interval_of_difference) == (0.0, 1.0, None)
+    assert [arm.label for arm in found.arms] == ["uniform", "constant"]  # a tie: the baseline first
+
+
+def test_arms_are_paired_over_shared_seeds_only(tmp_path: Path) -> None:
+    flow = {1: [0.4, 0.5], 2: [0.3, 0.5], 7: [9.0, 9.0]}
+    found = sweep(tmp_path, {"uniform": UNIFORM, "flow": flow, "random": {8: [0.1, 0.1]}})
+    assert list(found.arm("flow").differences) == [1, 2]
+    assert found.arm("flow").difference == pytest.approx(0.175, abs=1e-6)
+    lonely = found.arm("random")
+    assert lonely.differences == {} and lonely.difference is None
+    assert lonely.verdict == "cannot tell: no seed shared with uniform"
+    assert found.arms[-1] is lonely
+
+
+def test_holm_counts_the_declared_arms(tmp_path: Path) -> None:
+    """Arms that were declared but not run, or left out, do not make the others look better."""
+    arms = {"uniform": UNIFORM, "flow": shifted(0.05, 0.06, 0.04)}
+    alone = sweep(tmp_path / "alone", arms).arm("flow")
+    declared = experiment([*arms, "random", "constant", "oracle"])
+    among = sweep(tmp_path / "among", arms, experiment=declared)
+    assert alone.p is not None and among.arm("flow").p == alone.p
+    assert alone.p_holm == alone.p
+    assert among.arm("flow").p_holm == pytest.approx(4 * alone.p)
+    assert "declared but without a finished run: random, constant, oracle" in among.notes
+
+
+def test_another_baseline(tmp_path: Path) -> None:
+    sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
+    found = compare(load(tmp_path), baseline="flow")
+    assert found.arm("uniform").verdict == "worse" and found.arm("flow").verdict == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "verdict", "words"),
+    [
+        ((0.10, 0.11, 0.09), "sensitive", "assay sensitive: oracle_mask beats uniform by +0.100"),
+        ((0.01, -0.11, 0.09), "not sensitive", "NOT sensitive, cannot tell methods apart"),
+        ((0.1,), "not tested", "too few seeds"),
+    ],
+)
+def test_assay_sensitivity(tmp_path: Path, oracle: tuple[float, ...], verdict: str, words: str) -> None:
+    arms = {"uniform": UNIFORM, "oracle": shifted(-0.1, -0.1, -0.11), "oracle_mask": shifted(*oracle)}
+    assay = sweep(tmp_path, arms).assay
+    assert (assay.verdict, assay.arm) == (verdict, "oracle_mask")
+    assert words in assay.text
+
+
+EVALUATIONS = {
+    0: [["wrong", "wrong"], ["wrong", "no_answer"]],
+    5: [["correct", "wrong"], ["truncated", "wrong"]],
+    10: [["correct", "correct"], ["error", "correct"]],
+}
+
+
+def test_metrics_of_an_evaluation(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.25, 0.75], EVALUATIONS)
+    arm = compare(load(tmp_path)).arm("uniform")
+    means = {name: score.mean for name, score in arm.scores.items()}
+    assert means == pytest.approx(
+        {"training_reward_area": 0.5, "final_accuracy": 1.0, "evaluation_area": (0.125 + 0.625) / 2}
+    )
+    assert arm.verdicts == {
+        "correct": 3,
+        "wrong": 0,
+        "no_answer": 0,
+        "truncated": 0,
+        "timeout": 0,
+        "error": 1,
+    }
+
+
+@pytest.mark.parametrize("metric", ["training_reward_area", "evaluation_area", "final_accuracy"])
+def test_the_declared_metric_decides(tmp_path: Path, metric: str) -> None:
+    declared = experiment(["uniform", "flow"], metric=metric)
+    better = {0: [["wrong"]], 5: [["wrong"]], 10: [["correct"]]}
+    worse = {0: [["wrong"]], 5: [["wrong"]], 10: [["wrong"]]}
+    write_run(tmp_path, "uniform", 0, [0.5], worse, experiment=declared)
+    write_run(tmp_path, "flow", 0, [0.4], better, experiment=declared)
+    expected = {"training_reward_area": -0.1, "evaluation_area": 0.25, "final_accuracy": 1.0}
+    assert compare(load(tmp_path)).arm("flow").difference == pytest.approx(expected[metric], abs=1e-6)
+
+
+def test_crossed_interval_of_final_accuracy(tmp_path: Path) -> None:
+    wrong, right = ["wrong", "wrong"], ["correct", "wrong"]
+    for seed, better in ((0, [right, right, wrong]), (1, [right, wrong, right])):
+        write_run(tmp_path, "uniform", seed, [0.1], {10: [wrong, right, wrong]})
+        write_run(tmp_path, "flow", seed, [0.1], {10: better})
+    flow = compare(load(tmp_path)).arm("flow")
+    cells = [[0.5, 0.0, 0.0], [0.5, -0.5, 0.5]]
+    assert flow.crossed_interval == pytest.approx(estimates.crossed_interval(cells))
+    assert flow.accuracy_difference == pytest.approx(1 / 6)
+
+
+def test_accuracy_is_the_mean_over_tasks(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", manifest())
+    writer.write("steps", 1, step_row(1))
+    rows = sample_rows(1, [["correct"]] * 3, "easy") + sample_rows(1, [["wrong"]], "hard")
+    writer.write("samples", 1, rows)
+    writer.finish({})
+    arm = compare(load(tmp_path)).arm("uniform")
+    assert arm.scores["final_accuracy"].mean == 0.5
+    assert arm.tasks == {"easy": 1.0, "hard": 0.0}
+
+
+def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
+    rule = {"stopping": "until decided: at most 30 seeds", "scale": 0.05}
+    few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
+    assert few.sequential and few.arm("flow").verdict.startswith("cannot tell: about")
+    uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
+    flow = {seed: [0.2 + seed / 100 + seed % 2 / 1000] for seed in range(9)}
+    many = sweep(tmp_path / "many", {"uniform": uniform, "flow": flow}, rule).arm("flow")
+    values = list(many.differences.values())
+    assert many.verdict == "better" and many.p == estimates.anytime_p(values, 0.05)
+    assert many.e_value == pytest.approx(estimates.e_process(values, 0.05)[-1])
+
+
+def test_unfinished_runs_are_named_and_not_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1, 0.2])
+    write_run(tmp_path, "uniform", 1, [0.9], finish=False)
+    found = compare(load(tmp_path))
+    assert found.arm("uniform").seeds == (0,)
+    assert "1 unfinished, not counted: uniform seed 1" in found.notes
+
+
+def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "uniform", 0, [0.1])
+    assert compare(load(tmp_path / "a")).tier == "T0"
+    write_run(tmp_path / "a", "uniform", 1, [0.1], tier="T1")
+    assert compare(load(tmp_path / "a")).tier == "T1"
+    write_run(tmp_path / "a", "uniform", 2, [0.1], versions={"torch": "9"})
+    found = compare(load(tmp_path / "a"))
+    assert found.tier == "T2" and "runs come from 2 different sets of versions" in found.notes
+    write_run(tmp_path / "b", "uniform", 0, [0.1], {1: [["timeout"]]})
+    found = compare(load(tmp_path / "b"))
+    assert found.tier == "T2" and "answers timed out in 1 runs: uniform seed 0" in found.notes
+
+
+def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:
+    for place in ("a", "b", "c"):
+        write_run(tmp_path / place, "uniform", 0, [0.1 if place != "c" else 0.2])
+    hashes = [compare(load(tmp_path / place)).run_set_hash for place in ("a", "b", "c")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+# ------------------------------------------------------------------------------- refusals
+
+
+def test_experiments_are_never_mixed(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "uniform", 0, [0.1])
+    write_run(tmp_path / "b", "flow", 0, [0.1], experiment_hash="ffff")
+    runs = load(tmp_path)
+    with pytest.raises(RecordError, match="runs of 2 experiments cannot be compared") as caught:
+        compare(runs)
+    assert str(tmp_path / "a") in str(caught.value) and str(tmp_path / "b") in str(caught.value)
+    assert [len(group) for group in experiments(runs).values()] == [1, 1]
+
+
+def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        write_run(tmp_path / place, "uniform", 3, [0.1])
+    with pytest.raises(RecordError, match="two runs of uniform with seed 3") as caught:
+        compare(load(tmp_path))
+    assert str(tmp_path / "a") in str(caught.value) and str(tmp_path / "b") in str(caught.value)
+
+
+def test_a_missing_baseline_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "flow", 0, [0.1])
+    with pytest.raises(RecordError, match="no run of the baseline 'uniform'; there are flow"):
+        compare(load(tmp_path))
+    write_run(tmp_path, "uniform", 0, [0.1], finish=False)
+    with pytest.raises(RecordError, match="no run of the baseline 'uniform' is finished"):
+        compare(load(tmp_path))
+    with pytest.raises(RecordError, match="no runs"):
+        compare([])
+
+
+def test_nan_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "uniform", 0, [0.1, math.nan])
+    with pytest.raises(RecordError, match="reward of step 2 is nan") as caught:
+        compare(load(tmp_path))
+    assert str(folder) in str(caught.value)
+
+
+def test_unscored_evaluations_are_refused_by_name(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "uniform", 0, [0.1], {1: [["error"]]})
+    with pytest.raises(RecordError, match="could be scored") as caught:
+        compare(load(tmp_path))
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "evaluations", "words"),
+    [
+        ([0.1], {1: [["wrong"]], 2: [["wrong"]]}, "training steps"),
+        ([0.1, 0.1], {1: [["wrong"]]}, "evaluation steps"),
+        ([0.1, 0.1], {1: [["wrong"]], 2: [["wrong"], ["wrong"]]}, "problems"),
+    ],
+)
+def test_runs_that_were_asked_differently_are_refused(
+    tmp_path: Path, rewards: list[float], evaluations: dict[int, Any], words: str
+) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1, 0.1], {1: [["wrong"]], 2: [["wrong"]]})
+    folder = write_run(tmp_path, "flow", 0, rewards, evaluations)
+    with pytest.raises(RecordError, match=words) as caught:
+        compare(sorted(load(tmp_path), key=lambda run: run.method != "uniform"))
+    assert str(folder) in str(caught.value)
+
+
+def test_other_evaluation_keys_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1], {1: [["wrong"]]})
+    writer = RunWriter(tmp_path / "flow", manifest("flow"))
+    writer.write("steps", 1, step_row(1, reward=0.1))
+    writer.write("samples", 1, [{**sample_rows(1, [["wrong"]])[0], "key": "another"}])
+    writer.finish({})
+    with pytest.raises(RecordError, match="evaluation keys are not those of"):
+        compare(load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metric": "loss"}, "metric 'loss'; it is one of"),
+        ({"smallest_difference": 0}, "smallest_difference 0"),
+        ({"alpha": 5}, "alpha 5"),
+        ({"metric": "evaluation_area"}, "has no evaluation_area"),
+    ],
+)
+def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecordError, match=words):
+        sweep(tmp_path, {"uniform": UNIFORM}, change)
