@@ -1,0 +1,127 @@
+"""Protects the experiment file: what it declares is hashed, and a misspelt key never passes in silence."""
+
+import pytest
+
+from harness import ExperimentError, experiment
+
+TABLE = {
+    "title": "a title",
+    "seeds": 3,
+    "declaration": {"metric": "final_accuracy", "smallest_difference": 0.01},
+    "policy": {"name": "decision"},
+    "task": {"name": "decision", "variant": "aligned"},
+    "training": {
+        "steps": 10,
+        "prompts_per_step": 2,
+        "samples_per_prompt": 4,
+        "max_response_tokens": 20,
+        "learning_rate": 1e-3,
+    },
+    "evaluation": {"every": 4, "problems": 8},
+    "methods": {"uniform": {}, "strong": {"credit": "flow", "gamma": 3.0}},
+    "smoke": {"seeds": 1, "training": {"steps": 2}},
+}
+
+
+def changed(path, value):
+    """TABLE with the entry at the dotted `path` set to `value`, or removed for None."""
+    import copy
+
+    table = copy.deepcopy(TABLE)
+    *parents, last = path.split(".")
+    place = table
+    for parent in parents:
+        place = place[parent]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return table
+
+
+def test_a_table_becomes_an_experiment():
+    built = experiment.from_table(TABLE, "x")
+    assert built.methods == {"uniform": {"credit": "uniform"}, "strong": {"credit": "flow", "gamma": 3.0}}
+    assert built.training.rollouts == 8
+    assert built.evaluation_steps() == [0, 4, 8, 10]
+    experiment.check(built)
+
+
+def test_smoke_applies_its_table_and_is_another_experiment():
+    whole, smoke = experiment.from_table(TABLE, "x"), experiment.from_table(TABLE, "x", smoke=True)
+    assert (smoke.seeds, smoke.training.steps, smoke.training.learning_rate) == (1, 2, 1e-3)
+    assert smoke.name == "x-smoke" and smoke.hash != whole.hash
+    with pytest.raises(ExperimentError, match="no .smoke. table"):
+        experiment.from_table(changed("smoke", None), "x", smoke=True)
+
+
+def test_the_hash_covers_everything_but_the_methods():
+    original = experiment.from_table(TABLE, "x").hash
+    assert experiment.from_table(changed("methods.random", {}), "x").hash == original
+    for path, value in [
+        ("seeds", 4),
+        ("declaration.smallest_difference", 0.02),
+        ("declaration.alpha", 0.1),
+        ("training.learning_rate", 2e-3),
+        ("task.variant", "chain"),
+        ("evaluation.problems", 9),
+    ]:
+        assert experiment.from_table(changed(path, value), "x").hash != original, path
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.stepz", 3, r"training\.stepz; did you mean 'steps'"),
+        ("seedz", 3, "seedz; did you mean 'seeds'"),
+        ("seeds", 0, "seeds must be at least 1"),
+        ("seeds", "three", "seeds must be int"),
+        ("seeds", True, "seeds must be int"),
+        ("training.steps", 1.5, "training.steps must be int"),
+        ("training.samples_per_prompt", 1, "samples_per_prompt must be at least 2"),
+        ("training.micro_batch", 3, "micro_batch must divide the 8 rollouts"),
+        ("training.temperature", 0.0, "temperature must be positive"),
+        ("declaration.metric", "accuracy", "declaration.metric must be one of"),
+        ("declaration", None, "the key declaration is missing"),
+        ("policy.name", None, "the key policy.name is missing"),
+        ("task.name", None, "task.name is missing"),
+        ("methods", {}, "at least one arm"),
+        ("methods.uniform", 3, "methods.uniform must be a table"),
+        ("methods", {"../escape": {}}, "names a folder"),
+        ("evaluation", 3, "evaluation must be a table"),
+    ],
+)
+def test_mistakes_are_named(path, value, message):
+    with pytest.raises(ExperimentError, match=message):
+        experiment.from_table(changed(path, value), "x")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("methods.floww", {}, "unknown credit method 'floww'"),
+        ("methods.flow", {"gama": 1}, "no option 'gama'"),
+        ("task.name", "gsm9k", "unknown task 'gsm9k'"),
+        ("task.variant", "twisted", "no variant 'twisted'"),
+    ],
+)
+def test_unknown_methods_tasks_and_options_show_before_the_first_run(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.check(experiment.from_table(changed(path, value), "x"))
+
+
+def test_files_and_names(tmp_path):
+    with pytest.raises(ExperimentError, match="unknown experiment 'nothing'; known: .*decision"):
+        experiment.load("nothing")
+    with pytest.raises(ExperimentError, match="does not exist"):
+        experiment.load(str(tmp_path / "missing.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seeds = [")
+    with pytest.raises(ExperimentError, match="broken.toml cannot be read"):
+        experiment.load(str(broken))
+
+
+@pytest.mark.parametrize("name", experiment.names())
+@pytest.mark.parametrize("smoke", [False, True])
+def test_every_experiment_of_the_package_is_sound(name, smoke):
+    experiment.check(experiment.load(name, smoke=smoke))

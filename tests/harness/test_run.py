@@ -1,0 +1,165 @@
+"""Protects a run: repeated, resumed or stopped, it is the same run bit for bit, and arms share what they must."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+
+from harness import ExperimentError, run
+from leaderboards import RecordError, read_run
+
+TABLES = ("rollouts", "steps")
+
+
+def hashes(folder):
+    recorded = read_run(folder)
+    return {table: recorded.step_hashes(table) for table in TABLES}
+
+
+@pytest.fixture(scope="module")
+def memo():
+    return {}
+
+
+@pytest.fixture
+def whole(tiny_experiment, memo, tmp_path_factory):
+    """An undisturbed run of an arm, made once."""
+
+    def build(label="flow", seed=0):
+        if (label, seed) not in memo:
+            memo[label, seed] = tmp_path_factory.mktemp("whole") / label
+            assert run.train(tiny_experiment(("uniform", "flow", "random")), label, seed, memo[label, seed])
+        return memo[label, seed]
+
+    return build
+
+
+@pytest.mark.parametrize("label", ["flow", "random"])
+def test_one_seed_run_twice_is_identical_at_every_step(tiny_experiment, whole, tmp_path, label):
+    """An experiment without the other arms on top: they change nothing."""
+    assert run.train(tiny_experiment((label,)), label, 0, tmp_path)
+    assert hashes(tmp_path) == hashes(whole(label))
+    assert len(hashes(tmp_path)["steps"]) == 6
+
+
+def test_first_rollouts_are_shared_by_arms_and_not_by_seeds(whole):
+    def first(label, seed):
+        rows = read_run(whole(label, seed)).table("rollouts").to_pylist()
+        return [(row["key"], row["response_ids"], row["reward"]) for row in rows if row["step"] == 0]
+
+    assert first("flow", 0) == first("uniform", 0) == first("random", 0)
+    assert first("flow", 0) != first("flow", 1)
+
+
+def test_arms_differ_later(whole):
+    """Against a comparison of an arm with itself."""
+    flow, uniform = (read_run(whole(label)).table("steps").to_pylist() for label in ("flow", "uniform"))
+    assert flow[0]["parameters_hash"] != uniform[0]["parameters_hash"]
+    assert {row["mean_weight"] for row in uniform} == {1.0}
+    assert all(row["mean_weight"] > 1 for row in flow)
+
+
+@pytest.mark.parametrize("label", ["flow", "random"])
+@pytest.mark.parametrize("asked", [1, 3])
+def test_stopped_and_resumed_is_bit_identical(tiny_experiment, whole, tmp_path, asked, label):
+    built = tiny_experiment((label,))
+    answers = itertools.chain([False] * asked, itertools.repeat(True))
+    assert not run.train(built, label, 0, tmp_path, stop=lambda: next(answers))
+    assert len(hashes(tmp_path)["steps"]) == asked + 1
+    assert run.train(built, label, 0, tmp_path)
+    assert hashes(tmp_path) == hashes(whole(label))
+
+
+def test_a_cut_off_checkpoint_and_later_records_are_not_trusted(tiny_experiment, whole, tmp_path):
+    """As after a kill in the middle of a save: the run goes on from the checkpoint before."""
+    built = tiny_experiment(("flow",))
+    answers = itertools.chain([False] * 4, itertools.repeat(True))
+    run.train(built, "flow", 0, tmp_path, stop=lambda: next(answers))
+    latest = run.last_checkpoint(tmp_path)
+    assert latest.name == "checkpoint-5"
+    (latest / "whole").unlink()
+    (latest / "optimizer.pt").write_bytes(b"half")
+    assert run.last_checkpoint(tmp_path).name == "checkpoint-4"
+    assert run.train(built, "flow", 0, tmp_path)
+    assert hashes(tmp_path) == hashes(whole("flow"))
+
+
+def test_updates_on_one_rollout_batch_resume_between_batches(tiny_experiment, tmp_path):
+    built = tiny_experiment(("flow",), updates_per_batch=2, micro_batch=4, steps=4)
+    run.train(built, "flow", 0, tmp_path / "whole")
+    answers = itertools.chain([False], itertools.repeat(True))
+    assert not run.train(built, "flow", 0, tmp_path / "cut", stop=lambda: next(answers))
+    assert run.train(built, "flow", 0, tmp_path / "cut")
+    assert hashes(tmp_path / "whole") == hashes(tmp_path / "cut")
+    assert len(hashes(tmp_path / "cut")["steps"]) == 4
+
+
+def test_records_say_what_happened(whole):
+    recorded = read_run(whole("flow"))
+    rows = recorded.table("rollouts").to_pylist()
+    steps = recorded.table("steps").to_pylist()
+    assert len({row["key"] for row in rows}) == len(rows) == 6 * 8
+    for row in rows:
+        assert len(row["weights"]) == len(row["response_ids"]) == len(row["trainer_logprobs"])
+        assert row["sampler_logprobs"] == pytest.approx(row["trainer_logprobs"], abs=1e-4)
+        assert (row["reward"] == 1.0) == (row["verdict"] == "correct")
+        assert (row["finish_reason"] == "stop") == (row["response_ids"][-1] == 1)
+    for step in steps:
+        verdicts = [row["verdict"] for row in rows if row["step"] == step["step"]]
+        names = ("correct", "wrong", "no_answer", "truncated", "timeout", "error")
+        assert {name: step[name] for name in names} == {name: verdicts.count(name) for name in names}
+        assert step["seconds_step"] >= step["seconds_rollout"] > 0
+    assert steps[0]["distance_from_start"] > 0
+
+
+def test_evaluation_finishes_a_run_and_shares_the_initial_policy(tiny_experiment, tmp_path, monkeypatch):
+    built, known, asked = tiny_experiment(), {}, []
+    original = run.evaluation.evaluate
+    monkeypatch.setattr(run.evaluation, "evaluate", lambda *a, **k: asked.append(1) or original(*a, **k))
+    for label in built.methods:
+        assert run.train(built, label, 0, tmp_path / label)
+        assert run.evaluate(built, label, 0, tmp_path / label, known=known)
+    assert len(asked) == 1 + 2 * 2
+    flow, uniform = (read_run(tmp_path / label) for label in ("flow", "uniform"))
+    assert flow.finished and flow.closing["summary"] == {"tier": "T0"}
+    samples = flow.table("samples").to_pylist()
+    assert [row["step"] for row in samples] == [step for step in (0, 3, 6) for _ in range(6)]
+    assert flow.step_hashes("samples")[0] == uniform.step_hashes("samples")[0]
+    assert (tmp_path / "flow" / "policy" / "model.safetensors").is_file()
+    assert not (tmp_path / "flow" / "checkpoint").exists() and not (tmp_path / "flow" / "policies").exists()
+    before = json.dumps(flow.closing)
+    assert run.train(built, "flow", 0, tmp_path / "flow") and run.evaluate(built, "flow", 0, tmp_path / "flow")
+    assert json.dumps(read_run(tmp_path / "flow").closing) == before
+
+
+def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("flow"), folder)
+    with pytest.raises(RecordError, match="another output folder"):
+        run.train(tiny_experiment(("flow",), learning_rate=1e-3), "flow", 0, folder)
+    with pytest.raises(RecordError, match="method"):
+        run.train(tiny_experiment(("uniform",)), "uniform", 0, folder)
+    other = tiny_experiment(("flow",))
+    object.__setattr__(other, "methods", {"flow": {"credit": "flow", "gamma": 2.0}})
+    with pytest.raises(ExperimentError, match="other options"):
+        run.train(other, "flow", 0, folder)
+
+
+def test_garbage_stops_training(tiny_experiment, tmp_path):
+    with pytest.raises(ExperimentError, match="training stopped.*lower the learning rate"):
+        run.train(tiny_experiment(("uniform",), learning_rate=1e30), "uniform", 0, tmp_path)
+
+
+def test_data_order_depends_on_the_seed_alone_and_repeats_no_prompt_in_a_step():
+    import tasks
+
+    problems = tasks.get("decision").problems("train")[:10]
+    order = run.data_order(problems, steps=20, prompts=4, seed=3)
+    assert order == run.data_order(problems, steps=20, prompts=4, seed=3)
+    assert order[:40] == run.data_order(problems, steps=10, prompts=4, seed=3)
+    assert order != run.data_order(problems, steps=20, prompts=4, seed=4)
+    for step in range(20):
+        assert len({problem.id for problem in order[4 * step : 4 * step + 4]}) == 4
+    with pytest.raises(ExperimentError, match="there are 10"):
+        run.data_order(problems, steps=1, prompts=11, seed=0)
