@@ -101,7 +101,7 @@ class EvaluationTask:
 class Evaluation:
     """Evaluation every `every` steps, at step 0 and at the end, with keyed noise at `temperature` (0: greedy).
 
-    The training task's own test split, and `more`: test sets that are evaluated before and after training only.
+    On the training task's own test split, and on the test sets under `more`, which the declared metric leaves out.
     """
 
     every: int

@@ -431,10 +431,9 @@ def evaluate(
             return False
         if step not in present:
             policy = policy_of(experiment, policy_folder(folder, step) if step else None)
-            edges = step in (0, experiment.training.steps)
-            identity = f"{parameters_hash(policy.model)}/{edges}"
+            identity = parameters_hash(policy.model)
             if identity not in known:
-                known[identity] = _samples(experiment, policy, edges)
+                known[identity] = _samples(experiment, policy)
             writer.write("samples", step, [{**row, "step": step} for row in known[identity]])
         report("evaluation", done + 1, len(steps))
     last = folder / "policy"
@@ -446,11 +445,10 @@ def evaluate(
     return True
 
 
-def _samples(experiment: Experiment, policy: Policy, edges: bool) -> list[dict[str, Any]]:
+def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
     settings = experiment.evaluation
     sets = [(experiment.task, settings.problems, settings.samples, None)]
-    if edges:
-        sets += [(extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more]
+    sets += [(extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more]
     rows: list[dict[str, Any]] = []
     for table, problems, samples, tokens in sets:
         task = task_of(table)
