@@ -1,10 +1,18 @@
 """Benchmarks: problems, prompts, answer extraction and verdicts, one file a benchmark."""
 
 from tasks import (  # noqa: F401  importing a task's file registers it
+    aime,
+    amc,
     arithmetic,
     countdown,
+    crossthink,
+    dapo_math,
     decision,
     gsm8k,
+    hendrycks_math,
+    minerva,
+    olympiadbench,
+    reasoning_gym,
     word_problems,
 )
 from tasks.problem import Problem, Task, TaskError, Verdict, get, names, register, reward_of

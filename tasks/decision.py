@@ -55,7 +55,9 @@ class Decision(Task):
         if variant not in VARIANTS:
             raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(VARIANTS)}")
         if contexts not in range(1, len(TABLE) + 1):
-            raise TaskError(f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}")
+            raise TaskError(
+                f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"
+            )
         self.variant = variant
         self.contexts = set(list(TABLE)[:contexts])
 

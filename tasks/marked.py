@@ -1,14 +1,17 @@
-"""What tasks with one number as their answer share: the markers of an answer, the prompts that ask for them,
-the verdict.
+"""What tasks share whose answers are marked: the markers, the prompts that ask for them, the verdicts on
+what they hold.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, TaskError, Verdict
-from tasks.verify import extraction, numbers
+from tasks.verify import answers, extraction, numbers, pool
 
 #: The system prompt of the paper.
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -21,16 +24,18 @@ _VARIABLE = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*")
 
 
 class NumberTask(Task):
-    """A task whose answer is one number, marked by `\\boxed{42}` or by a line `#### 42`, compared exactly.
+    """A task whose answer is one integer, marked by `\\boxed{42}` or by a line `#### 42`, compared exactly.
 
     `answer` says which marker counts: "boxed", "hashes", or "either", the last of both. The prompt asks for
     hashes only where they alone count.
     """
 
-    def __init__(self, answer: str = "either") -> None:
-        if answer not in MARKERS:
+    marker: ClassVar[str] = "either"
+
+    def __init__(self, answer: str | None = None) -> None:
+        if answer is not None and answer not in MARKERS:
             raise TaskError(f"task {self.name}: answer must be one of {', '.join(MARKERS)}, not {answer!r}")
-        self.answer = answer
+        self.answer = answer or self.marker
 
     def prompt(self, problem: Problem) -> str:
         return f"{problem.question}\n{HASHES_INSTRUCTION if self.answer == 'hashes' else BOXED_INSTRUCTION}"
@@ -40,6 +45,9 @@ class NumberTask(Task):
         hashes = extraction.last_hashes(text, _is_number) if self.answer != "boxed" else None
         return max((span for span in (boxed, hashes) if span is not None), default=None)
 
+    def lenient(self, text: str) -> tuple[int, int] | None:
+        return self.extract(text) or extraction.lenient(text)
+
     def judge(self, problem: Problem, answer: str) -> Verdict:
         amount = numbers.parse(answer) or numbers.parse(_VARIABLE.sub("", answer, count=1))
         if amount is None:
@@ -47,14 +55,73 @@ class NumberTask(Task):
         same = numbers.equal(numbers.Amount(problem.gold), amount, numbers.asks_percent(problem.question))
         return Verdict.CORRECT if same else Verdict.WRONG
 
-    def number_gold(self, gold: Any) -> int:
-        """The integer that a published gold states: an integer, or a text that is one; TaskError
-        otherwise.
+    def problem_from(self, question: str, gold: Any) -> Problem:
+        """`gold` is an integer, its text, or a published solution that marks it."""
+        return super().problem_from(question, self.gold_of(gold))
+
+    def gold_of(self, gold: Any) -> int:
+        """The integer that a published gold states: a number, its text, or a solution that ends in a marked
+        one.
         """
+        if isinstance(gold, str):
+            span = extraction.last_hashes(gold, _is_number) or extraction.last_box(gold)
+            gold = gold[span[0] : span[1]] if span else gold
         amount = None if isinstance(gold, bool) else numbers.parse(str(gold))
         if amount is None or amount.percent or amount.value.denominator != 1:
             raise TaskError(f"task {self.name}: gold must be an integer, not {gold!r:.60}")
         return int(amount.value)
+
+
+class ExpressionTask(Task):
+    """A task whose answer is what its last `\\boxed{}` holds: a number, expression, tuple, set, word, ..."""
+
+    answer_format: ClassVar[str] = "the last \\boxed{}"
+    samples: ClassVar[int] = 4
+
+    def prompt(self, problem: Problem) -> str:
+        return f"{problem.question}\n{BOXED_INSTRUCTION}"
+
+    def extract(self, text: str) -> tuple[int, int] | None:
+        return extraction.last_box(text)
+
+    def lenient(self, text: str) -> tuple[int, int] | None:
+        return self.extract(text) or extraction.lenient(text)
+
+    def judge(self, problem: Problem, answer: str) -> Verdict:
+        return answers.judge(problem.gold, answer, problem.question)
+
+    def problem_from(self, question: str, gold: Any) -> Problem:
+        """`gold` is the answer's LaTeX, a number, or a published solution with the answer in its last
+        `\\boxed{}`.
+        """
+        return super().problem_from(question, self.gold_of(gold))
+
+    def verify_all(
+        self, items: Sequence[tuple[Problem, str, str | None]], seconds: float | None = None
+    ) -> list[Verdict]:
+        until = None if seconds is None else time.monotonic() + seconds
+
+        def verdict(item: tuple[Problem, str, str | None]) -> Verdict:
+            if until is not None and time.monotonic() > until and self.extract(item[1]) is not None:
+                return Verdict.TIMEOUT
+            return self.verify(*item)
+
+        with ThreadPoolExecutor(pool.WORKERS) as threads:
+            return list(threads.map(verdict, items))
+
+    def gold_of(self, gold: Any) -> str:
+        """The LaTeX of the answer that a published gold states; TaskError if there is none."""
+        if isinstance(gold, float) and gold.is_integer():
+            gold = int(gold)
+        text = "" if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) else str(gold)
+        if "\\boxed" in text:
+            span = extraction.last_box(text)
+            text = text[span[0] : span[1]] if span else ""
+        if not text.strip():
+            raise TaskError(
+                f"task {self.name}: gold must be a number or LaTeX with an answer in it, not {gold!r:.60}"
+            )
+        return text.strip()
 
 
 def _is_number(text: str) -> bool:

@@ -54,6 +54,8 @@ class Task(ABC):
     answer_format: ClassVar[str]
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
+    #: Training problems left out because a test set contains them: pairs of (training id, test id).
+    removed: Sequence[tuple[str, str]] = ()
 
     @abstractmethod
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
@@ -82,6 +84,12 @@ class Task(ABC):
         """Character spans of the tokens that decide a response's answer, where the task knows them; else None."""
         return None
 
+    def lenient(self, text: str) -> tuple[int, int] | None:
+        """Span of the answer where a reader would find one, marked or not: reported beside the strict one, never
+        rewarded.
+        """
+        return self.extract(text)
+
     def verify(self, problem: Problem, text: str, finish_reason: str | None = None) -> Verdict:
         """The verdict on a whole response.
 
@@ -92,6 +100,15 @@ class Task(ABC):
         if span is not None:
             return self.judge(problem, text[span[0] : span[1]])
         return Verdict.TRUNCATED if finish_reason == "length" else Verdict.NO_ANSWER
+
+    def verify_all(
+        self, items: Sequence[tuple[Problem, str, str | None]], seconds: float | None = None
+    ) -> list[Verdict]:
+        """The verdicts of many (problem, text, finish reason), such as a step's rollouts.
+
+        What is not judged after `seconds` is a timeout, where a task's verifier can run long at all.
+        """
+        return [self.verify(*item) for item in items]
 
     def reward(self, problem: Problem, text: str, finish_reason: str | None = None) -> float | None:
         """1 for correct, None for error (unscorable: left out of the group's mean), else 0.

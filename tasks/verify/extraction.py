@@ -63,3 +63,24 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     while end > start and text[end - 1].isspace():
         end -= 1
     return (start, end) if start < end else None
+
+
+_STATED = re.compile(
+    r"(?i:answer|result|solution)(?:\s+(?:is|are)|\s*[:=])\s*:?\s*([^\n]{1,200}?)\s*(?:\.(?=\s|$)|\n|$)"
+)
+_ANY_NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?%?")
+
+
+def lenient(text: str) -> tuple[int, int] | None:
+    """Span of what the text seems to answer without a marker: after the last "answer is", else its last
+    number.
+
+    It is reported beside the strict verdict, to show what a missing marker costs, and never rewarded.
+    """
+    for pattern in (_STATED, _ANY_NUMBER):
+        found = list(pattern.finditer(text[-20_000:]))
+        if found:
+            group = 1 if pattern.groups else 0
+            offset = max(0, len(text) - 20_000)
+            return trim(text, found[-1].start(group) + offset, found[-1].end(group) + offset)
+    return None

@@ -33,8 +33,9 @@ _UNSIGNED = (
     r"|(?P<plain_whole>[0-9]+)\s+(?P<plain_top>[0-9]+)\s*/\s*(?P<plain_bottom>[0-9]+)"
     r"|\\frac\s*\{\s*(?P<inner_sign>[+-]?)\s*(?P<top>[0-9]+(?:\.[0-9]+)?)\s*\}\s*"
     r"\{\s*(?P<lower_sign>[+-]?)\s*(?P<bottom>[0-9]+(?:\.[0-9]+)?)\s*\}"
-    r"|\\frac\s*(?P<short_top>[0-9])\s*(?P<short_bottom>[0-9])(?![0-9])"
-    r"|(?P<slash_top>[0-9]+)\s*/\s*(?P<slash_bottom>[0-9]+)(?!\s*/)"
+    r"|\\frac\s*(?:(?P<short_top>[0-9])|\{\s*(?P<long_top>[0-9]+)\s*\})\s*"
+    r"(?:(?P<short_bottom>[0-9])(?![0-9])|\{\s*(?P<long_bottom>[0-9]+)\s*\})"
+    r"|(?P<slash_top>[0-9]+(?:\.[0-9]*)?)\s*/\s*(?P<slash_bottom>[0-9]+(?:\.[0-9]+)?)(?!\s*/)"
     r"|(?P<decimal>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
     r"(?:(?:\s*(?:\\times|\\cdot|[*x×])\s*10\s*\^\s*(?:\{\s*(?P<power>[+-]?[0-9]{1,4})\s*\}|(?P<short_power>[0-9]))"
     r"|[eE](?P<e>[+-]?[0-9]{1,4})))?"
@@ -178,7 +179,7 @@ def _value(part: dict[str, str | None]) -> Fraction | None:
     """
 
     def number(name: str) -> Fraction:
-        return Fraction((part[name] or "0").replace(",", ""))
+        return Fraction((part[name] or "0").replace(",", "").rstrip("."))
 
     try:
         for whole, top, bottom in (
@@ -188,10 +189,17 @@ def _value(part: dict[str, str | None]) -> Fraction | None:
             if part[whole] is not None:
                 fraction = number(top) / number(bottom)
                 return number(whole) + fraction if fraction < 1 else None
-        for top, bottom in (("top", "bottom"), ("short_top", "short_bottom"), ("slash_top", "slash_bottom")):
-            if part[top] is not None:
-                negative = top == "top" and (part["inner_sign"] == "-") != (part["lower_sign"] == "-")
-                return (-1 if negative else 1) * number(top) / number(bottom)
+        if part["top"] is not None:
+            negative = (part["inner_sign"] == "-") != (part["lower_sign"] == "-")
+            return (-1 if negative else 1) * number("top") / number("bottom")
+        if part["slash_top"] is not None:
+            return number("slash_top") / number("slash_bottom")
+        short_top, short_bottom = (
+            part["short_top"] or part["long_top"],
+            part["short_bottom"] or part["long_bottom"],
+        )
+        if short_top is not None and short_bottom is not None:
+            return Fraction(int(short_top), int(short_bottom))
     except ZeroDivisionError:
         return None
     decimal = part["decimal"] or ""
@@ -227,6 +235,17 @@ def _known(unit: str) -> str:
     return _KNOWN_UNITS.get(words[0], "") if len(words) == 1 else ""
 
 
+def is_unit(text: str) -> bool:
+    """Whether words that follow a number are a unit, and not part of an expression."""
+    return _unit(f" {_TEXT_MARK}{text}") not in (None, "")
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two units may be the same: false only if both are known and differ."""
+    ours, theirs = _known(one.lower()), _known(other.lower())
+    return not ours or not theirs or ours == theirs
+
+
 def equal(gold: Amount, answer: Amount, percent_asked: bool = False) -> bool:
     """Whether two amounts are the same number, exactly.
 
@@ -234,8 +253,7 @@ def equal(gold: Amount, answer: Amount, percent_asked: bool = False) -> bool:
     the same answer as 50%. Two units that are both known and differ (cents, dollars) make two different
     amounts.
     """
-    ours, theirs = _known(gold.unit), _known(answer.unit)
-    if ours and theirs and ours != theirs:
+    if not same_unit(gold.unit, answer.unit):
         return False
     if gold.percent == answer.percent:
         return gold.value == answer.value
