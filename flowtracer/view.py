@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
 from flowtracer import credit
 from flowtracer.attention import AttentionTap, Layers
 from flowtracer.credit import CreditContext, CreditMethod
+from flowtracer.credit.controls import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Flow, solve_flow
-from flowtracer.spans import AnswerTask, Boxed, decode, tokens_in
+from flowtracer.spans import AnswerTask, Boxed, Span, decode, tokens_in
 
 #: Edges a token shows on the page: its largest inflows, and as many of its largest outflows.
 EDGES = 8
@@ -34,9 +42,13 @@ class Trace:
 
     tokens: T pieces of text, prompt then response, safe to display: special tokens by their names, control
         characters by pictures; a token that only continues a character that an earlier one began is "".
-    prompt_length: how many of them are the prompt. capacity: (T, T) float32, the mean attention of the traced
-        layers. answer: (T,) boolean, the tokens of the answer. layers: the traced layers. decisive: (T,) boolean,
-        the tokens that decide the answer, or None where the task does not know. name: what was traced, for titles.
+    prompt_length: how many of them are the prompt.
+    capacity: (T, T) float32, the mean attention of the traced layers.
+    answer: (T,) boolean, the tokens of the answer.
+    layers: the traced layers.
+    decisive: (T,) boolean, the tokens that decide the answer, or None where the task does not know.
+    pieces: the T texts as decoded, special tokens "", or None where they are not known.
+    name: what was traced, for titles.
     flow: the flow itself, from the whole prompt to the answer.
 
     Positions are those of the whole sequence, so the first token of the response is at `prompt_length`.
@@ -50,6 +62,7 @@ class Trace:
     answer: Tensor
     layers: list[int]
     decisive: Tensor | None = None
+    pieces: list[str] | None = None
     name: str = ""
     flow: Flow = field(init=False)
 
@@ -76,7 +89,7 @@ class Trace:
 
     def top(self, ratio: float = 0.4) -> list[int]:
         """Positions of the response tokens that credit `flow` raises at this ratio, in their order."""
-        raised = self.weights("flow", ratio=ratio, gamma=2.0) > 1
+        raised = self.weights("flow", ratio=ratio) > 1
         return (raised & self.response).nonzero().flatten().tolist()
 
     def backbone(self, paths: int = PATHS) -> list[tuple[float, list[int]]]:
@@ -86,39 +99,47 @@ class Trace:
     def weights(self, name: str, **options: Any) -> Tensor:
         """Weights (T,) float32 that the credit method `name` gives this response, 1 on the prompt.
 
-        Random methods draw from a generator of seed 0. Raises CreditError for an unknown method or option, and
-        for one that cannot be computed from this trace: it needs rewards, the response's group or batch, a
-        backward pass, another source or other layers, or decisive tokens that the task does not know.
+        Random methods draw from a generator of seed 0. Raises CreditError for an unknown method or option,
+        and for one that cannot be computed from this trace: it needs rewards, the response's group or batch,
+        a backward pass, another source or other layers, or decisive tokens that the task does not know.
         """
         if fixed := sorted({"layers", "source"} & set(options)):
             raise CreditError(f"credit {name}: option {fixed[0]!r} was fixed when the response was traced")
         return self._weigh(credit.get(name, **options))
 
     def to_terminal(self, width: int = 80) -> TerminalView:
-        """A rich renderable: the response, its high-flow tokens and its answer marked, and what flows where."""
+        """A rich renderable: the response with high-flow tokens and answer marked, and what flows where."""
         return TerminalView(self, width)
 
     def to_html(self) -> str:
         """One self-contained HTML page; it loads nothing and needs no network."""
-        return page(self)
+        page = resources.files("flowtracer").joinpath("view.html").read_text(encoding="utf-8")
+        # json escapes everything beyond ASCII; a "<" in the text must not end the script element either.
+        data = json.dumps(_page_data(self), separators=(",", ":")).replace("<", "\\u003c")
+        return page.replace("{{DATA}}", data)
 
     def _weigh(self, method: CreditMethod, scores: Tensor | None = None) -> Tensor:
-        known = {"capacity"} if self.decisive is None else {"capacity", "decisive"}
-        if missing := sorted(method.needs - known):
-            raise CreditError(f"credit {method.name} needs {', '.join(missing)}, which this trace does not hold")
+        known = {"capacity": self.capacity, "decisive": self.decisive, "pieces": self.pieces}
+        if missing := [need for need in sorted(method.needs) if known.get(need) is None]:
+            raise CreditError(f"credit {method.name} needs {', '.join(missing)}, which this trace has not")
         if method.scope != "response":
-            raise CreditError(f"credit {method.name} needs the whole {method.scope}; a trace holds one response")
+            raise CreditError(f"credit {method.name} needs a whole {method.scope}; a trace is one response")
+        if (layers := getattr(method, "layers", "middle")) != "middle":
+            raise CreditError(
+                f"credit {method.name} reads layers {layers!r}; a trace holds one mean over its own"
+            )
         context = self._context()
+        if "pieces" in method.needs:
+            assert self.pieces is not None
+            context.pieces = [[""] * self.prompt_length + self.pieces[self.prompt_length :]]
         if "capacity" in method.needs and scores is None:
             # Methods may destroy the map that they are given.
             context.capacity = self.capacity.clone().unsqueeze(0)
         context.scores = scores
         try:
             weights = method(context)
-        except CreditError:
-            raise
         except ValueError as error:
-            raise CreditError(f"{error}; a trace holds one response and no rewards") from None
+            raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
         if context.abstentions:
             raise CreditError(f"credit {method.name} abstains on this response: {context.abstentions[0]}")
         return weights[0]
@@ -148,11 +169,12 @@ def trace(
 ) -> Trace:
     """Traces a response: one forward, and the flow from the prompt's tokens to the answer's.
 
-    model: a causal language model of transformers that the tap can read. prompt: the exact text that the model
-    reads, chat template and special tokens included, or its token ids. response: token ids as sampled, or text;
-    ids are better, since one text has many tokenisations. layers: see `attention.traced_layers`. task: where the
-    answer stands (`extract(text) -> (start, end) or None`); any `tasks.Task` serves. Without one, the last
-    `\\boxed{}` is it.
+    model: a causal language model of transformers that the tap can read.
+    prompt: the exact text that the model reads, chat template and special tokens included, or its token ids.
+    response: token ids as sampled, or text; ids are better, since one text has many tokenisations.
+    layers: see `attention.traced_layers`.
+    task: where the answer stands (`extract(text) -> (start, end) or None`); any `tasks.Task` serves. Without
+        one, the last `\\boxed{}` is it.
 
     Raises CreditError when prompt or response is empty, the response holds no answer, nothing of the prompt
     reaches the answer, the sequence does not fit the model, or the model's attention cannot be tapped.
@@ -165,6 +187,7 @@ def trace(
 
     task = Boxed() if task is None else task
     text, spans = decode(tokenizer, response_ids)
+    pieces = _pieces(*decode(tokenizer, prompt_ids)) + _pieces(text, spans)
     span = task.extract(text)
     if span is None:
         raise CreditError(
@@ -173,8 +196,9 @@ def trace(
         )
     answer = tokens_in(spans, [span])
     if not answer:
-        raise CreditError(f"the answer in the response, which ends {text[-40:]!r}, is empty: nothing to trace")
+        raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
     known = task.decisive(text)
+    special = set(tokenizer.all_special_ids)
 
     device = next(model.parameters()).device
     batch = torch.tensor([ids], device=device)
@@ -196,12 +220,16 @@ def trace(
 
     return Trace(
         token_ids=ids,
-        tokens=_pieces(tokenizer, prompt_ids) + _pieces(tokenizer, response_ids),
+        tokens=[
+            str(tokenizer.convert_ids_to_tokens(token)) if token in special else "".join(map(_visible, piece))
+            for token, piece in zip(ids, pieces, strict=True)
+        ],
         prompt_length=len(prompt_ids),
         capacity=capture.capacity[0].cpu(),
         answer=mask(answer),
         layers=tap.layers,
         decisive=None if known is None else mask(tokens_in(spans, known)),
+        pieces=pieces,
         name=_model_name(model),
     )
 
@@ -228,7 +256,10 @@ def _stopping_after(model: nn.Module, layer: int) -> Iterator[None]:
 
 
 def _token_ids(tokenizer: Any, text: str | Sequence[int], what: str) -> list[int]:
-    ids = tokenizer(text, add_special_tokens=False).input_ids if isinstance(text, str) else list(text)
+    try:
+        ids = tokenizer(text, add_special_tokens=False).input_ids if isinstance(text, str) else list(text)
+    except Exception as error:  # a character that the vocabulary lacks raises no narrower one
+        raise CreditError(f"the tokenizer cannot read the {what} {text!r:.60} ({error})") from None
     if not ids:
         raise CreditError(f"the {what} is empty: a trace needs at least one token of it")
     return ids
@@ -244,7 +275,7 @@ def _check_fit(model: nn.Module, ids: list[int]) -> None:
         )
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and len(ids) > longest:
-        raise CreditError(f"prompt and response have {len(ids)} tokens in all; the model reads at most {longest}")
+        raise CreditError(f"prompt and response have {len(ids)} tokens; the model reads at most {longest}")
 
 
 def _model_name(model: nn.Module) -> str:
@@ -252,22 +283,17 @@ def _model_name(model: nn.Module) -> str:
     return Path(name).name if Path(name).is_dir() else name
 
 
-def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    """One displayable piece of text a token."""
-    special = set(tokenizer.all_special_ids)
-    text, spans = decode(tokenizer, ids)
+def _pieces(text: str, spans: list[Span]) -> list[str]:
+    """The text of each token. Of tokens that share one character, the first has it all."""
     pieces, shown = [], 0
-    for token, (start, end) in zip(ids, spans, strict=True):
-        if token in special:
-            pieces.append(tokenizer.convert_ids_to_tokens(token))
-        else:
-            pieces.append("".join(map(_displayed, text[max(start, shown) : end])))
-            shown = max(shown, end)
+    for start, end in spans:
+        pieces.append(text[max(start, shown) : end])
+        shown = max(shown, end)
     return pieces
 
 
-def _displayed(character: str) -> str:
-    """The character, or a visible stand-in for one that would steer a terminal or reorder a line."""
+def _visible(character: str) -> str:
+    """The character, or a stand-in for one that would steer a terminal or reorder a line."""
     code = ord(character)
     harmless = unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
     if harmless or character in "\n\t\u200c\u200d":
@@ -294,9 +320,198 @@ class TerminalView:
         self.width = width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text("".join(self.trace.tokens[self.trace.prompt_length :]))
+        styled = console.is_terminal and console.color_system is not None
+        options = options.update_width(min(self.width, options.max_width))
+        for part in (self._summary(), self._text(styled), self._table(), self._paths()):
+            for segment in console.render(part, options):
+                yield _in_ascii(segment) if options.ascii_only else segment
+            yield Text()
+
+    def _summary(self) -> Text:
+        traced = self.trace
+        raised, responses = len(traced.top()), int(traced.response.sum())
+        summary = Text(traced.name or "Trace", style="bold")
+        summary.append(
+            f"\n{traced.prompt_length} prompt and {responses} response tokens, layers {_ranges(traced.layers)}; "
+            f"answer {traced.answer_text.strip()!r}; flow raises {raised} of {responses} tokens",
+            style="not bold dim",
+        )
+        return summary
+
+    def _text(self, styled: bool) -> Text:
+        """The response; runs of raised tokens and the answer in a style, or in brackets with a legend."""
+        traced, text = self.trace, Text()
+        raised = set(traced.top())
+
+        def mark(kind: str, run: str) -> None:
+            # A line break has to show something before it breaks, or nobody sees that it is marked.
+            for line in run.replace("\n", "\u21b5\n").splitlines(keepends=True):
+                body = line.rstrip("\n")
+                if styled:
+                    text.append(body, style=_STYLES[kind])
+                else:
+                    text.append(body.join(_BRACKETS[kind]))
+                text.append(line[len(body) :])
+
+        for kind in _BRACKETS:
+            mark(kind, f" {kind} " if styled else kind)
+            text.append("  ")
+        text.append("\n\n")
+        positions = range(traced.prompt_length, len(traced.tokens))
+        kinds = ["answer" if traced.answer[at] else "raised" if at in raised else "" for at in positions]
+        for kind, run in groupby(zip(kinds, positions, strict=True), key=itemgetter(0)):
+            words = "".join(traced.tokens[position] for _, position in run)
+            if kind:
+                mark(kind, words)
+            else:
+                text.append(words)
+        return text
+
+    def _table(self) -> Table:
+        """The ten response tokens of largest throughput."""
+        traced = self.trace
+        flow = traced.flow.flow
+        edges = traced.flow.edge_flow()
+        table = Table(
+            title="Response tokens of largest throughput", box=box.SIMPLE_HEAD, title_justify="left"
+        )
+        table.add_column("position", justify="right")
+        table.add_column("token")
+        table.add_column("share of flow", justify="right")
+        table.add_column("largest inflow")
+        for position in _largest(flow * traced.response, 10):
+            source = int(edges[position].argmax())
+            share = float(edges[position, source] / flow[position])
+            table.add_row(
+                str(position),
+                Text(
+                    _label(traced.tokens[position]),
+                    style=_STYLES["answer" if traced.answer[position] else "raised"],
+                ),
+                f"{float(flow[position]):.1%}",
+                Text(f"{_label(traced.tokens[source])} @{source}, {share:.1%}"),
+            )
+        return table
+
+    def _paths(self) -> Text:
+        text = Text("Backbone: the most probable paths from the prompt to the answer\n", style="italic")
+        for probability, path in self.trace.backbone():
+            text.append(f"\n{probability:7.2%}  ", style="not italic")
+            steps = [f"{_label(self.trace.tokens[position])} @{position}" for position in path]
+            text.append(" \u2192 ".join(steps), style="not italic")
+        return text
 
 
-def page(traced: Trace) -> str:
-    """The HTML page of a trace."""
-    return json.dumps(traced.tokens)
+_BRACKETS = {"raised": ("\u27e6", "\u27e7"), "answer": ("\u27ea", "\u27eb")}
+_STYLES = {"raised": "bold black on yellow", "answer": "bold black on green"}
+
+
+# For consoles without Unicode: the signs above and below in ASCII, any other character by its number.
+_ASCII = str.maketrans(
+    {
+        "\u27e6": "[",
+        "\u27e7": "]",
+        "\u27ea": "{",
+        "\u27eb": "}",
+        "\u21b5": "\\n",
+        "\u2423": "_",
+        "\u2192": "->",
+    }
+)
+
+
+def _in_ascii(segment: Segment) -> Segment:
+    text = segment.text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+    return Segment(text, segment.style, segment.control)
+
+
+def _label(piece: str) -> str:
+    """A token on one line, its blanks visible."""
+    stripped = piece.strip(" ")
+    left = len(piece) - len(piece.lstrip(" ")) if stripped else len(piece)
+    right = len(piece) - left - len(stripped)
+    return "\u2423" * left + stripped.replace("\n", "\u21b5").replace("\t", "\u21e5") + "\u2423" * right
+
+
+def _largest(values: Tensor, count: int) -> list[int]:
+    """Positions of the `count` largest values above 0, largest first, ties by position."""
+    order = values.argsort(descending=True, stable=True)[:count].tolist()
+    return [position for position in order if values[position] > 0]
+
+
+def _page_data(traced: Trace) -> dict[str, Any]:
+    """What the page draws. Only the largest edges of each token: whole maps of long responses fit no page."""
+    flow = traced.flow.flow
+    edges = traced.flow.edge_flow()
+    sources = int(traced.flow.reaching_sources)
+    return {
+        "name": traced.name,
+        "layers": _ranges(traced.layers),
+        "prompt": traced.prompt_length,
+        "tokens": traced.tokens,
+        "answer": traced.answer.nonzero().flatten().tolist(),
+        "flow": [float(f"{share:.3g}") for share in flow.tolist()],
+        "sources": sources,
+        "entering": float(f"{1 / sources:.3g}"),
+        "into": _largest_shares(edges, flow),
+        "out": _largest_shares(edges.mT, flow),
+        "backbone": [
+            {"probability": float(f"{probability:.3g}"), "path": path}
+            for probability, path in traced.backbone()
+        ],
+        "methods": _page_methods(traced),
+    }
+
+
+def _largest_shares(edges: Tensor, flow: Tensor) -> list[list[int]]:
+    """For each row, the columns of its largest edges and their thousandths of the token's flow, alternating."""
+    shares, columns = (edges / flow.clamp(min=torch.finfo(flow.dtype).tiny).unsqueeze(1)).topk(
+        min(EDGES, len(flow))
+    )
+    thousandths = (1000 * shares).round().int()
+    rows = torch.stack((columns, thousandths), -1).tolist()
+    return [[number for column, share in row if share > 0 for number in (column, share)] for row in rows]
+
+
+def _page_methods(traced: Trace) -> list[dict[str, Any]]:
+    """Every credit method that this trace suffices for, flow first."""
+    methods = []
+    for name in sorted(credit.names(), key=lambda name: name != "flow"):
+        method = credit.get(name)
+        try:
+            weights = traced._weigh(method)[traced.response]
+        except CreditError:
+            continue
+        entry = {
+            "name": name,
+            "rule": (inspect.getdoc(type(method)) or "").split("\n\n")[0].replace("\n", " "),
+        }
+        raised_at = _raised_at(traced, method) if isinstance(method, TwoLevel) else None
+        if raised_at is not None:
+            entry |= {"gamma": method.gamma, "raisedAt": raised_at}
+        elif bool((weights == weights[0]).all()):
+            entry["weights"] = round(float(weights[0]), 4)
+        else:
+            entry["weights"] = [round(weight, 4) for weight in weights.tolist()]
+        methods.append(entry)
+    return methods
+
+
+def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
+    """For each response token, the smallest percentage at which the method raises it; 0 = never.
+
+    None for a method whose raised tokens at one ratio are not among those at a larger one: no slider can show it.
+    """
+    scores = None
+    if "capacity" in method.needs:
+        context = traced._context()
+        context.capacity = traced.capacity.clone().unsqueeze(0)
+        scores = method.score(context)
+    levels = [
+        traced._weigh(replace(method, ratio=percentage / 100), scores)[traced.response] != 1.0
+        for percentage in range(101)
+    ]
+    raised = torch.stack(levels)
+    if bool((raised[:-1] & ~raised[1:]).any()):
+        return None
+    return torch.where(raised.any(0), raised.to(torch.uint8).argmax(0), 0).tolist()

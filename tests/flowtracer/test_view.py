@@ -1,0 +1,541 @@
+"""Protects the views of a trace: they show the flow that was solved, what credit flow raises, and any text."""
+
+import io
+import json
+import re
+import time
+
+import pytest
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from flowtracer import AttentionTap, CreditError, credit, trace
+from flowtracer.credit import CreditContext
+from flowtracer.view import EDGES, Trace
+from tests.flowtracer.browser import CHROMIUM, DRIVER, Browser
+from tests.flowtracer.conftest import tiny_model
+
+
+class AfterHash:
+    """An answer behind the last `#`."""
+
+    def extract(self, text):
+        at = text.rfind("#")
+        return None if at < 0 else (at + 1, len(text))
+
+    def decisive(self, text):
+        return [(0, 1)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("qwen3", layers=6)
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer():
+    """One token a byte, so that every character beyond ASCII is split; token 256 is special."""
+    alphabet = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    raw = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|end|>", clean_up_tokenization_spaces=False
+    )
+
+
+def attention(length, seed=0, per_token=24):
+    """A random causal map: every token looks at its neighbours, at some tokens far back, and at the first one."""
+    generator = torch.Generator().manual_seed(seed)
+    capacity = torch.zeros(length, length)
+    for k in range(1, length):
+        seen = torch.cat(
+            [torch.arange(max(0, k - per_token), k), torch.randint(0, k, (per_token,), generator=generator)]
+        )
+        capacity[k, seen] = torch.rand(len(seen), generator=generator) ** 4
+        capacity[k, 0] += 3.0
+        capacity[k] /= capacity[k].sum()
+    return capacity
+
+
+def traced(tokens, prompt_length, answer, **fields):
+    marked = torch.zeros(len(tokens), dtype=torch.bool)
+    marked[list(answer)] = True
+    return Trace(
+        token_ids=[0] * len(tokens),
+        tokens=tokens,
+        prompt_length=prompt_length,
+        capacity=attention(len(tokens)),
+        answer=marked,
+        layers=[2, 3],
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def story():
+    """40 tokens, of which 12 are the prompt; the answer is followed by two more."""
+    words = "How many eggs are left if 3 of 9 break ?\n|So 9 - 3 = 6 are left .\n\nThen we see that the answer is 6 ,"
+    prompt, response = (re.findall(r"\s*\S+\n*", part) for part in words.split("|"))
+    tokens = [*prompt, *response, " which", " is", "\n", " ####", " ", "6", "\n", "<|end|>"]
+    return traced(tokens, len(prompt), [len(tokens) - 3], pieces=[*tokens[:-1], ""], name="a story")
+
+
+def test_trace_reads_what_the_tap_reads_and_leaves_the_model_alone(model, tokenizer):
+    text = "a3b4?", "c5;d6=7#12"
+    ids = [tokenizer(part).input_ids for part in text]
+    model.train()
+    got = trace(model, tokenizer, *text, task=AfterHash())
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
+    model.eval()
+    batch = torch.tensor([ids[0] + ids[1]])
+    tap = AttentionTap(model, "middle")
+    with torch.no_grad(), tap.open(torch.ones_like(batch)) as capture:
+        model(batch)
+    assert torch.equal(got.capacity, capture.capacity[0])
+    assert got.layers == [2, 3] and got.prompt_length == 5
+    assert got.tokens == list("".join(text)) and got.answer_text == "12"
+    assert got.answer.nonzero().flatten().tolist() == [13, 14]
+    assert got.decisive.nonzero().flatten().tolist() == [5]
+    assert torch.equal(got.throughput, 2 * got.flow.flow)
+    same = trace(model, tokenizer, *ids, task=AfterHash())
+    assert torch.equal(same.throughput, got.throughput)
+
+
+def test_trace_stops_behind_the_last_traced_layer(model, tokenizer):
+    seen = []
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, index=index: seen.append(index))
+        for index, layer in enumerate(model.model.layers)
+    ]
+    trace(model, tokenizer, "ab", "c#1", layers=[1, 3], task=AfterHash())
+    for handle in handles:
+        handle.remove()
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "message"),
+    [
+        ("", "c#1", "the prompt is empty"),
+        ("ab", [], "the response is empty"),
+        ("ab", "cde", r"no answer found in the response, which ends 'cde'"),
+        ("ab", "cde#", "the answer of the response, which ends 'cde#', is empty"),
+        ("ab", "c#x", "the tokenizer cannot read the response 'c#x'"),
+        ([3, 32], "c#1", r"token ids from \d+ to 32 do not fit a vocabulary of 32"),
+        ([3] * 256, "c#1", "259 tokens; the model reads at most 256"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_in_one_line(model, tokenizer, prompt, response, message):
+    with pytest.raises(CreditError, match=message) as caught:
+        trace(model, tokenizer, prompt, response, task=AfterHash())
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_nothing_reaches_is_refused():
+    with pytest.raises(
+        CreditError, match="nothing of the prompt reaches the answer 'd' through layers 2-3, 7"
+    ):
+        Trace([0] * 4, list("abcd"), 2, torch.zeros(4, 4), torch.tensor([False] * 3 + [True]), [2, 3, 7])
+
+
+def test_tokens_are_safe_to_display(byte_tokenizer):
+    model = tiny_model("llama", vocab_size=257)
+    response = "é\x1b[2J\u202e\u2028#1"
+    ids = byte_tokenizer(response).input_ids
+    got = trace(model, byte_tokenizer, "q", [*ids, 256], task=AfterHash())
+    shown = got.tokens[1:]
+    assert shown[:2] == ["é", ""]
+    assert "".join(shown) == "é\u241b[2J\u27e8U+202E\u27e9\u27e8U+2028\u27e9#1<|end|>"
+    assert "".join(got.pieces) == "q" + response
+    assert got.answer_text == "1"
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.4, 0.55, 1.0])
+def test_top_is_the_choice_of_credit_flow(story, ratio):
+    length = len(story.tokens)
+    context = CreditContext(
+        token_ids=torch.zeros(1, length, dtype=torch.long),
+        prompt=story.prompt.unsqueeze(0),
+        response=story.response.unsqueeze(0),
+        source=story.prompt.unsqueeze(0),
+        answer=story.answer.unsqueeze(0),
+        capacity=story.capacity.clone().unsqueeze(0),
+    )
+    weights = credit.get("flow", ratio=ratio)(context)[0]
+    assert story.top(ratio) == (weights == 1.5).nonzero().flatten().tolist()
+    assert torch.equal(story.weights("flow", ratio=ratio), weights)
+
+
+def test_weights_of_other_methods_and_refusals(story):
+    assert torch.equal(story.weights("uniform"), torch.ones(len(story.tokens)))
+    assert story.weights("constant", weight=1.3)[story.response].unique().tolist() == pytest.approx([1.3])
+    before = torch.get_rng_state()
+    assert torch.equal(story.weights("random"), story.weights("random"))
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(CreditError, match="unknown credit method 'flw'"):
+        story.weights("flw")
+    with pytest.raises(CreditError, match="credit oracle needs decisive, which this trace has not"):
+        story.weights("oracle")
+    with pytest.raises(CreditError, match="option 'layers' was fixed when the response was traced"):
+        story.weights("flow", layers="all")
+    with pytest.raises(CreditError, match="needs the advantages .* no advantages"):
+        story.weights("flow", sign="positive")
+
+
+def test_every_registered_method_is_shown_or_refused_with_a_reason(story):
+    shown = {method["name"] for method in page_data(story)["methods"]}
+    assert {"flow", "uniform", "constant", "random"} <= shown
+    for name in set(credit.names()) - shown:
+        with pytest.raises(CreditError):
+            story.weights(name)
+
+
+def printed(story, width=80, **options):
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, **options).print(story.to_terminal(width))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_terminal_view_fits_its_width_and_brackets_what_it_cannot_colour(story, width):
+    text = printed(story, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    flat = re.sub(r"\s+", "", text)
+    assert "⟪6⟫" in flat
+    # All that stands in brackets are the raised tokens, the answer apart.
+    body = text[text.index("⟪answer⟫") + len("⟪answer⟫") : text.index("Response tokens")]
+    marked = re.sub(r"\s+", "", "".join(re.findall(r"⟦([^⟧]*)⟧", body))).replace("↵", "")
+    raised = [story.tokens[position] for position in story.top() if not story.answer[position]]
+    assert marked == re.sub(r"\s+", "", "".join(raised))
+    assert body.count("↵") == sum(piece.count("\n") for piece in raised)
+
+
+def test_terminal_view_in_colour_has_styles_and_the_same_words(story):
+    styled = printed(story, force_terminal=True, color_system="standard")
+    assert "\x1b[1;30;43m" in styled and "⟦" not in styled
+    assert "\x1b[1;30;42m6" in styled
+    plain = printed(story, force_terminal=True, color_system=None)
+    assert "⟦" in plain
+
+
+def test_terminal_table_holds_the_tokens_of_largest_throughput(story):
+    table = printed(story).split("largest inflow")[1].split("Backbone")[0]
+    rows = re.findall(r"^\s+(\d+)\s.*?([\d.]+)%\s.*@(\d+), ([\d.]+)%", table, re.MULTILINE)
+    order = story.throughput.masked_fill(story.prompt, -1).argsort(descending=True, stable=True)[:10].tolist()
+    assert [int(row[0]) for row in rows] == order
+    edges = story.flow.edge_flow()
+    for position, share, source, inflow in rows:
+        k, i = int(position), int(source)
+        assert float(share) == pytest.approx(100 * float(story.flow.flow[k]), abs=0.051)
+        assert i == int(edges[k].argmax())
+        assert float(inflow) == pytest.approx(100 * float(edges[k, i] / story.flow.flow[k]), abs=0.051)
+
+
+def test_terminal_view_survives_markup_escapes_and_consoles_without_unicode():
+    tokens = ["[bold]q[/bold]", "?", "[red]", "\u241b[2J", " é", "\n", "日本", "7", "."]
+    text = printed(traced(tokens, 2, [7]))
+    assert "[red]" in text.replace("⟦", "").replace("⟧", "")
+    assert "\x1b" not in text
+    file = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    Console(file=file, width=80).print(traced(tokens, 2, [7]).to_terminal())
+    file.flush()
+    assert "{7}" in file.buffer.getvalue().decode("ascii")
+
+
+def page_data(story):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', story.to_html(), re.DOTALL)
+    return json.loads(found[1])
+
+
+def test_page_holds_the_flow_and_the_largest_edges(story):
+    data = page_data(story)
+    flow, edges = story.flow.flow, story.flow.edge_flow()
+    assert data["tokens"] == story.tokens and data["prompt"] == story.prompt_length
+    assert data["flow"] == pytest.approx(flow.tolist(), rel=5e-3)
+    assert data["answer"] == story.answer.nonzero().flatten().tolist()
+    for into, rows in ((True, edges), (False, edges.T)):
+        for k, row in enumerate(rows):
+            flat = data["into" if into else "out"][k]
+            shares = row / flow[k].clamp(min=1e-30)
+            want = [
+                (j, round(1000 * float(shares[j]))) for j in shares.argsort(descending=True)[:EDGES].tolist()
+            ]
+            got = list(zip(flat[::2], flat[1::2], strict=True))
+            assert [share for _, share in got] == [share for _, share in want if share > 0]
+            assert all(abs(1000 * float(shares[j]) - share) <= 0.51 for j, share in got)
+    assert [way["path"] for way in data["backbone"]] == [path for _, path in story.backbone()]
+
+
+def test_slider_shows_what_each_method_raises_at_every_percentage(story):
+    sliding = [method for method in page_data(story)["methods"] if "raisedAt" in method]
+    assert {"flow", "random"} <= {method["name"] for method in sliding}
+    for method in sliding:
+        for percentage in range(101):
+            weights = story.weights(method["name"], ratio=percentage / 100)[story.response]
+            shown = [bool(at) and at <= percentage for at in method["raisedAt"]]
+            assert (weights == method["gamma"]).tolist() == shown, (method["name"], percentage)
+
+
+HOSTILE = [
+    "</script><script>document.title='taken'</script>",
+    "<img src=x onerror=\"document.title='taken'\">",
+    "<b>bold</b>",
+    "<!-- &amp; {{DATA}} \\u003c",
+    " \u27e8U+2028\u27e9\"'`${1}",
+    "\ttab",
+    "é",
+    "",
+    "日本",
+    "\n\n",
+    "\n  indented",
+]
+
+
+def test_page_is_self_contained_and_its_text_ends_no_element():
+    page = traced(["q", "?", *HOSTILE, "\u2028", "7", "."], 2, [14]).to_html()
+    assert page.count("</script>") == 2
+    assert page.isascii() is False and "\u2028" not in page
+    data = page[page.index('id="data">') + len('id="data">') : page.index("</script>")]
+    assert data.isascii() and "<" not in data
+    assert re.findall(r"https?://[^\"' ]+", page.replace(data, "")) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"<link|@import|url\(|<(script|img|iframe)[^>]*\ssrc=", page.replace(data, ""))
+    assert "default-src 'none'" in page
+
+
+@pytest.fixture(scope="module")
+def long_story():
+    words = [
+        "the",
+        "of",
+        "we",
+        "get",
+        "3",
+        "+",
+        "4",
+        "=",
+        "7",
+        ".",
+        ",",
+        "\n",
+        "then",
+        "apples",
+        "each",
+        "cost",
+    ]
+    return traced([f" {words[i * i % len(words)]}" for i in range(4000)], 150, [3996, 3997])
+
+
+def test_page_of_4000_tokens_is_small_and_quick(long_story):
+    begin = time.perf_counter()
+    page = long_story.to_html()
+    seconds = time.perf_counter() - begin
+    assert len(page) < 1_000_000
+    assert seconds < 30  # 3 seconds on an idle core
+
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="no chromium and chromedriver on this machine (apt-get install chromium chromium-driver)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    window = Browser(tmp_path_factory.mktemp("profile"))
+    yield window
+    window.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    def opened(shown):
+        page = tmp_path / "page.html"
+        page.write_text(shown.to_html(), encoding="utf-8")
+        browser.open(page)
+        assert browser.complaints() == []
+        return browser
+
+    yield opened
+    assert browser.complaints() == []
+
+
+def raised(window, column=0):
+    return window.run(
+        "return spans[arguments[0]].flatMap((span, i) => span.classList.contains('raised') ? [i] : [])",
+        column,
+    )
+
+
+def choose(window, name, value):
+    window.run(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event(e.type === 'range' ? 'input' : 'change'))",
+        name,
+        value,
+    )
+
+
+@needs_chromium
+def test_browser_shows_hostile_text_as_text(show):
+    tokens = ["q", "?", *HOSTILE, "7", "."]
+    window = show(traced(tokens, 2, [13], name="<i>name</i>"))
+    assert window.run("return document.title") == "Trace: <i>name</i>"
+    assert window.run("return document.querySelectorAll('#stage img, #stage script, #stage i').length") == 0
+    # Line breaks at the end of a token stand behind it.
+    assert window.run("return spans[0].map((span) => span.textContent)") == [
+        token.rstrip("\n") for token in tokens
+    ]
+    assert window.run("return document.querySelector('#columns .tokens').textContent") == "".join(tokens[2:])
+
+
+@needs_chromium
+def test_browser_hover_draws_the_largest_flows_as_arcs(show, story):
+    window = show(story)
+    position = story.top()[3]
+    assert window.run("return document.querySelectorAll('#arcs path').length") == 0
+    window.hover(f"#columns [data-i='{position}']")
+    arcs = window.run(
+        "return [...document.querySelectorAll('#arcs path')].map((p) =>"
+        " [p.getAttribute('class'), +p.dataset.from, +p.dataset.to, p.getTotalLength()])"
+    )
+    data = page_data(story)
+    into, out = data["into"][position][::2], data["out"][position][::2]
+    assert [arc[:3] for arc in arcs] == [["in", i, position] for i in into] + [
+        ["out", position, j] for j in out
+    ]
+    assert all(length > 5 for *_, length in arcs)
+    # They end at the token itself.
+    box = window.run(
+        "const r = spans[0][arguments[0]].getBoundingClientRect(); return [r.left, r.right]", position
+    )
+    end = window.run(
+        "const p = document.querySelector('#arcs .in'), s = document.getElementById('stage').getBoundingClientRect();"
+        "return p.getPointAtLength(p.getTotalLength()).x + s.left"
+    )
+    assert box[0] <= end <= box[1]
+    assert f"{100 * float(story.flow.flow[position]):.1f}%" in window.run(
+        "return document.getElementById('detail').innerText"
+    )
+    window.hover("h1")
+    assert window.run("return document.querySelectorAll('#arcs path').length") == 0
+
+
+@needs_chromium
+def test_browser_keys_move_the_focused_token(show, story):
+    window = show(story)
+    start = story.prompt_length
+
+    def focused():
+        return window.run(
+            "return document.activeElement.dataset.i === undefined ? null : +document.activeElement.dataset.i"
+        )
+
+    assert focused() is None
+    window.run("document.getElementById('backbone').focus()")
+    window.press("Tab", "Tab")  # by way of the prompt's heading
+    assert focused() == start
+    assert window.run("return document.querySelectorAll('#arcs path').length") > 0
+    window.press("ArrowRight", "ArrowRight", "ArrowLeft")
+    assert focused() == start + 1
+    window.press("Shift+ArrowRight")
+    beyond = [position for position in story.top() if position > start + 1]
+    assert focused() == beyond[0]
+    window.press("End")
+    assert focused() == len(story.tokens) - 1
+    window.press("ArrowUp")
+    line = window.run(
+        "return [arguments[0], arguments[1]].map((i) => spans[0][i].getClientRects()[0].top)",
+        focused(),
+        len(story.tokens) - 1,
+    )
+    assert line[0] < line[1]
+    window.press("Home", "ArrowLeft")
+    assert focused() == start - 1
+    window.press("Escape")
+    assert focused() is None
+    assert window.run("return document.querySelectorAll('#arcs path').length") == 0
+
+
+@needs_chromium
+def test_browser_slider_and_methods_side_by_side(show, story):
+    window = show(story)
+    assert raised(window) == story.top(0.4)
+    choose(window, "ratio", "20")
+    assert raised(window) == story.top(0.2)
+    options = window.run(
+        "return [...document.getElementById('second').options].map((o) => [o.text, o.value])"
+    )
+    values = dict(options)
+    choose(window, "second", values["random"])
+    assert window.run("return document.querySelectorAll('#columns article').length") == 2
+    random = story.weights("random", ratio=0.2)
+    assert raised(window, 0) == story.top(0.2)
+    assert raised(window, 1) == (random > 1).nonzero().flatten().tolist()
+    left, right = window.run(
+        "return [...document.querySelectorAll('#columns article')].map((card) => card.getBoundingClientRect().left)"
+    )
+    assert left < right
+    # The arcs follow the pointer into the second column.
+    position = story.top()[1]
+    window.hover(f"#columns article:nth-child(2) [data-i='{position}']")
+    assert window.run("return spans[1][arguments[0]].classList.contains('now')", position)
+    assert not window.run("return spans[0][arguments[0]].classList.contains('now')", position)
+    choose(window, "first", values["uniform"])
+    assert raised(window, 0) == []
+    assert "every token weighs 1" in window.run("return document.querySelector('#columns h2').innerText")
+    choose(window, "second", "")
+    assert window.run("return document.querySelectorAll('#columns article').length") == 1
+
+
+@needs_chromium
+def test_browser_backbone_runs_from_question_to_answer(show, story):
+    window = show(story)
+    window.run("document.getElementById('backbone').click()")
+    arcs = window.run(
+        "return [...document.querySelectorAll('#arcs .path')].map((p) => [+p.dataset.from, +p.dataset.to])"
+    )
+    want = [list(edge) for _, path in story.backbone() for edge in zip(path, path[1:], strict=False)]
+    assert arcs == want
+    window.press("b")
+    assert window.run("return document.querySelectorAll('#arcs .path').length") == 0
+
+
+@needs_chromium
+def test_browser_theme_follows_the_system_and_its_button(show, story, tmp_path):
+    def background(window):
+        return sum(
+            map(
+                int,
+                re.findall(r"\d+", window.run("return getComputedStyle(document.body).backgroundColor"))[:3],
+            )
+        )
+
+    window = show(story)
+    assert background(window) > 600
+    window.hover("#theme", click=True)
+    assert background(window) < 150
+    dark = Browser(tmp_path / "dark", dark=True)
+    try:
+        dark.open(tmp_path / "page.html")
+        assert background(dark) < 150
+    finally:
+        dark.close()
+
+
+@needs_chromium
+def test_browser_stays_quick_at_4000_tokens(show, long_story):
+    window = show(long_story)
+    milliseconds = window.run(
+        "const begin = performance.now();"
+        "for (let k = 0; k < 20; k++) { pin(start + 150 * k, 0, true); document.body.getBoundingClientRect(); }"
+        "return (performance.now() - begin) / 20"
+    )
+    assert milliseconds < 500  # 20 on an idle core
+    assert window.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    choose(window, "ratio", "10")
+    assert len(raised(window)) == len(long_story.top(0.1)) == 385
