@@ -373,8 +373,7 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
     scores = {(run.method, run.seed): score_run(run) for run in finished}
     _check_alike(list(scores.values()), metric)
     experiment = finished[0].manifest["experiment"]
-    declared = experiment.get("methods")
-    methods: dict[str, Any] = declared if isinstance(declared, dict) else {}
+    methods = _methods(finished)
     labels = sorted({run.method for run in finished})
     # The adjustment is over what was declared, not over what was run: leaving arms out must not sharpen a
     # test.
@@ -423,6 +422,18 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
         notes=tuple(_notes(runs, finished, scores, methods)),
         scores=scores,
     )
+
+
+def _methods(runs: Sequence[Run]) -> dict[str, Any]:
+    """Every declared arm with its options: arms may have been added between runs, so all manifests count."""
+    declared: dict[str, Any] = {}
+    for run in runs:
+        methods = run.manifest["experiment"].get("methods")
+        if isinstance(methods, dict):
+            for label, options in methods.items():
+                if label == run.method or label not in declared:
+                    declared[label] = options
+    return declared
 
 
 def _seeds(scores: Mapping[tuple[str, int], RunScores], label: str) -> list[int]:

@@ -324,9 +324,10 @@ def decide(
 def crossed_interval(cells: ArrayLike, confidence: float = 0.95) -> Interval | None:
     """Interval of the mean of a seeds x problems table, for new seeds and problems. (S, P) -> (low, high).
 
-    SE^2 = (MS_seed + MS_problem) / (S P), Satterthwaite's degrees of freedom. None with fewer than two
-    seeds or problems, or without any spread. Resampling seeds and then problems within them is wrong here:
-    every seed meets the same problems.
+    SE^2 = (MS_seed + MS_problem) / (S P), Satterthwaite's degrees of freedom; never shorter than Student's over
+    seeds, which asks for less (with 3 seeds and 200 problems the former alone covers 92%, not 95%). None with
+    fewer than two seeds or problems, or without any spread. Resampling seeds and then problems within them is
+    wrong here: every seed meets the same problems.
     """
     table = _numbers(cells, 2)
     seeds, problems = table.shape
@@ -339,6 +340,8 @@ def crossed_interval(cells: ArrayLike, confidence: float = 0.95) -> Interval | N
         return None
     freedom = total**2 / (of_seeds**2 / (seeds - 1) + of_problems**2 / (problems - 1))
     half = math.sqrt(total / (seeds * problems)) * float(stdtrit(freedom, 0.5 + confidence / 2))
+    of_these = math.sqrt(of_seeds / (seeds * problems)) * float(stdtrit(seeds - 1, 0.5 + confidence / 2))
+    half = max(half, of_these)
     mean = float(table.mean())
     return mean - half, mean + half
 

@@ -114,13 +114,17 @@ def test_wilson_is_wilson() -> None:
 
 
 def test_crossed_interval_by_hand() -> None:
-    cells = np.array([[1.0, 2.0, 4.0], [2.0, 3.0, 9.0]])
-    seeds = 3 * np.var([7 / 3, 14 / 3], ddof=1)
-    problems = 2 * np.var([1.5, 2.5, 6.5], ddof=1)
-    error = math.sqrt((seeds + problems) / 6)
-    freedom = (seeds + problems) ** 2 / (seeds**2 / 1 + problems**2 / 2)
-    half = stats.t.ppf(0.975, freedom) * error
-    assert estimates.crossed_interval(cells) == pytest.approx((3.5 - half, 3.5 + half))
+    cells = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 3.6], [1.2, 2.0, 3.7]])
+    seeds = 3 * np.var(cells.mean(axis=1), ddof=1)
+    problems = 3 * np.var(cells.mean(axis=0), ddof=1)
+    error = math.sqrt((seeds + problems) / 9)
+    freedom = (seeds + problems) ** 2 / (seeds**2 / 2 + problems**2 / 2)
+    half, mean = stats.t.ppf(0.975, freedom) * error, cells.mean()
+    assert estimates.crossed_interval(cells) == pytest.approx((mean - half, mean + half))
+    alike = np.array([[0.1] * 50, [0.3] * 50, [0.4] * 50]) + np.resize([0.05, -0.05], 50)
+    of_these = estimates.t_interval(alike.mean(axis=1))
+    assert of_these is not None  # new problems cannot be surer than these
+    assert estimates.crossed_interval(alike) == pytest.approx(of_these)
     assert estimates.crossed_interval(cells[:1]) is None
     assert estimates.crossed_interval(cells[:, :1]) is None
     assert estimates.crossed_interval(np.full((3, 4), 0.1)) is None

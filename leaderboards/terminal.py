@@ -1,0 +1,423 @@
+"""The leaderboard in a terminal: several small tables that stay readable at 80 columns.
+
+`sheets` puts a comparison into words and numbers once; the terminal, the Markdown export and the page show the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from leaderboards import estimates
+from leaderboards.comparison import Arm, Comparison
+from leaderboards.estimates import Interval
+from leaderboards.records import VERDICTS, Run
+
+METRIC_NAMES = {
+    "training_reward_area": "training reward (mean over steps)",
+    "evaluation_area": "evaluation accuracy (area over steps)",
+    "final_accuracy": "accuracy at the last step",
+}
+TIERS = {
+    "T0": "bitwise repeatable",
+    "T1": "same rollouts on the same hardware and versions",
+    "T2": "same distribution only",
+}
+NOTHING = "-"
+#: With this many seeds or fewer the per-seed differences come first: an average of them says little.
+FEW_SEEDS = 4
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One small table. The first column names the arm; `note` explains what the columns mean."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    #: Columns that hold words and stand left; the others are numbers and stand right.
+    words: tuple[int, ...] = field(default=(0,))
+
+
+# ------------------------------------------------------------------------------------- numbers in words
+
+
+def decimals(comparison: Comparison) -> int:
+    """Digits behind the point at which a tenth of the smallest difference that matters is still seen."""
+    return max(3, math.ceil(-math.log10(comparison.smallest_difference)) + 1)
+
+
+def level(value: float | None, interval: Interval | None, digits: int = 3, sign: str = "") -> str:
+    """`0.469 ±0.013`: a mean and the half-width of its (symmetric) interval."""
+    if value is None:
+        return NOTHING
+    text = f"{_zero(value, digits):{sign}.{digits}f}"
+    return text if interval is None else f"{text} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
+
+
+def _zero(value: float, digits: int) -> float:
+    return 0.0 if abs(value) < 0.5 * 10**-digits else value  # never "-0.000"
+
+
+def p_value(p: float | None) -> str:
+    """A p value at three digits."""
+    return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    return f"{value:.1%}"
+
+
+def seconds(value: float) -> str:
+    """A duration with the unit that fits it."""
+    if not math.isfinite(value):
+        return NOTHING
+    if value < 1:
+        return f"{value * 1000:.1f} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def count(value: float) -> str:
+    """A large number, shortened."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / (1000 if unit == 'k' else limit):.1f}{unit}"
+    return f"{value:.0f}"
+
+
+# ------------------------------------------------------------------------------------- sheets
+
+
+def _ranking(comparison: Comparison) -> Sheet:
+    digits = decimals(comparison)
+    rows = []
+    for rank, arm in enumerate(comparison.arms, start=1):
+        difference = level(arm.difference, arm.interval_of_difference, digits, "+")
+        verdict = arm.verdict
+        within = arm.decision is not None and (arm.decision.equivalence_p_holm or 1.0) <= comparison.alpha
+        if verdict in ("better", "worse") and within:
+            verdict += f", by less than {comparison.smallest_difference:g}"
+        rows.append((arm.label, str(rank), difference, p_value(arm.p_holm), verdict))
+    test = "e-process" if comparison.sequential else "paired t"
+    return Sheet(
+        f"Ranking by paired difference from {comparison.baseline}",
+        ("method", "#", "difference", "p (Holm)", "verdict"),
+        tuple(rows),
+        f"Of the {METRIC_NAMES[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
+        f"interval over seeds; p of the {test}, which decides.",
+        words=(0, 4),
+    )
+
+
+def _per_seed(comparison: Comparison, width: int) -> list[Sheet]:
+    """One column a seed, as many seeds a table as fit; a last column with how many went up."""
+    digits = decimals(comparison)
+    arms = [arm for arm in comparison.arms if arm.differences]
+    if not arms:
+        return []
+    seeds = sorted({seed for arm in arms for seed in arm.differences})
+    label = max(len("method"), *(len(arm.label) for arm in arms))
+    cell, up = digits + 3, len(f"{len(seeds)}/{len(seeds)}")
+    room = max(1, (width - label - 2 - up) // (cell + 2))
+    fit = math.ceil(len(seeds) / math.ceil(len(seeds) / room))  # tables of equal width
+    sheets = []
+    for start in range(0, len(seeds), fit):
+        shown = seeds[start : start + fit]
+        last = start + fit >= len(seeds)
+        rows = []
+        for arm in arms:
+            values = [arm.differences.get(seed) for seed in shown]
+            cells = [NOTHING if value is None else f"{_zero(value, digits):+.{digits}f}" for value in values]
+            if last:
+                up = sum(value > 0 for value in arm.differences.values())
+                cells.append(f"{up}/{len(arm.differences)}")
+            rows.append((arm.label, *cells))
+        title = f"Difference from {comparison.baseline} on each training seed"
+        if len(seeds) > fit:
+            title += f" ({start + 1} to {start + len(shown)} of {len(seeds)})"
+        columns = ("method", *(str(seed) for seed in shown), *(["up"] if last else []))
+        sheets.append(Sheet(title, columns, tuple(rows)))
+    return sheets
+
+
+def _levels(comparison: Comparison, runs: Sequence[Run]) -> Sheet:
+    began = Counter(run.method for run in runs)
+    rows = []
+    for arm in comparison.arms:
+        cells = []
+        for metric in ("final_accuracy", "training_reward_area", "evaluation_area"):
+            score = arm.scores.get(metric)
+            cells.append(level(score.mean, score.interval) if score else NOTHING)
+        finished, all_runs = len(arm.seeds), began[arm.label]
+        rows.append(
+            (arm.label, *cells, str(finished) if finished >= all_runs else f"{finished} of {all_runs}")
+        )
+    return Sheet(
+        "Levels",
+        ("method", "accuracy", "reward area", "accuracy area", "seeds"),
+        tuple(rows),
+        f"± {1 - comparison.alpha:.0%} interval over training seeds; it includes the luck that seeds share, so "
+        "compare differences, not levels.",
+    )
+
+
+def _evidence(comparison: Comparison) -> Sheet | None:
+    digits = decimals(comparison)
+    rows, notes = [], []
+    for arm in comparison.arms:
+        if not arm.differences:
+            continue
+        smallest = NOTHING if arm.smallest_detectable is None else f"{arm.smallest_detectable:.{digits}f}"
+        crossed = level(arm.accuracy_difference, arm.crossed_interval, 3, "+")
+        row = [arm.label, *map(p_value, (arm.p, arm.sign_flip_p, arm.sign_flip_minimum)), smallest, crossed]
+        if comparison.sequential:
+            row.append(NOTHING if arm.e_value is None else f"{arm.e_value:.3g}")
+        rows.append(tuple(row))
+    if not rows:
+        return None
+    short = sorted(
+        {
+            len(arm.differences)
+            for arm in comparison.arms
+            if arm.differences and not arm.sign_flip_reaches_alpha
+        }
+    )
+    if short and not comparison.sequential:
+        seeds = " or ".join(str(number) for number in short)
+        notes.append(
+            f"Sign-flip cannot reach {comparison.alpha:g} with {seeds} seed{'s' * (short != [1])} and this many arms."
+        )
+    notes.append(
+        "min: smallest p that sign-flip can reach. detectable: smallest true difference found 8 times in 10. "
+        "new problems too: accuracy minus the baseline's, interval over seeds and problems."
+    )
+    columns = ["method", "p", "sign-flip", "min", "detectable", "new problems too"]
+    columns += ["e-value"] * comparison.sequential
+    return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
+
+
+def _tasks(comparison: Comparison) -> Sheet | None:
+    tasks = sorted({task for arm in comparison.arms for task in arm.tasks})
+    if len(tasks) < 2:
+        return None
+    rows = []
+    for arm in comparison.arms:
+        table = [[comparison.scores[arm.label, seed].tasks[task] for task in tasks] for seed in arm.seeds]
+        middle, interval = estimates.bootstrap_over_tasks(table, confidence=1 - comparison.alpha)
+        spread = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        rows.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
+    return Sheet(
+        "Final accuracy by task",
+        ("method", *tasks, "IQM"),
+        tuple(rows),
+        "IQM: mean of the middle half of all seeds and tasks, stratified bootstrap over seeds.",
+    )
+
+
+def _verdicts(comparison: Comparison) -> Sheet | None:
+    rows = [
+        (arm.label, *(str(arm.verdicts[verdict]) for verdict in VERDICTS), str(sum(arm.verdicts.values())))
+        for arm in comparison.arms
+    ]
+    if not any(sum(arm.verdicts.values()) for arm in comparison.arms):
+        return None
+    return Sheet(
+        "Verdicts on the samples of the last evaluation", ("method", *VERDICTS, "samples"), tuple(rows)
+    )
+
+
+def _number(entries: Mapping[str, float], name: str, digits: int) -> str:
+    value = entries.get(name, math.nan)
+    return f"{value:.{digits}f}" if math.isfinite(value) else "nan"
+
+
+def _training(comparison: Comparison) -> Sheet | None:
+    rows = []
+    for arm in comparison.arms:
+        of = arm.training
+        if not of:
+            return None
+        rows.append(
+            (
+                arm.label,
+                share(of["truncated"]),
+                _number(of, "response_length", 1),
+                _number(of, "entropy", 3),
+                share(of["duplicate_share"]),
+                share(of["signal_share"]),
+                share(of["abstained"]),
+                _number(of, "mean_weight", 3),
+                f"{of['distance_from_start']:.3g}",
+            )
+        )
+    return Sheet(
+        "During training",
+        ("method", "truncated", "length", "entropy", "copies", "signal", "abstain", "weight", "moved"),
+        tuple(rows),
+        "Means over steps. copies: duplicate responses. signal: groups whose rewards differ. abstain: responses "
+        "without credit. weight: mean token weight. moved: distance from the start, last step.",
+    )
+
+
+def _cost(comparison: Comparison) -> Sheet | None:
+    rows = []
+    for arm in comparison.arms:
+        of = arm.cost
+        if not of:
+            return None
+        phases = (
+            seconds(of[f"seconds_{name}"]) for name in ("rollout", "reward", "credit", "update", "step")
+        )
+        rows.append((arm.label, *phases, seconds(of["seconds_total"]), count(of["tokens"])))
+    return Sheet(
+        "Cost",
+        ("method", "rollout", "reward", "credit", "update", "a step", "a run", "tokens"),
+        tuple(rows),
+        "Mean time of a training step by phase; time and tokens of a whole run. Measured, so not repeatable.",
+    )
+
+
+def sheets(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> list[Sheet]:
+    """Every table of the leaderboard, in the order in which it is read."""
+    per_seed = _per_seed(comparison, width)
+    most = max((len(arm.differences) for arm in comparison.arms), default=0)
+    ranking = [_ranking(comparison)]
+    first = [*per_seed, *ranking] if most <= FEW_SEEDS else [*ranking, *per_seed]
+    others = (
+        _levels(comparison, runs),
+        _evidence(comparison),
+        _tasks(comparison),
+        _verdicts(comparison),
+        _training(comparison),
+        _cost(comparison),
+    )
+    return [*first, *(sheet for sheet in others if sheet is not None)]
+
+
+def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What was declared beforehand, and what was run: pairs of a name and its text."""
+    declaration = comparison.declaration
+    arms = len(comparison.arms) - 1
+    rule = f"d = {comparison.smallest_difference:g}, alpha = {comparison.alpha:g} over all arms (Holm)"
+    spent = math.fsum(arm.cost.get("seconds_total", 0.0) * len(arm.seeds) for arm in comparison.arms)
+    finished = sum(run.finished for run in runs)
+    return [
+        ("declared", f"{comparison.metric}, {rule}"),
+        ("estimand", str(declaration.get("estimand", "not declared"))),
+        ("stopping", str(declaration.get("stopping", "not declared"))),
+        ("assay", comparison.assay.text),
+        ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
+        ("tier", f"{comparison.tier}: {TIERS.get(comparison.tier, 'unknown')}"),
+        ("hashes", f"experiment {comparison.experiment_hash[:16]}, run set {comparison.run_set_hash[:16]}"),
+    ]
+
+
+def title(comparison: Comparison) -> str:
+    """The experiment in one line."""
+    experiment = comparison.experiment
+    name, words = str(experiment.get("name", "experiment")), str(experiment.get("title", ""))
+    if not words or words.lower().startswith(name.lower()):
+        return words or name
+    return f"{name}: {words}"
+
+
+def headline(comparison: Comparison) -> str:
+    """How much was run."""
+    seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
+    steps = comparison.experiment.get("training", {}).get("steps")
+    parts = [f"{len(comparison.arms)} methods", f"{len(seeds)} training seed{'s' * (len(seeds) != 1)}"]
+    return ", ".join(parts + ([f"{steps} steps"] if steps else []))
+
+
+# ------------------------------------------------------------------------------------- rich
+
+_STYLES = {"better": "bold green", "worse": "bold red", "no difference": "cyan", "cannot tell": "yellow"}
+_ASSAY = {"sensitive": "green", "not sensitive": "bold red", "not tested": "yellow"}
+
+
+def _style(verdict: str) -> str:
+    return next((style for start, style in _STYLES.items() if verdict.startswith(start)), "dim")
+
+
+def forest(arm: Arm, reach: float, cells: int) -> Text:
+    """The arm's difference and interval on a line of `cells` characters from -reach to +reach; 0 is `│`."""
+
+    def place(value: float) -> int:
+        return round((min(1.0, max(-1.0, value / reach)) + 1) / 2 * (cells - 1))
+
+    line = [" "] * cells
+    if arm.interval_of_difference:
+        low, high = (place(bound) for bound in arm.interval_of_difference)
+        line[low : high + 1] = "─" * (high - low + 1)
+    line[place(0.0)] = "┼" if line[place(0.0)] == "─" else "│"
+    if arm.difference is not None:
+        line[place(arm.difference)] = "●"
+    return Text("".join(line), style=_style(arm.verdict))
+
+
+def _table(sheet: Sheet, comparison: Comparison, width: int) -> RenderableType:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="dim",
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 1),
+        show_edge=False,
+    )
+    for index, column in enumerate(sheet.columns):
+        words = index in sheet.words
+        table.add_column(
+            column, justify="left" if words else "right", no_wrap=index != len(sheet.columns) - 1 or not words
+        )
+    drawn = "difference" in sheet.columns and width >= 100
+    if drawn:
+        bounds = [abs(bound) for arm in comparison.arms for bound in arm.interval_of_difference or ()]
+        sizes = [abs(arm.difference) for arm in comparison.arms if arm.difference is not None]
+        reach = max([*bounds, *sizes, comparison.smallest_difference]) * 1.02
+        table.add_column(f"-{reach:.2g} to +{reach:.2g}", justify="left", no_wrap=True)
+    for row in sheet.rows:
+        arm = comparison.arm(row[0])
+        own = arm.label == comparison.baseline
+        cells: list[Text] = [Text(cell, style="dim" if own else "") for cell in row]
+        if sheet.columns[-1] == "verdict":
+            cells[-1] = Text(row[-1], style=_style(row[-1]))
+        if drawn:
+            cells.append(forest(arm, reach, 25) if not own else Text("baseline".center(25), style="dim"))
+        table.add_row(*cells)
+    parts: list[RenderableType] = [Text(), Text(sheet.title, style="bold"), table]
+    return Group(*parts, Text(sheet.note, style="dim italic")) if sheet.note else Group(*parts)
+
+
+def render(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> RenderableType:
+    """The whole leaderboard for a console of `width` columns; wide ones get a drawn interval beside each verdict."""
+    heading = Text(title(comparison), style="bold")
+    parts: list[RenderableType] = [
+        Rule(style="dim"),
+        heading,
+        Text(headline(comparison), style="dim"),
+        Text(comparison.assay.text, style=_ASSAY[comparison.assay.verdict]),
+    ]
+    parts += [_table(sheet, comparison, width) for sheet in sheets(comparison, runs, width)]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    for name, text in provenance(comparison, runs):
+        if name != "assay":  # it stands in the title already
+            facts.add_row(name, Text(text))
+    for note in comparison.notes:
+        facts.add_row("note", Text(note, style="yellow"))
+    parts += [Padding(facts, (1, 0, 0, 0)), Rule(style="dim")]
+    return Group(*parts)
