@@ -153,7 +153,7 @@ def to_markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
         "",
     ]
     lines += [f"**{_escaped(comparison.assay.text)}**", ""]
-    for sheet in terminal.sheets(comparison, runs, width=200):
+    for sheet in terminal.sheets(comparison, runs):
         lines += [f"### {_escaped(sheet.title)}", ""]
         lines.append("| " + " | ".join(map(_escaped, sheet.columns)) + " |")
         lines.append(

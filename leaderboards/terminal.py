@@ -35,6 +35,8 @@ TIERS = {
 NOTHING = "-"
 #: With this many seeds or fewer the per-seed differences come first: an average of them says little.
 FEW_SEEDS = 4
+#: A column of words may be broken into lines of about this length; numbers never are.
+MOST_WORDS = 22
 
 
 @dataclass(frozen=True)
@@ -122,35 +124,20 @@ def _ranking(comparison: Comparison) -> Sheet:
     )
 
 
-def _per_seed(comparison: Comparison, width: int) -> list[Sheet]:
-    """One column a seed, as many seeds a table as fit; a last column with how many went up."""
+def _per_seed(comparison: Comparison) -> Sheet | None:
     digits = decimals(comparison)
     arms = [arm for arm in comparison.arms if arm.differences]
-    if not arms:
-        return []
     seeds = sorted({seed for arm in arms for seed in arm.differences})
-    label = max(len("method"), *(len(arm.label) for arm in arms))
-    cell, up = digits + 3, len(f"{len(seeds)}/{len(seeds)}")
-    room = max(1, (width - label - 2 - up) // (cell + 2))
-    fit = math.ceil(len(seeds) / math.ceil(len(seeds) / room))  # tables of equal width
-    sheets = []
-    for start in range(0, len(seeds), fit):
-        shown = seeds[start : start + fit]
-        last = start + fit >= len(seeds)
-        rows = []
-        for arm in arms:
-            values = [arm.differences.get(seed) for seed in shown]
-            cells = [NOTHING if value is None else f"{_zero(value, digits):+.{digits}f}" for value in values]
-            if last:
-                up = sum(value > 0 for value in arm.differences.values())
-                cells.append(f"{up}/{len(arm.differences)}")
-            rows.append((arm.label, *cells))
-        title = f"Difference from {comparison.baseline} on each training seed"
-        if len(seeds) > fit:
-            title += f" ({start + 1} to {start + len(shown)} of {len(seeds)})"
-        columns = ("method", *(str(seed) for seed in shown), *(["up"] if last else []))
-        sheets.append(Sheet(title, columns, tuple(rows)))
-    return sheets
+    rows = []
+    for arm in arms:
+        values = [arm.differences.get(seed) for seed in seeds]
+        cells = [NOTHING if value is None else f"{_zero(value, digits):+.{digits}f}" for value in values]
+        up = sum(value > 0 for value in arm.differences.values())
+        rows.append((arm.label, *cells, f"{up}/{len(arm.differences)}"))
+    if not rows:
+        return None
+    columns = ("method", *map(str, seeds), "up")
+    return Sheet(f"Difference from {comparison.baseline} on each training seed", columns, tuple(rows))
 
 
 def _levels(comparison: Comparison, runs: Sequence[Run]) -> Sheet:
@@ -290,21 +277,20 @@ def _cost(comparison: Comparison) -> Sheet | None:
     )
 
 
-def sheets(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> list[Sheet]:
+def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
     """Every table of the leaderboard, in the order in which it is read."""
-    per_seed = _per_seed(comparison, width)
     most = max((len(arm.differences) for arm in comparison.arms), default=0)
-    ranking = [_ranking(comparison)]
-    first = [*per_seed, *ranking] if most <= FEW_SEEDS else [*ranking, *per_seed]
-    others = (
+    first = [_ranking(comparison), _per_seed(comparison)]
+    every = [
+        *(reversed(first) if most <= FEW_SEEDS else first),
         _levels(comparison, runs),
         _evidence(comparison),
         _tasks(comparison),
         _verdicts(comparison),
         _training(comparison),
         _cost(comparison),
-    )
-    return [*first, *(sheet for sheet in others if sheet is not None)]
+    ]
+    return [sheet for sheet in every if sheet is not None]
 
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -368,6 +354,33 @@ def forest(arm: Arm, reach: float, cells: int) -> Text:
     return Text("".join(line), style=_style(arm.verdict))
 
 
+def _pieces(sheet: Sheet, width: int) -> list[Sheet]:
+    """The sheet, its columns spread evenly over as many sheets as it takes to fit in `width` columns."""
+
+    def space(column: int) -> int:
+        longest = max(len(row[column]) for row in (sheet.columns, *sheet.rows))
+        return min(longest, MOST_WORDS) if column in sheet.words[1:] else longest
+
+    spaces = [space(column) for column in range(len(sheet.columns))]
+    others = range(1, len(sheet.columns))
+    parts: list[tuple[int, ...]] = []
+    for pieces in range(1, len(sheet.columns)):
+        size = math.ceil(len(others) / pieces)
+        parts = [(0, *others[start : start + size]) for start in range(0, len(others), size)]
+        if all(sum(spaces[column] + 2 for column in part) - 2 <= width for part in parts):
+            break
+    return [
+        Sheet(
+            sheet.title + (f" ({number} of {len(parts)})" if len(parts) > 1 else ""),
+            tuple(sheet.columns[column] for column in part),
+            tuple(tuple(row[column] for column in part) for row in sheet.rows),
+            sheet.note if number == len(parts) else "",
+            tuple(index for index, column in enumerate(part) if column in sheet.words),
+        )
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
 def _table(sheet: Sheet, comparison: Comparison, width: int) -> RenderableType:
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -379,9 +392,8 @@ def _table(sheet: Sheet, comparison: Comparison, width: int) -> RenderableType:
     )
     for index, column in enumerate(sheet.columns):
         words = index in sheet.words
-        table.add_column(
-            column, justify="left" if words else "right", no_wrap=index != len(sheet.columns) - 1 or not words
-        )
+        breaks = words and index > 0
+        table.add_column(column, justify="left" if words else "right", no_wrap=not breaks)
     drawn = "difference" in sheet.columns and width >= 100
     if drawn:
         bounds = [abs(bound) for arm in comparison.arms for bound in arm.interval_of_difference or ()]
@@ -410,7 +422,8 @@ def render(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> Rend
         Text(headline(comparison), style="dim"),
         Text(comparison.assay.text, style=_ASSAY[comparison.assay.verdict]),
     ]
-    parts += [_table(sheet, comparison, width) for sheet in sheets(comparison, runs, width)]
+    for sheet in sheets(comparison, runs):
+        parts += [_table(piece, comparison, width) for piece in _pieces(sheet, width)]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()

@@ -1,0 +1,216 @@
+"""The leaderboard as it is printed: readable at 80 columns, complete, and the same numbers in every export."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
+from rich.console import Console
+
+from leaderboards import Comparison, Run, RunWriter, compare, load, report, terminal
+
+METHODS = ("uniform", "flow", "oracle_mask")
+EVALUATION = {0: [["wrong", "wrong"]], 2: [["correct", "truncated"]]}
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power cuts are the business of the records' own tests."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+def sweep(
+    root: Path, seeds: int = 8, methods: Sequence[str] = METHODS, **declaration: Any
+) -> tuple[Comparison, list[Run]]:
+    """A sweep in which each method gains 0.02 more than the one before, with seeds that differ."""
+    experiment = copy.deepcopy(EXPERIMENT)
+    experiment["methods"] = {method: {"credit": method} for method in methods}
+    experiment["declaration"] |= declaration
+    for index, method in enumerate(methods):
+        for seed in range(seeds):
+            reward = 0.3 + 0.01 * seed + 0.02 * index + 0.004 * index * math.sin(seed)
+            write_run(root, method, seed, [reward, reward], EVALUATION, experiment=experiment)
+    runs = load(root)
+    return compare(runs), runs
+
+
+def printed(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(terminal.render(comparison, runs, width=width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def body(lines: Sequence[str], title: str) -> list[str]:
+    """The lines of one table, without its title and its head."""
+    start = next(index for index, line in enumerate(lines) if line.startswith(title))
+    rest = list(lines[start + 3 :])
+    return rest[: next((index for index, line in enumerate(rest) if not line.strip()), len(rest))]
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 10])
+@pytest.mark.parametrize("methods", [METHODS, ("uniform", "flow_positive_mean_one", "oracle_mask")])
+def test_eighty_columns_are_enough(tmp_path: Path, seeds: int, methods: Sequence[str]) -> None:
+    comparison, runs = sweep(tmp_path, seeds, methods)
+    lines = printed(comparison, runs)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    for title in ("Ranking", "Levels", "Strength", "Verdicts", "During training", "Cost"):
+        rows = body(lines, title)
+        found = [line.split()[0] for line in rows if line.split()[0] in methods]
+        assert found == [arm.label for arm in comparison.arms if title != "Strength" or arm.differences]
+
+
+def test_what_a_reader_needs_is_there(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path)
+    text = "\n".join(printed(comparison, runs, 100))
+    for words in (
+        "Decision, aligned",
+        "3 methods, 8 training seeds",
+        "assay sensitive: oracle_mask beats uniform by +0.0",
+        "d = 0.02, alpha = 0.05",
+        "these problems, new training seeds",
+        "fixed: 8 seeds",
+        "T0: bitwise repeatable",
+        comparison.experiment_hash[:16],
+        comparison.run_set_hash[:16],
+        "baseline",
+    ):
+        assert words in text
+    ranking = body(printed(comparison, runs, 100), "Ranking")
+    assert ["better" in line for line in ranking[:3]] == [True, True, False]
+    assert all("●" in line for line in ranking[:2]) and "┼" not in ranking[2]
+    verdicts = body(printed(comparison, runs), "Verdicts")
+    assert verdicts[0].split() == ["oracle_mask", "8", "0", "0", "8", "0", "0", "16"]
+
+
+def test_few_seeds_lead_with_each_of_them(tmp_path: Path) -> None:
+    few, many = sweep(tmp_path / "few", 3), sweep(tmp_path / "many", 5)
+    orders = [[sheet.title.split()[0] for sheet in terminal.sheets(*found)][:2] for found in (few, many)]
+    assert orders == [["Difference", "Ranking"], ["Ranking", "Difference"]]
+    assert "Sign-flip cannot reach 0.05 with 3 seeds" in " ".join(
+        sheet.note for sheet in terminal.sheets(*few)
+    )
+
+
+def test_many_seeds_are_spread_over_tables(tmp_path: Path) -> None:
+    lines = printed(*sweep(tmp_path, 20, ("uniform", "oracle_mask")))
+    heads = [
+        line for line, title in zip(lines[1:], lines, strict=False) if title.startswith("Difference from")
+    ]
+    seeds = [word for line in heads for word in line.split() if word.isdigit()]
+    assert len(heads) == 3 and seeds == [str(seed) for seed in range(20)]
+
+
+def test_an_insensitive_assay_says_so_in_the_title(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 4, ("uniform", "oracle_mask", "flow"), smallest_difference=0.001)
+    assert comparison.assay.verdict == "sensitive"
+    comparison, runs = sweep(tmp_path / "worse", 4, ("oracle_mask", "flow", "uniform"))
+    assert printed(comparison, runs)[3].startswith("assay NOT sensitive, cannot tell methods apart")
+
+
+def test_unfinished_runs_show_as_such(tmp_path: Path) -> None:
+    sweep(tmp_path, 2)
+    write_run(tmp_path, "flow", 2, [0.1], finish=False, experiment={**EXPERIMENT})
+    runs = load(tmp_path)
+    lines = printed(compare(runs), runs)
+    assert any(line.startswith("flow") and line.rstrip().endswith("2 of 3") for line in lines)
+    assert any("1 unfinished, not counted: flow seed 2" in line for line in lines)
+
+
+def test_sequential_declarations_show_the_e_value(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 3, stopping="until decided: at most 30 seeds")
+    lines = printed(comparison, runs)
+    assert max(map(len, lines)) <= 80
+    assert any("e-value" in line for line in lines) and any("e-process" in line for line in lines)
+
+
+def test_several_tasks_get_a_table(tmp_path: Path) -> None:
+    for method in ("uniform", "flow"):
+        writer = RunWriter(tmp_path / method, manifest(method))
+        writer.write("steps", 1, step_row(1))
+        rows = sample_rows(1, [["correct"]], "easy") + sample_rows(1, [["wrong"]], "hard")
+        writer.write("samples", 1, rows)
+        writer.finish({})
+    runs = load(tmp_path)
+    rows = body(printed(compare(runs), runs), "Final accuracy by task")
+    assert rows[0].split()[1:] == ["1.000", "0.000", "0.500"]
+
+
+def test_a_sweep_without_evaluations_is_printed(tmp_path: Path) -> None:
+    for method in ("uniform", "flow"):
+        write_run(tmp_path, method, 0, [0.1, 0.2])
+    runs = load(tmp_path)
+    lines = printed(compare(runs), runs)
+    assert not any(line.startswith("Verdicts") for line in lines)
+    assert body(lines, "Levels")[0].split()[1:] == ["-", "0.150", "-", "1"]
+
+
+def test_numbers_in_words() -> None:
+    assert terminal.level(-0.0001, None, 3, "+") == "+0.000"
+    assert terminal.level(0.5, (0.4, 0.6)) == "0.500 ±0.100"
+    assert [terminal.p_value(p) for p in (None, 0.0001, 0.0123)] == ["-", "<0.001", "0.012"]
+    assert [terminal.seconds(value) for value in (0.0253, 3, 600, 7200)] == [
+        "25.3 ms",
+        "3.0 s",
+        "10.0 min",
+        "2.0 h",
+    ]
+    assert [terminal.count(value) for value in (512, 30720, 2.5e6)] == ["512", "30.7k", "2.5M"]
+
+
+# ------------------------------------------------------------------------------- exports
+
+
+def test_json_holds_everything(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 3)
+    text = report.to_json(comparison, runs)
+    content = json.loads(text)
+    assert text == report.to_json(comparison, runs) and "NaN" not in text
+    assert [arm["label"] for arm in content["arms"]] == [arm.label for arm in comparison.arms]
+    flow, arm = next(arm for arm in content["arms"] if arm["label"] == "flow"), comparison.arm("flow")
+    assert flow["difference"] == arm.difference and flow["verdict"] == arm.verdict
+    assert [flow["differences"][str(seed)] for seed in arm.seeds] == list(arm.differences.values())
+    assert len(content["runs"]) == 9 and content["runs"][0]["problems"] == [0.5]
+    assert content["problems"] == [{"task": "decision", "id": "decision/test/0"}]
+    assert content["run_set_hash"] == comparison.run_set_hash
+
+
+def test_json_turns_nan_into_null(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", manifest())
+    writer.write("steps", 1, step_row(1, entropy=math.nan, reward=0.5))
+    writer.finish({})
+    runs = load(tmp_path)
+    comparison = compare(runs)
+    assert json.loads(report.to_json(comparison, runs))["arms"][0]["training"]["entropy"] is None
+    assert any("nan" in line for line in printed(comparison, runs))
+
+
+def test_csv_has_one_row_a_run(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 3)
+    rows = list(csv.DictReader(io.StringIO(report.to_csv(comparison, runs))))
+    assert len(rows) == 9
+    flow = [row for row in rows if row["method"] == "flow"]
+    assert [float(row["difference"]) for row in flow] == pytest.approx(
+        list(comparison.arm("flow").differences.values()), rel=1e-5
+    )
+    assert {row["difference"] for row in rows if row["method"] == "uniform"} == {""}
+    assert {row["samples_truncated"] for row in rows} == {"1"}
+
+
+def test_markdown_shows_the_same_tables_and_escapes(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 3)
+    text = report.to_markdown(comparison, runs)
+    for sheet in terminal.sheets(comparison, runs):
+        assert f"### {sheet.title}" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+    assert report._escaped("a|b\n<c>") == "a\\|b \\<c\\>"
