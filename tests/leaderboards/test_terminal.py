@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,18 @@ METHODS = ("uniform", "flow", "oracle_mask")
 EVALUATION = {0: [["wrong", "wrong"]], 2: [["correct", "truncated"]]}
 
 
-@pytest.fixture(autouse=True)
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def no_sync() -> Iterator[None]:
     """Power cuts are the business of the records' own tests."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, list[Run]]:
+    """Three seeds of three methods."""
+    return sweep(tmp_path_factory.mktemp("few"), 3)
 
 
 def sweep(
@@ -70,11 +78,11 @@ def test_eighty_columns_are_enough(tmp_path: Path, seeds: int, methods: Sequence
 
 
 def test_what_a_reader_needs_is_there(tmp_path: Path) -> None:
-    comparison, runs = sweep(tmp_path)
+    comparison, runs = sweep(tmp_path, 6)
     text = "\n".join(printed(comparison, runs, 100))
     for words in (
         "Decision, aligned",
-        "3 methods, 8 training seeds",
+        "3 methods, 6 training seeds",
         "assay sensitive: oracle_mask beats uniform by +0.0",
         "d = 0.02, alpha = 0.05",
         "these problems, new training seeds",
@@ -89,11 +97,11 @@ def test_what_a_reader_needs_is_there(tmp_path: Path) -> None:
     assert ["better" in line for line in ranking[:3]] == [True, True, False]
     assert all("●" in line for line in ranking[:2]) and "┼" not in ranking[2]
     verdicts = body(printed(comparison, runs), "Verdicts")
-    assert verdicts[0].split() == ["oracle_mask", "8", "0", "0", "8", "0", "0", "16"]
+    assert verdicts[0].split() == ["oracle_mask", "6", "0", "0", "6", "0", "0", "12"]
 
 
-def test_few_seeds_lead_with_each_of_them(tmp_path: Path) -> None:
-    few, many = sweep(tmp_path / "few", 3), sweep(tmp_path / "many", 5)
+def test_few_seeds_lead_with_each_of_them(tmp_path: Path, few: tuple[Comparison, list[Run]]) -> None:
+    many = sweep(tmp_path, 5, ("uniform", "flow"))
     orders = [[sheet.title.split()[0] for sheet in terminal.sheets(*found)][:2] for found in (few, many)]
     assert orders == [["Difference", "Ranking"], ["Ranking", "Difference"]]
     assert "Sign-flip cannot reach 0.05 with 3 seeds" in " ".join(
@@ -170,8 +178,8 @@ def test_numbers_in_words() -> None:
 # ------------------------------------------------------------------------------- exports
 
 
-def test_json_holds_everything(tmp_path: Path) -> None:
-    comparison, runs = sweep(tmp_path, 3)
+def test_json_holds_everything(few: tuple[Comparison, list[Run]]) -> None:
+    comparison, runs = few
     text = report.to_json(comparison, runs)
     content = json.loads(text)
     assert text == report.to_json(comparison, runs) and "NaN" not in text
@@ -194,8 +202,8 @@ def test_json_turns_nan_into_null(tmp_path: Path) -> None:
     assert any("nan" in line for line in printed(comparison, runs))
 
 
-def test_csv_has_one_row_a_run(tmp_path: Path) -> None:
-    comparison, runs = sweep(tmp_path, 3)
+def test_csv_has_one_row_a_run(few: tuple[Comparison, list[Run]]) -> None:
+    comparison, runs = few
     rows = list(csv.DictReader(io.StringIO(report.to_csv(comparison, runs))))
     assert len(rows) == 9
     flow = [row for row in rows if row["method"] == "flow"]
@@ -206,8 +214,8 @@ def test_csv_has_one_row_a_run(tmp_path: Path) -> None:
     assert {row["samples_truncated"] for row in rows} == {"1"}
 
 
-def test_markdown_shows_the_same_tables_and_escapes(tmp_path: Path) -> None:
-    comparison, runs = sweep(tmp_path, 3)
+def test_markdown_shows_the_same_tables_and_escapes(few: tuple[Comparison, list[Run]]) -> None:
+    comparison, runs = few
     text = report.to_markdown(comparison, runs)
     for sheet in terminal.sheets(comparison, runs):
         assert f"### {sheet.title}" in text
