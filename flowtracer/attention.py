@@ -9,9 +9,12 @@ forward, and adds the probabilities of the traced layers to one float32 map, a t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,24 +39,47 @@ def traced_layers(layers: Layers, total: int) -> list[int]:
     """The layer indices that `layers` names in a model of `total` layers.
 
     "middle", "early" and "late" are thirds, floor(total/3) to floor(2 total/3) half-open for the middle one (the
-    paper's choice, arXiv 2606.10646, section 4); "all"; "15-25" is half-open too (the paper's tuned setting for 36
-    layers); a sequence of integers is itself. A third of a model of one or two layers has at least one layer.
+    paper's choice, arXiv 2606.10646, section 4); "all"; "last", the last one; "15-25" is half-open too (the paper's
+    tuned setting for 36 layers); a sequence of integers is itself. A third of a model of one or two layers has at
+    least one layer. A name followed by "/5" means 5 of those layers, evenly spaced with both ends (all of them where
+    there are fewer), as in the paper's predecessor (arXiv 2510.13554).
     """
     if isinstance(layers, str):
-        thirds = {"early": (0, 1), "middle": (1, 2), "late": (2, 3), "all": (0, 3)}
-        if layers in thirds:
-            first, last = (int(Fraction(part * total, 3)) for part in thirds[layers])
-            first = min(first, total - 1)
-            return list(range(first, max(last, first + 1)))
-        first_text, dash, last_text = layers.partition("-")
-        if not (dash and first_text.isdecimal() and last_text.isdecimal()):
-            raise CreditError(f"layers {layers!r} unknown: use early, middle, late, all, '15-25' or a list of integers")
-        chosen = list(range(int(first_text), int(last_text)))
+        name, slash, count = layers.partition("/")
+        chosen = _named_layers(name, total)
+        if slash:
+            if not count.isdecimal() or int(count) < 1:
+                raise CreditError(
+                    f"layers {layers!r}: what follows '/' is how many layers to take, 1 or more"
+                )
+            steps, last = min(int(count), len(chosen)), len(chosen) - 1
+            chosen = [
+                chosen[(2 * last * step + steps - 1) // (2 * max(steps - 1, 1))] for step in range(steps)
+            ]
     else:
         chosen = sorted(set(layers))
     if not chosen or chosen[0] < 0 or chosen[-1] >= total:
-        raise CreditError(f"layers {layers!r} do not fit a model of {total} layers, numbered 0 to {total - 1}")
+        raise CreditError(
+            f"layers {layers!r} do not fit a model of {total} layers, numbered 0 to {total - 1}"
+        )
     return chosen
+
+
+def _named_layers(name: str, total: int) -> list[int]:
+    thirds = {"early": (0, 1), "middle": (1, 2), "late": (2, 3), "all": (0, 3)}
+    if name == "last":
+        return [total - 1]
+    if name in thirds:
+        first, last = (int(Fraction(part * total, 3)) for part in thirds[name])
+        first = min(first, total - 1)
+        return list(range(first, max(last, first + 1)))
+    first_text, dash, last_text = name.partition("-")
+    if not (dash and first_text.isdecimal() and last_text.isdecimal()):
+        raise CreditError(
+            f"layers {name!r} unknown: use early, middle, late, all, last, '15-25', one of these and '/5' for five of "
+            "them, or a list of integers"
+        )
+    return list(range(int(first_text), int(last_text)))
 
 
 def capacity_from_qk(query: Tensor, key: Tensor, *, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -62,17 +88,26 @@ def capacity_from_qk(query: Tensor, key: Tensor, *, scale: float, mask: Tensor |
     query: (B, Hq, T, D); key: (B, Hkv, T, D) before key heads are repeated, Hq a multiple of Hkv. mask: None for plain
     causal attention, or boolean (B, 1, T, T), True = visible. Rows that see nothing (pads) are 0.
     """
-    batch, _, length, _ = query.shape
-    capacity = torch.zeros(batch, length, length, dtype=torch.float32, device=query.device)
-    _add_head_mean(capacity, query, key, scale, mask, weight=1.0)
-    return capacity
+    batch, heads, length, _ = query.shape
+    if key.shape[0] != batch or key.shape[2:] != query.shape[2:] or heads % key.shape[1]:
+        raise CreditError(
+            f"queries {tuple(query.shape)} and keys {tuple(key.shape)} do not fit: (B, Hq, T, D) and (B, Hkv, T, D), "
+            "Hq a multiple of Hkv"
+        )
+    reading = MeanMap()
+    reading.begin(torch.ones(batch, length, dtype=torch.bool, device=query.device), layers=1)
+    _each_tile(query, key, scale, mask, reading.add)
+    return reading.map
 
 
 @torch.no_grad()
-def _add_head_mean(
-    capacity: Tensor, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, weight: float
+def _each_tile(
+    query: Tensor, key: Tensor, scale: float, mask: Tensor | None, visit: Callable[[slice, int, Tensor], None]
 ) -> None:
-    """Adds `weight` times the head-mean probabilities of one layer to `capacity` (B, T, T), tile by tile."""
+    """Calls `visit(rows, start, probabilities)` for every tile of queries of one layer.
+
+    probabilities: (b, Hq, n, start + n) float32, the attention of positions start to start + n - 1 in `rows`.
+    """
     batch, heads, length, width = query.shape
     key_heads = key.shape[1]
     group = heads // key_heads
@@ -90,7 +125,9 @@ def _add_head_mean(
                 scores = torch.matmul(queries, keys[..., :end])
                 scores = scores.view(-1, heads, end - start, end)
                 if mask is None:
-                    hidden = torch.ones(end - start, end, dtype=torch.bool, device=scores.device).triu(start + 1)
+                    hidden = torch.ones(end - start, end, dtype=torch.bool, device=scores.device).triu(
+                        start + 1
+                    )
                     scores.masked_fill_(hidden, float("-inf"))
                     probabilities = scores.softmax(-1)
                 else:
@@ -98,30 +135,177 @@ def _add_head_mean(
                     scores.masked_fill_(~visible, float("-inf"))
                     # A row that sees nothing is a pad: softmax gives NaN there, and a pad's row must be exactly 0.
                     probabilities = scores.softmax(-1).masked_fill_(~visible, 0.0)
-                capacity[row_slice, start:end, :end] += probabilities.sum(1) * (weight / heads)
+                visit(row_slice, start, probabilities)
+
+
+class Reading(ABC):
+    """What is kept of the attention of the traced layers: fed tile by tile, layer by layer, read after the forward."""
+
+    #: The field of a CreditContext that the result fills.
+    fills: ClassVar[str]
+
+    @abstractmethod
+    def begin(self, token: Tensor, layers: int) -> None:
+        """Called once, with the boolean mask of real tokens (B, T) and the number of layers to come."""
+
+    @abstractmethod
+    def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
+        """A tile: probabilities (b, H, n, start + n) of queries start to start + n - 1 in `rows`."""
+
+    def end_layer(self) -> None:
+        """Called after the last tile of each layer."""
+        return
+
+    @abstractmethod
+    def finish(self, padded: bool) -> Any:
+        """The result, after the last layer. padded: whether pads may have left something behind."""
+
+
+class MeanMap(Reading):
+    """The mean over heads and layers, (B, T, T) float32; rows and columns of pads exactly 0."""
+
+    fills: ClassVar[str] = "capacity"
+
+    def begin(self, token: Tensor, layers: int) -> None:
+        batch, length = token.shape
+        self.map = torch.zeros(batch, length, length, dtype=torch.float32, device=token.device)
+        self._token, self._weight = token, 1.0 / layers
+
+    def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
+        heads, end = probabilities.shape[1], probabilities.shape[3]
+        self.map[rows, start:end, :end] += probabilities.sum(1) * (self._weight / heads)
+
+    def finish(self, padded: bool) -> Tensor:
+        # Left pads see nothing, but right pads see the text before them: both are no part of the graph.
+        if padded:
+            pads = ~self._token
+            self.map.masked_fill_(pads.unsqueeze(-1) | pads.unsqueeze(-2), 0.0)
+        return self.map
+
+
+class Rollout(Reading):
+    """Attention rollout (Abnar and Zuidema, 2020, arXiv 2005.00928), (B, T, T) float32; pads 0.
+
+    The product over layers of (A + I) / 2 with the head-mean A, later layers to the left: entry [k, i] is the share
+    of position i's input in position k after the last layer. Two maps of memory, one matrix product a layer.
+    """
+
+    fills: ClassVar[str] = "rollout"
+
+    def begin(self, token: Tensor, layers: int) -> None:
+        self._token = token
+        self._product: Tensor | None = None
+        self._layer = MeanMap()
+        self._layer.begin(token, layers=1)
+
+    def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
+        self._layer.add(rows, start, probabilities)
+
+    def end_layer(self) -> None:
+        mixed = self._layer.map.mul_(0.5)
+        mixed.diagonal(dim1=-2, dim2=-1).add_(0.5)
+        with full_float32():
+            self._product = mixed if self._product is None else torch.matmul(mixed, self._product)
+        self._layer.begin(self._token, layers=1)
+
+    def finish(self, padded: bool) -> Tensor:
+        assert self._product is not None
+        if padded:
+            pads = ~self._token
+            self._product.masked_fill_(pads.unsqueeze(-1) | pads.unsqueeze(-2), 0.0)
+        return self._product
+
+
+@dataclass(frozen=True)
+class HeadVectors:
+    """Per-head sums over attention, (B, H, T) float32 each; H counts the heads of all traced layers, layer by layer.
+
+    All three are linear in the attention, so that heads can be chosen and averaged afterwards and no per-head map is
+    ever kept (12 layers of 32 heads at 8,192 tokens: 12.6 MB each).
+
+    reach: sum over s <= t of A[t, s] min(t - s, clip): WAAD of arXiv 2510.13554.
+    distance: sum over s <= t of A[t, s] (t - s), the mean distance that position t looks back.
+    influence: mean over t in [s + near, s + far] of A[t, s], as far as the sequence goes; 0 where it does not go to
+        s + near: FAI of the same paper.
+    """
+
+    reach: Tensor
+    distance: Tensor
+    influence: Tensor
+
+
+class HeadReading(Reading):
+    """Reads `HeadVectors`, with the paper's windows in tokens."""
+
+    fills: ClassVar[str] = "head_vectors"
+
+    def __init__(self, clip: int, near: int, far: int) -> None:
+        self._clip, self._near, self._far = clip, near, far
+
+    def begin(self, token: Tensor, layers: int) -> None:
+        self._token = token
+        self._layers: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._current: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
+        _, heads, _, end = probabilities.shape
+        device = probabilities.device
+        if self._current is None:
+            batch, length = self._token.shape
+            reach, distance, influence = (torch.zeros(batch, heads, length, device=device) for _ in range(3))
+            self._current = reach, distance, influence
+        reach, distance, influence = self._current
+        positions = torch.arange(end, device=device)
+        gap = (positions[start:].unsqueeze(1) - positions).clamp(min=0).float()
+        reach[rows, :, start:end] = (probabilities * gap.clamp(max=self._clip)).sum(-1)
+        distance[rows, :, start:end] = (probabilities * gap).sum(-1)
+        # Right pads look at the text before them, and are no future of it.
+        band = ((gap >= self._near) & (gap <= self._far)) & self._token[rows, start:end].unsqueeze(-1)
+        influence[rows, :, :end] += (probabilities * band.unsqueeze(1)).sum(2)
+
+    def end_layer(self) -> None:
+        assert self._current is not None
+        self._layers.append(self._current)
+        self._current = None
+
+    def finish(self, padded: bool) -> HeadVectors:
+        reach, distance, influence = (torch.cat(parts, dim=1) for parts in zip(*self._layers, strict=True))
+        token = self._token
+        positions = torch.arange(token.shape[1], device=token.device)
+        last = torch.where(token, positions, -1).amax(1, keepdim=True)
+        seen = (torch.minimum(positions + self._far, last) - (positions + self._near) + 1).clamp(min=0)
+        influence = influence / seen.clamp(min=1).unsqueeze(1)
+        keep = token.unsqueeze(1)
+        return HeadVectors(reach * keep, distance * keep, influence * keep)
 
 
 class Capture:
-    """What one forward showed: read `capacity` after the forward has run."""
+    """What one forward showed: read `capacity`, or `fields` for any reading, after the forward has run."""
 
-    def __init__(self, layers: list[int], attention_mask: Tensor) -> None:
+    def __init__(self, layers: list[int], attention_mask: Tensor, reading: Reading) -> None:
         self._layers = layers
-        self._attention_mask = attention_mask.bool()
+        self._token = attention_mask.bool()
         self._seen: set[int] = set()
-        self._map: Tensor | None = None
+        self._reading = reading
+        self._result: Any = None
         #: Seconds spent in the tap, host clock.
         self.seconds = 0.0
 
     @property
-    def capacity(self) -> Tensor:
-        """The mean over heads and traced layers, (B, T, T) float32; rows and columns of pads exactly 0."""
+    def fields(self) -> dict[str, Any]:
+        """What was read, under the name of the CreditContext field that it fills."""
         missing = [layer for layer in self._layers if layer not in self._seen]
-        if self._map is None or missing:
+        if missing:
             raise CreditError(
                 f"layers {missing} were never seen by the tap: did the forward run inside it, "
                 "and does every traced layer use attention?"
             )
-        return self._map
+        return {self._reading.fills: self._result}
+
+    @property
+    def capacity(self) -> Tensor:
+        """The mean over heads and traced layers, (B, T, T) float32; rows and columns of pads exactly 0."""
+        return self.fields[MeanMap.fills]
 
     def take(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         """Adds one layer, if it is traced."""
@@ -135,22 +319,23 @@ class Capture:
             )
         begin = time.perf_counter()
         batch, _, length, _ = query.shape
-        if key.shape[2] != length or self._attention_mask.shape != (batch, length):
+        if key.shape[2] != length or self._token.shape != (batch, length):
             raise CreditError(
-                f"the tap reads whole sequences of shape {tuple(self._attention_mask.shape)}, "
+                f"the tap reads whole sequences of shape {tuple(self._token.shape)}, "
                 f"but a forward brought {batch} x {length} queries and {key.shape[2]} keys: no cache, no packing"
             )
         if mask is not None and mask.dtype != torch.bool:
-            raise CreditError(f"layer {layer} has an additive {mask.dtype} attention mask; the tap reads boolean masks")
-        if self._map is None:
-            self._map = torch.zeros(batch, length, length, dtype=torch.float32, device=query.device)
-        _add_head_mean(self._map, query.detach(), key.detach(), scale, mask, weight=1.0 / len(self._layers))
+            raise CreditError(
+                f"layer {layer} has an additive {mask.dtype} attention mask; the tap reads boolean masks"
+            )
+        if not self._seen:
+            self._token = self._token.to(query.device)
+            self._reading.begin(self._token, len(self._layers))
+        _each_tile(query.detach(), key.detach(), scale, mask, self._reading.add)
+        self._reading.end_layer()
         self._seen.add(layer)
         if len(self._seen) == len(self._layers):
-            # Left pads see nothing, but right pads see the text before them: both are no part of the graph.
-            pads = ~self._attention_mask
-            if mask is not None or bool(pads.any()):
-                self._map.masked_fill_(pads.unsqueeze(-1) | pads.unsqueeze(-2), 0.0)
+            self._result = self._reading.finish(padded=mask is not None or not bool(self._token.all()))
         self.seconds += time.perf_counter() - begin
 
 
@@ -158,12 +343,23 @@ _open: Capture | None = None
 
 
 def _tapped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: object,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' sdpa attention, with a look at the queries and keys first."""
-    for name, meaning in (("softcap", "a soft cap"), ("s_aux", "attention sinks"), ("position_bias", "a position bias")):
+    for name, meaning in (
+        ("softcap", "a soft cap"),
+        ("s_aux", "attention sinks"),
+        ("position_bias", "a position bias"),
+    ):
         if options.get(name) is not None:
-            raise CreditError(f"{type(module).__name__} adds {meaning} to its scores, which the tap does not read yet")
+            raise CreditError(
+                f"{type(module).__name__} adds {meaning} to its scores, which the tap does not read yet"
+            )
     if _open is not None:
         scaling = options.get("scaling")
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
@@ -194,22 +390,30 @@ class AttentionTap:
         config = inner.config
         name = type(inner).__name__
         if not inner._can_set_attn_implementation():
-            raise CreditError(f"{name} does not use transformers' attention interface, so its attention cannot be tapped")
+            raise CreditError(
+                f"{name} does not use transformers' attention interface, so its attention cannot be tapped"
+            )
         if config._attn_implementation != "sdpa":
             raise CreditError(
                 f"{name} runs {config._attn_implementation!r} attention, which cannot be tapped; "
                 "load it with attn_implementation='sdpa'"
             )
         if getattr(config, "attn_logit_softcapping", None):
-            raise CreditError(f"{name} soft-caps its attention scores, which sdpa does not do and the tap does not read")
+            raise CreditError(
+                f"{name} soft-caps its attention scores, which sdpa does not do and the tap does not read"
+            )
         if getattr(config, "num_hidden_layers", None) is None:
-            raise CreditError(f"{name} has no num_hidden_layers in its configuration: only text decoders can be traced")
+            raise CreditError(
+                f"{name} has no num_hidden_layers in its configuration: only text decoders can be traced"
+            )
         self._config = config
         self.layers = traced_layers(layers, config.num_hidden_layers)
 
     @contextmanager
-    def open(self, attention_mask: Tensor) -> Iterator[Capture]:
+    def open(self, attention_mask: Tensor, reading: Reading | None = None) -> Iterator[Capture]:
         """A context around exactly one forward of the sequences that `attention_mask` (B, T), 1 = token, describes.
+
+        reading: what to keep of the attention, the mean map by default; a fresh one for every forward.
 
         Close it before backward: gradient checkpointing runs layers again there. The model's attention
         implementation is the tap's only inside. Closed paths, generation among them, never see it.
@@ -217,7 +421,7 @@ class AttentionTap:
         global _open
         if _open is not None:
             raise CreditError("another attention tap is open in this process; close it first")
-        capture = Capture(self.layers, attention_mask)
+        capture = Capture(self.layers, attention_mask, MeanMap() if reading is None else reading)
         self._config._attn_implementation = _NAME
         _open = capture
         try:

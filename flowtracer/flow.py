@@ -77,9 +77,13 @@ class Flow:
             # A predecessor can only matter if its best path times the edge is among the best `paths`.
             for i in row.nonzero().flatten().tolist():
                 edge = float(row[i])
-                candidates += [(probability * edge, i, rank) for rank, (probability, _, _) in enumerate(best[i])]
+                candidates += [
+                    (probability * edge, i, rank) for rank, (probability, _, _) in enumerate(best[i])
+                ]
             best.append(heapq.nlargest(paths, candidates))
-        ends = [(entry[0], k, rank) for k in range(len(answer)) if answer[k] for rank, entry in enumerate(best[k])]
+        ends = [
+            (entry[0], k, rank) for k in range(len(answer)) if answer[k] for rank, entry in enumerate(best[k])
+        ]
 
         def walk(k: int, rank: int) -> list[int]:
             positions = []
@@ -112,14 +116,18 @@ def solve_flow(capacity: Tensor, source: Tensor, answer: Tensor, *, overwrite: b
     if capacity.ndim not in (2, 3) or capacity.shape[-1] != capacity.shape[-2]:
         raise CreditError(f"capacity must be (T, T) or (B, T, T), not {tuple(capacity.shape)}")
     if not capacity.is_floating_point() or capacity.dtype in (torch.float16, torch.bfloat16):
-        raise CreditError(f"capacity must be float32 or float64, not {capacity.dtype}: half precision loses flow")
+        raise CreditError(
+            f"capacity must be float32 or float64, not {capacity.dtype}: half precision loses flow"
+        )
     for name, mask in (("source", source), ("answer", answer)):
         if mask.dtype != torch.bool or mask.shape != capacity.shape[:-1]:
             raise CreditError(
                 f"{name} must be a boolean mask of shape {tuple(capacity.shape[:-1])}, "
                 f"not {mask.dtype} of shape {tuple(mask.shape)}"
             )
-    if capacity.numel() and not bool(torch.isfinite(low := capacity.amin()) & torch.isfinite(capacity.amax())):
+    if capacity.numel() and not bool(
+        torch.isfinite(low := capacity.amin()) & torch.isfinite(capacity.amax())
+    ):
         raise CreditError("capacity holds NaN or infinite entries: are the rows of pads zeroed?")
     if capacity.numel() and low < 0:
         raise CreditError("capacity holds negative entries: attention probabilities are needed, not scores")
@@ -133,13 +141,16 @@ def solve_flow(capacity: Tensor, source: Tensor, answer: Tensor, *, overwrite: b
         potential = torch.linalg.solve_triangular(matrix.mT, sink, upper=True, unitriangular=True).squeeze(-1)
         reaches = source & (potential >= UNREACHABLE)
         count = reaches.sum(-1)
-        entering = torch.where(reaches, 1.0 / (potential.clamp(min=UNREACHABLE) * count.clamp(min=1).unsqueeze(-1)), zero)
-        visits = torch.linalg.solve_triangular(matrix, entering.unsqueeze(-1), upper=False, unitriangular=True)
+        shared = potential.clamp(min=UNREACHABLE) * count.clamp(min=1).unsqueeze(-1)
+        entering = torch.where(reaches, 1.0 / shared, zero)
+        visits = torch.linalg.solve_triangular(
+            matrix, entering.unsqueeze(-1), upper=False, unitriangular=True
+        )
     flow = potential * visits.squeeze(-1)
     return Flow(potential, flow, 2.0 * flow, count, None if overwrite else capacity, answer)
 
 
-class full_float32:  # noqa: N801 - a context manager that reads as an adjective
+class full_float32:
     """Context in which float32 products on a GPU are not rounded to TF32, whatever the program chose globally."""
 
     def __enter__(self) -> None:

@@ -1,7 +1,15 @@
 """Credit methods: how much each token of a response counts. One file a family, and the registry."""
 
-from flowtracer.credit import controls as _controls
-from flowtracer.credit import flow as _flow
+# Imported for their entries in the registry.
+from flowtracer.credit import (  # noqa: F401
+    controls,
+    entropy,
+    flow,
+    gradient,
+    graph,
+    outcome,
+    rhythm,
+)
 from flowtracer.credit.method import CreditContext, CreditMethod, get, names, register
 
 __all__ = ["CreditContext", "CreditMethod", "get", "names", "register"]

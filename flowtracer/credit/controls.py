@@ -1,11 +1,13 @@
 """Controls: credit methods that a comparison needs to know what its other rows mean.
 
 uniform is GRPO. constant has FlowTracer's mean weight without its contrast. random has both without its ranking.
-oracle and oracle_mask know the decisive tokens: what perfect credit would gain (assay sensitivity).
+delimiters knows punctuation and nothing else, position the position. oracle, oracle_mask and anti_oracle know the
+decisive tokens: what perfect credit would gain, and what its opposite costs (assay sensitivity).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.credit.method import CreditContext, CreditMethod, register
+from flowtracer.errors import CreditError
 
 
 def pool_size(members: Tensor, ratio: float) -> Tensor:
@@ -87,6 +90,15 @@ class TwoLevel(CreditMethod):
         return torch.where(chosen, self.gamma, 1.0)
 
 
+def random_scores(name: str, context: CreditContext) -> Tensor:
+    """Uniform random numbers (B, T) from the context's own generator."""
+    if context.generator is None:
+        raise CreditError(f"credit {name} needs a generator of its own in its context")
+    # Drawn on the generator's device and for the whole padded batch, in one call.
+    drawn = torch.rand(context.response.shape, generator=context.generator, device=context.generator.device)
+    return drawn.to(context.response.device)
+
+
 @register
 @dataclass(frozen=True)
 class RandomTokens(TwoLevel):
@@ -98,13 +110,92 @@ class RandomTokens(TwoLevel):
     name: ClassVar[str] = "random"
 
     def weights(self, context: CreditContext) -> Tensor:
-        if context.generator is None:
-            raise ValueError("credit random needs a generator of its own in the context")
-        # Drawn on the generator's device and for the whole padded batch, in one call.
-        device = context.generator.device
-        scores = torch.rand(context.response.shape, generator=context.generator, device=device)
         count = pool_size(context.response.sum(1), self.ratio)
-        return self.raised(top(scores.to(context.response.device), context.response, count))
+        return self.raised(top(random_scores(self.name, context), context.response, count))
+
+
+@register
+@dataclass(frozen=True)
+class Delimiters(CreditMethod):
+    """gamma on punctuation and line breaks: a control, since they are most of what high flow picks out.
+
+    A token is a delimiter if its text holds nothing but blanks, punctuation and symbols (Unicode categories P and S,
+    so that `=`, `+` and `$` count) and at least one of these or a line break. The published sources name "punctuation
+    and newlines" and no list; this one is our choice. Special tokens have no text and are none.
+
+    Ten response tokens `So`, ` 2`, `+`, `3`, ` =`, ` 5`, `.`, `\\n`, `####`, ` 5`: 1 1 1.5 1 1.5 1 1.5 1.5 1.5 1.
+    """
+
+    name: ClassVar[str] = "delimiters"
+    needs: ClassVar[frozenset[str]] = frozenset({"pieces"})
+    gamma: float = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("gamma", 0.0, 1e6)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.pieces is not None
+        delimiter = torch.tensor(
+            [[_is_delimiter(piece) for piece in row] for row in context.pieces], dtype=torch.bool
+        )
+        return torch.where(delimiter.to(context.response.device).view_as(context.response), self.gamma, 1.0)
+
+
+def _is_delimiter(piece: str) -> bool:
+    visible = "".join(piece.split())
+    if not visible:
+        return "\n" in piece
+    return all(unicodedata.category(character)[0] in "PS" for character in visible)
+
+
+@register
+@dataclass(frozen=True)
+class Position(CreditMethod):
+    """Weights that rise with the position from `floor` to 1: the controls of the ATPO trainer.
+
+    shape: "linear"; "exponential", decay ** (tokens to the end), rescaled to start at 0; "sigmoid", an S-curve
+    sigmoid(3 sharpness x) over x from -1 to 1, rescaled to 0 and 1. Then w = floor + (1 - floor) shape. floor 0.5 and
+    sharpness 2 are that trainer's defaults; its decay is unpublished, 0.99 is ours, and so is the rescaling, without
+    which a short response would have no contrast. It stops the rise before the answer; here it runs over the whole
+    response, so that nothing need be known of the answer. A response of one token gets 1.
+
+    Ten response tokens, linear: 0.5 0.5556 0.6111 0.6667 0.7222 0.7778 0.8333 0.8889 0.9444 1.
+    """
+
+    name: ClassVar[str] = "position"
+    shape: str = "linear"
+    floor: float = 0.5
+    decay: float = 0.99
+    sharpness: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("shape", ("linear", "exponential", "sigmoid"))
+        self.check_range("floor", 0.0, 1.0)
+        self.check_range("decay", 0.01, 0.9999)
+        self.check_range("sharpness", 0.01, 100.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return (1.0 + self.floor) / 2.0
+
+    def weights(self, context: CreditContext) -> Tensor:
+        response = context.response
+        last = (response.sum(1, keepdim=True) - 1).double()
+        index = response.cumsum(1).double() - 1.0
+        if self.shape == "exponential":
+            lowest = self.decay**last
+            rise = (self.decay ** (last - index) - lowest) / (1.0 - lowest)
+        elif self.shape == "sigmoid":
+            steep = 3.0 * self.sharpness
+            lowest = torch.sigmoid(torch.tensor(-steep, dtype=torch.float64))
+            curve = torch.sigmoid(steep * (2.0 * index / last - 1.0))
+            rise = (curve - lowest) / (1.0 - 2.0 * lowest)
+        else:
+            rise = index / last
+        rise = torch.where(last > 0, rise, 1.0)
+        return self.floor + (1.0 - self.floor) * rise
 
 
 @dataclass(frozen=True)
@@ -112,8 +203,7 @@ class _Decisive(CreditMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"decisive"})
 
     def decisive(self, context: CreditContext) -> Tensor:
-        if context.decisive is None:
-            raise ValueError(f"credit {self.name} needs a task that knows its decisive tokens")
+        assert context.decisive is not None
         decisive = context.decisive & context.response
         context.abstain_where(~decisive.any(1), "no decisive token")
         return decisive
@@ -150,3 +240,22 @@ class OracleMask(_Decisive):
 
     def weights(self, context: CreditContext) -> Tensor:
         return self.decisive(context).to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class AntiOracle(_Decisive):
+    """gamma off the decisive tokens of a task that knows them, 1 on them: credit that points away from what matters.
+
+    Ten response tokens, the first decisive: 1 1.5 1.5 1.5 1.5 1.5 1.5 1.5 1.5 1.5.
+    """
+
+    name: ClassVar[str] = "anti_oracle"
+    gamma: float = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("gamma", 0.0, 1e6)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        return torch.where(self.decisive(context), 1.0, self.gamma)

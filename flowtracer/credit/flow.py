@@ -1,4 +1,7 @@
-"""flow: FlowTracer's credit, by throughput on the attention graph (Dong et al., ICML 2026, arXiv 2606.10646)."""
+"""FlowTracer's credit, by throughput on the attention graph (Dong et al., ICML 2026, arXiv 2606.10646), and controls.
+
+flow is the method. bottom_flow turns its ranking round, shuffled_flow takes the ranking away and keeps the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import Layers
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.controls import TwoLevel, pool_size, random_scores, top
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
+from flowtracer.errors import CreditError
 from flowtracer.flow import solve_flow
 
 
@@ -30,6 +34,8 @@ class FlowCredit(TwoLevel):
     first_token: "keep" the attention sink, or "drop" it and renormalise the rows.
     sign: apply weights to "both" signs of the advantage, or only to "positive" or "negative" ones (others weigh 1).
     abstain: what a response without an answer gets, "mean" (the mean weight of the batch's others) or "one".
+    shape: "levels", or "continuous" (the paper's ablation, whose formula is unpublished): 1 + c tau, with c such that
+        the response keeps the mean weight that the two levels would give it.
 
     Tokens of throughput 0 never get the bonus; ties go to the earliest token. Abstains on a response without an
     answer, and on one whose answer nothing of the source reaches.
@@ -48,6 +54,7 @@ class FlowCredit(TwoLevel):
     first_token: str = "keep"
     sign: str = "both"
     abstain: str = "mean"
+    shape: str = "levels"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,12 +63,12 @@ class FlowCredit(TwoLevel):
         self.check_choice("first_token", ("keep", "drop"))
         self.check_choice("sign", ("both", "positive", "negative"))
         self.check_choice("abstain", ABSTENTIONS)
+        self.check_choice("shape", ("levels", "continuous"))
 
     def score(self, context: CreditContext) -> Tensor:
         """Throughput tau, (B, T) float32. Destroys the context's capacity map, which nothing else reads."""
         capacity = context.capacity
-        if capacity is None:
-            raise ValueError("credit flow needs the capacity map in the context")
+        assert capacity is not None
         answer = context.answer
         if self.answer_rows == "emitting":
             answer = torch.zeros_like(answer)
@@ -79,17 +86,68 @@ class FlowCredit(TwoLevel):
         context.abstain_where(~context.answer.any(1), "no answer")
         context.abstain_where(~(throughput > 0).any(1), "answer unreachable")
         pool = response if self.answer_in_pool else response & ~context.answer
-        chosen = top(throughput, pool & (throughput > 0), pool_size(response.sum(1), self.ratio))
-        weights = self.raised(chosen)
+        weights = self.raised_by(throughput, pool, context)
         if self.sign != "both":
             if context.advantage is None:
-                raise ValueError("credit flow with a sign needs the advantages in the context")
+                raise CreditError(
+                    f"credit {self.name} with sign={self.sign!r} needs the advantages in its context"
+                )
             applies = context.advantage > 0 if self.sign == "positive" else context.advantage < 0
             weights = torch.where(applies.unsqueeze(1), weights, 1.0)
         return weights
 
+    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+        """Weights (B, T) by throughput (B, T) among the tokens of `pool` (B, T), before the sign is looked at."""
+        chosen = top(throughput, pool & (throughput > 0), pool_size(context.response.sum(1), self.ratio))
+        if self.shape == "levels":
+            return self.raised(chosen)
+        bonus = (self.gamma - 1.0) * chosen.sum(1, keepdim=True)
+        carried = throughput * pool
+        return 1.0 + bonus * carried / carried.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
     def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
         return 1.0 if self.abstain == "one" else super()._abstention_weight(weights, judged)
+
+
+@register
+@dataclass(frozen=True)
+class BottomFlow(FlowCredit):
+    """gamma for the 40% of lowest throughput, tokens of throughput 0 among them (ablation in arXiv 2606.10646).
+
+    The options of flow. Ties go to the earliest token; it abstains where flow does.
+
+    Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0: 1.5 1 1.5 1 1 1.5 1 1 1 1.5.
+    """
+
+    name: ClassVar[str] = "bottom_flow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape != "levels":
+            raise CreditError("credit bottom_flow has two levels; shape='continuous' belongs to flow")
+
+    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+        return self.raised(top(-throughput, pool, pool_size(context.response.sum(1), self.ratio)))
+
+
+@register
+@dataclass(frozen=True)
+class ShuffledFlow(FlowCredit):
+    """flow's weights, permuted at random within each response: its levels, mean and abstentions without its ranking.
+
+    The options of flow. Drawn from the context's own generator. Ten response tokens that flow gives
+    1 1.5 1 1.5 1 1 1 1.5 1.5 1: these ten numbers in another order, such as 1.5 1 1 1 1.5 1 1.5 1 1 1.5.
+    """
+
+    name: ClassVar[str] = "shuffled_flow"
+
+    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+        weights = super().raised_by(throughput, pool, context)
+        response = context.response
+        drawn = random_scores(self.name, context).masked_fill(~response, float("inf"))
+        in_order = response.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        at_random = drawn.argsort(dim=1, stable=True)
+        return weights.scatter(1, at_random, weights.gather(1, in_order))
 
 
 def _without_first_token(capacity: Tensor, token: Tensor) -> Tensor:

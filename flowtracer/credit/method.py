@@ -15,9 +15,27 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowtracer.attention import HeadVectors, MeanMap, Reading
 from flowtracer.errors import CreditError
 
 ABSTENTIONS = ("mean", "one")
+
+#: What a method may declare to need: fields of the CreditContext that are filled for those who ask, and nobody else.
+NEEDS = {
+    "capacity": "the attention map",
+    "rollout": "the attention rollout",
+    "head_vectors": "per-head attention vectors",
+    "decisive": "a task that knows its decisive tokens",
+    "logprobs": "the policy's log-probabilities",
+    "entropies": "the policy's entropies",
+    "saliency": "a backward pass from the answer",
+    "pieces": "the text of each token",
+    "advantage": "the advantages",
+    "reward": "the rewards",
+    "group": "the groups",
+}
+#: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
+MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 
 
 @dataclass
@@ -28,8 +46,14 @@ class CreditContext:
     answer: (B, T) boolean, where flow enters and ends; a row without an answer has none. decisive: (B, T) boolean or
     None, the tokens that decide the answer, where the task knows them; a row of False where it does not.
     advantage: (B,) float32; reward: (B,) float32, NaN where unscorable; group: (B,) integers, the prompt that a
-    response belongs to. capacity: (B, T, T) float32 or None, captured only for methods that declare it.
-    generator: this method's own random numbers; no method may draw from a global one.
+    response belongs to. generator: this method's own random numbers; no method may draw from a global one.
+
+    Filled for methods that declare the need of it, else None; values outside the response mean nothing:
+    capacity: (B, T, T) float32, the mean attention of the traced layers. rollout: (B, T, T), see `attention.Rollout`.
+    head_vectors: `attention.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
+    position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
+    |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
+    token, "" elsewhere.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
     """
@@ -44,6 +68,12 @@ class CreditContext:
     group: Tensor | None = None
     decisive: Tensor | None = None
     capacity: Tensor | None = None
+    rollout: Tensor | None = None
+    head_vectors: HeadVectors | None = None
+    logprobs: Tensor | None = None
+    entropies: Tensor | None = None
+    saliency: Tensor | None = None
+    pieces: list[list[str]] | None = None
     generator: torch.Generator | None = None
     scores: Tensor | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
@@ -67,7 +97,7 @@ class CreditMethod(ABC):
     """
 
     name: ClassVar[str]
-    #: What must be captured for the method: "capacity" (the mean map), "decisive" (the decisive tokens).
+    #: What must be captured for the method, of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     #: Over what `mean_one` conserves the total: "response", "group" or "batch".
     scope: ClassVar[str] = "response"
@@ -84,6 +114,10 @@ class CreditMethod(ABC):
     def usual_mean(self) -> float:
         """The method's mean weight by design: what abstentions get when a batch holds nothing but abstentions."""
         return 1.0
+
+    def reading(self) -> Reading | None:
+        """What to read from the attention of a forward, fresh for each; None for methods that need none of it."""
+        return MeanMap() if "capacity" in self.needs else None
 
     def score(self, context: CreditContext) -> Tensor | None:
         """What the method reads from the captured maps, (B, T) float32; None for methods that read none.
@@ -104,9 +138,12 @@ class CreditMethod(ABC):
         A response on which the method abstains gets the mean weight of the batch's other response tokens throughout:
         such responses are mostly wrong ones, and a weight of 1 would quietly count them less.
         """
+        for need in sorted(self.needs):
+            if getattr(context, need) is None and not (need in MAPS and context.scores is not None):
+                raise CreditError(f"credit {self.name} needs {NEEDS[need]} ({need}) in its context")
         if context.scores is None:
             context.scores = self.score(context)
-        weights = self.weights(context).to(torch.float32)
+        weights = self.weights(context).detach().to(torch.float32)
         if weights.shape != context.response.shape:
             raise CreditError(f"credit {self.name} gave weights of shape {tuple(weights.shape)}")
         judged = context.response.clone()
@@ -122,7 +159,9 @@ class CreditMethod(ABC):
         if not bool(torch.isfinite(weights).all()):
             raise CreditError(f"credit {self.name} gave a weight that is not finite")
         if not self.signed and weights.numel() and float(weights.min()) < 0:
-            raise CreditError(f"credit {self.name} gave a negative weight without declaring that it is signed")
+            raise CreditError(
+                f"credit {self.name} gave a negative weight without declaring that it is signed"
+            )
         return weights
 
     def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
@@ -151,7 +190,9 @@ class CreditMethod(ABC):
         """Raises CreditError unless `low <= option <= high`."""
         value = getattr(self, option)
         if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
-            raise CreditError(f"credit {self.name}: {option} must lie between {low:g} and {high:g}, not {value!r}")
+            raise CreditError(
+                f"credit {self.name}: {option} must lie between {low:g} and {high:g}, not {value!r}"
+            )
 
     def check_choice(self, option: str, choices: tuple[str, ...]) -> None:
         """Raises CreditError unless the option is one of `choices`."""

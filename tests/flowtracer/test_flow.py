@@ -32,7 +32,9 @@ def reference(capacity, source, answer):
 def random_graph(length, seed, zero_share=0.0):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(length, length, generator=generator)
-    capacity = logits.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
+    capacity = logits.masked_fill(
+        torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf")
+    ).softmax(-1)
     if zero_share:
         capacity = capacity * (torch.rand(length, length, generator=generator) > zero_share)
     source = torch.zeros(length, dtype=torch.bool)

@@ -81,7 +81,11 @@ def same(one, other):
 # In the training forward; in the old log-probability pass, from two micro-batches a generation used by two updates.
 SEAMS = {
     "training forward": {},
-    "accumulated": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 2},
+    "accumulated": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 2,
+    },
     "old log-probabilities": {"num_iterations": 2},
     "old, in chunks": {"per_device_train_batch_size": 4, "steps_per_generation": 2},
 }
@@ -206,5 +210,5 @@ def test_sequence_level_ratios_are_refused(tokenizer, tmp_path):
 
 
 def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
-    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: constant, flow"):
+    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: answer_attention, "):
         train(tokenizer, tmp_path, credit="floww")

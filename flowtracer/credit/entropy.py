@@ -1,0 +1,125 @@
+"""Credit from the policy's own uncertainty: entropies and probabilities of the forward that is there anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.method import CreditContext, CreditMethod, register
+
+
+@register
+@dataclass(frozen=True)
+class EntropyTop(TwoLevel):
+    """gamma for the 40% of a response's tokens that were drawn with the highest entropy (arXiv 2510.13554, a baseline).
+
+    The entropy is that of the distribution from which the token was drawn, in the forward that the trainer runs
+    anyway. Ratio and levels as in FlowTracer; ties go to the earliest token.
+
+    Ten response tokens of entropy 0 2 0.1 1 0.5 0 1 0 1 0.2: 1 1.5 1 1.5 1 1 1.5 1 1.5 1.
+    """
+
+    name: ClassVar[str] = "entropy"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.entropies is not None
+        response = context.response
+        return self.raised(top(context.entropies, response, pool_size(response.sum(1), self.ratio)))
+
+
+@register
+@dataclass(frozen=True)
+class EntropyMask(CreditMethod):
+    """Loss only where the entropy is in the batch's top 20%: w = 1 there, 0 elsewhere ("80/20", arXiv 2506.01939).
+
+    The threshold is the (1 - ratio) quantile of all response tokens of the generation batch, interpolated linearly,
+    and every token at or above it counts: the rule of TRL's `top_entropy_quantile`, which applies it to each
+    micro-batch. The loss is still divided by all tokens, as there. No abstention: a response may get no weight at all.
+
+    Ten response tokens, alone in their batch, of entropy 0 2 0.1 1 0.5 0 0.9 0 0.8 0.2: the 80% quantile lies between
+    0.9 and 1: 0 1 0 1 0 0 0 0 0 0.
+    """
+
+    name: ClassVar[str] = "entropy_mask"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
+    scope: ClassVar[str] = "batch"
+    ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("ratio", 0.0, 1.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return self.ratio
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.entropies is not None
+        # torch.quantile stops at 16 million entries, which a large batch of long responses exceeds.
+        ordered = context.entropies[context.response].float().sort().values
+        if not len(ordered):
+            return torch.zeros_like(context.entropies)
+        place = (1.0 - self.ratio) * (len(ordered) - 1)
+        low = min(int(place), len(ordered) - 1)
+        high = min(low + 1, len(ordered) - 1)
+        threshold = torch.lerp(ordered[low], ordered[high], place - low)
+        return (context.entropies >= threshold).to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class EntropyAdvantage(CreditMethod):
+    """The advantage plus a clipped entropy bonus: A + min(alpha H, |A| / kappa) (arXiv 2506.14758).
+
+    As a factor, w = 1 + sign(A) min(alpha H / |A|, 1 / kappa), and 1 where A = 0. H is the entropy at the token,
+    detached; alpha 0.4 and kappa 2 are the paper's (for GRPO). kappa below 1 would turn signs round and is refused.
+
+    Ten response tokens, A = 1, of entropy 0 2 0.1 1 0.5 0 1 0 1.25 0.25: 1 1.5 1.04 1.4 1.2 1 1.4 1 1.5 1.1; with
+    A = -1 as much below 1: 1 0.5 0.96 0.6 0.8 1 0.6 1 0.5 0.9.
+    """
+
+    name: ClassVar[str] = "entropy_advantage"
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage", "entropies"})
+    alpha: float = 0.4
+    kappa: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("alpha", 0.0, 1e6)
+        self.check_range("kappa", 1.0, 1e6)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.entropies is not None and context.advantage is not None
+        advantage = context.advantage.float().unsqueeze(1)
+        size = advantage.abs().clamp(min=torch.finfo(torch.float32).tiny)
+        bonus = (self.alpha * context.entropies.clamp(min=0.0) / size).clamp(max=1.0 / self.kappa)
+        return 1.0 + advantage.sign() * bonus
+
+
+@register
+@dataclass(frozen=True)
+class Probability(CreditMethod):
+    """w = alpha pi + 1 - alpha, pi the probability of the token: less for what was unlikely (AR, arXiv 2505.12929).
+
+    Low-probability tokens have the largest gradients; advantage reweighting takes them down. alpha 0.2. pi comes from
+    the forward that the trainer runs anyway, detached.
+
+    Ten response tokens of probability 1 0.5 0.25 0 0.75 1 1 0.1 0.9 0.5: 1 0.9 0.85 0.8 0.95 1 1 0.82 0.98 0.9.
+    """
+
+    name: ClassVar[str] = "probability"
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("alpha", 0.0, 1.0)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.logprobs is not None
+        return self.alpha * context.logprobs.float().exp() + (1.0 - self.alpha)

@@ -1,0 +1,71 @@
+"""Credit by gradient: how much the answer's log-probability leans on each token (OAR-G, arXiv 2601.07408)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.method import CreditContext, register
+
+
+@register
+@dataclass(frozen=True)
+class Gradient(TwoLevel):
+    """Ranked by |gradient . embedding| of the answer's log-probability at each token: one forward and one backward.
+
+    The signal of OAR-G (arXiv 2601.07408), from the policy that wrote the response, before it is updated. The forward
+    and the backward are extra: this method costs about one more training forward and backward, without parameter
+    gradients. Frozen per rollout.
+
+    shape: "levels", the top 40% get gamma as in FlowTracer (tokens of score 0 never do, ties go to the earliest), so
+        that only the ranking differs; or "oar", the source's reshaping: s = log(score + 1e-12) rescaled to 0 and 1
+        over the response, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
+        1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. quantile 0.5 and beta 1 are our choice.
+
+    Abstains on a response without an answer, and on one whose answer leans on none of its tokens.
+
+    Ten response tokens of score 0.1 0.4 0 0.3 0 0.1 0.2 0 0 0: 1.5 1.5 1 1.5 1 1 1.5 1 1 1.
+    """
+
+    name: ClassVar[str] = "gradient"
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    shape: str = "levels"
+    quantile: float = 0.5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("shape", ("levels", "oar"))
+        self.check_range("quantile", 0.0, 1.0)
+        self.check_range("beta", 0.0, 1e6)
+
+    @property
+    def usual_mean(self) -> float:
+        return 1.0 if self.shape == "oar" else super().usual_mean
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.saliency is not None
+        saliency, response = context.saliency.float(), context.response
+        context.abstain_where(~context.answer.any(1), "no answer")
+        context.abstain_where(~((saliency > 0) & response).any(1), "answer leans on no token")
+        if self.shape == "levels":
+            return self.raised(
+                top(saliency, response & (saliency > 0), pool_size(response.sum(1), self.ratio))
+            )
+        logs = (saliency.double() + 1e-12).log().masked_fill(~response, float("nan"))
+        rows = response.any(1)
+        weights = torch.ones_like(logs)
+        for row in rows.nonzero().flatten().tolist():
+            own = logs[row][response[row]]
+            low, high = own.min(), own.max()
+            score = (own - low) / (high - low) if high > low else torch.full_like(own, 0.5)
+            threshold = score.quantile(self.quantile)
+            below = (score / threshold.clamp(min=1e-12)).clamp(min=0.1)
+            above = 1.0 + self.beta * (score - threshold) / (1.0 - threshold).clamp(min=1e-12)
+            shaped = torch.where(score < threshold, below, above)
+            weights[row, response[row]] = shaped * len(shaped) / shaped.sum()
+        return weights

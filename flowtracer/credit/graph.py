@@ -1,0 +1,177 @@
+"""Credit from the attention map without FlowTracer's flow: what multi-hop and conditioning add, and two rivals.
+
+one_hop is FlowTracer without the graph, raw_flow without the answer. attention_rollout mixes layers instead of walking
+over positions; answer_attention looks at the last layer only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.attention import Layers, Reading, Rollout
+from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.method import CreditContext, CreditMethod, register
+from flowtracer.flow import full_float32
+
+
+@dataclass(frozen=True)
+class _Ranked(TwoLevel):
+    """gamma for the 40% of response tokens of highest score; those of score 0 never get it, ties go to the earliest."""
+
+    #: Why a response whose tokens all have score 0 cannot be judged.
+    silence: ClassVar[str] = "answer unreachable"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        scores, response = context.scores, context.response
+        assert scores is not None
+        context.abstain_where(~((scores > 0) & response).any(1), self.silence)
+        return self.raised(top(scores, response & (scores > 0), pool_size(response.sum(1), self.ratio)))
+
+
+@register
+@dataclass(frozen=True)
+class OneHop(_Ranked):
+    """Ranked by the attention that a token gets from the answer tokens directly: FlowTracer without multi-hop.
+
+    score(i) = sum over answer tokens a > i of W[a, i], with FlowTracer's capacity W of the traced `layers`. A control
+    for what the graph adds; published nowhere. Abstains on a response without an answer.
+
+    Ten response tokens, the answer the tenth, whose row of W on them is 0.1 0.2 0 0.05 0.3 0 0.1 0 0.2 0.05 (the last
+    is the diagonal and does not count): 4 raised, of the two 0.1 the earlier: 1.5 1.5 1 1 1.5 1 1 1 1.5 1.
+    """
+
+    name: ClassVar[str] = "one_hop"
+    needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    layers: Layers = "middle"
+
+    def score(self, context: CreditContext) -> Tensor:
+        assert context.capacity is not None
+        return _from_answer(context.capacity.tril(-1), context.answer)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        context.abstain_where(~context.answer.any(1), "no answer")
+        return super().weights(context)
+
+
+@register
+@dataclass(frozen=True)
+class RawFlow(_Ranked):
+    """Ranked by the flow that reaches a token from the source, with no regard to the answer: no h-transform.
+
+    f(k) = source(k) + sum over i < k of W[k, i] f(i), a unit shared equally by the source tokens; W as in FlowTracer.
+    A control for what conditioning on the answer adds; published nowhere. Abstains where nothing of the source
+    reaches the response.
+
+    One source token, then ten response tokens: the first attends to the source with 0.5, every later one to the one
+    before it with 0.5. f = 0.5, 0.25, 0.125, ...: 1.5 1.5 1.5 1.5 1 1 1 1 1 1.
+    """
+
+    name: ClassVar[str] = "raw_flow"
+    needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    silence: ClassVar[str] = "response unreachable"
+    layers: Layers = "middle"
+
+    def score(self, context: CreditContext) -> Tensor:
+        assert context.capacity is not None
+        source = context.source.to(context.capacity.dtype)
+        source = source / source.sum(1, keepdim=True).clamp(min=1.0)
+        with full_float32():
+            # The solver reads the strictly lower triangle of -W only.
+            flow = torch.linalg.solve_triangular(
+                context.capacity.neg(), source.unsqueeze(-1), upper=False, unitriangular=True
+            )
+        return flow.squeeze(-1)
+
+
+@register
+@dataclass(frozen=True)
+class AttentionRollout(_Ranked):
+    """Ranked by attention rollout from the answer (Abnar and Zuidema, 2020, arXiv 2005.00928).
+
+    The rows of the answer tokens in the product over `layers` (all, as in the source) of (A + I) / 2, A the head-mean
+    attention of a layer. The source has no rule for credit: ranking and levels are FlowTracer's. An answer token's
+    own share is part of its score. Abstains on a response without an answer.
+
+    Ten response tokens, the answer the tenth, one layer, whose answer row is 0.2 0.1 0 0.3 0 0 0.1 0 0 0.3: half of
+    it, plus half at the tenth itself: 1.5 1.5 1 1.5 1 1 1 1 1 1.5.
+    """
+
+    name: ClassVar[str] = "attention_rollout"
+    needs: ClassVar[frozenset[str]] = frozenset({"rollout"})
+    layers: Layers = "all"
+
+    def reading(self) -> Reading:
+        return Rollout()
+
+    def score(self, context: CreditContext) -> Tensor:
+        assert context.rollout is not None
+        return _from_answer(context.rollout, context.answer)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        context.abstain_where(~context.answer.any(1), "no answer")
+        return super().weights(context)
+
+
+@register
+@dataclass(frozen=True)
+class AnswerAttention(CreditMethod):
+    """Weights between `floor` and 1 by the last layer's attention from the answer to the reasoning before it (ATPO).
+
+    "Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient" (ATPO), its
+    public trainer: mean attention of the answer rows on a reasoning token; log(. + 1e-5); z-score over the response's
+    reasoning tokens; sigmoid(sharpness z); rescaled to 0 and 1; w = floor + (1 - floor) of it. Tokens from the answer
+    on weigh 1. floor 0.5, sharpness 2. That trainer takes what follows `</think>` for the answer and everything
+    before it for reasoning; here the answer is the span that the verifier judges. Equal attention gives the middle.
+    Abstains on a response without an answer, and on one with nothing before it.
+
+    Ten response tokens, the answer the tenth, whose attention on the nine is 0.1, but 0.2 on the first and 0.05 on the
+    second. In logs 0.693 above and below the rest, so z is 2, -2 and 0: 1 0.5 0.75 0.75 0.75 0.75 0.75 0.75 0.75 1.
+    """
+
+    name: ClassVar[str] = "answer_attention"
+    needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    layers: Layers = "last"
+    floor: float = 0.5
+    sharpness: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("floor", 0.0, 1.0)
+        self.check_range("sharpness", 0.01, 100.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return (1.0 + self.floor) / 2.0
+
+    def score(self, context: CreditContext) -> Tensor:
+        assert context.capacity is not None
+        return _from_answer(context.capacity, context.answer) / context.answer.sum(1, keepdim=True).clamp(
+            min=1
+        )
+
+    def weights(self, context: CreditContext) -> Tensor:
+        scores, response, answer = context.scores, context.response, context.answer
+        assert scores is not None
+        reasoning = response & (answer.cumsum(1) == 0)
+        context.abstain_where(~answer.any(1), "no answer")
+        context.abstain_where(~reasoning.any(1), "no token before the answer")
+        count = reasoning.sum(1, keepdim=True).clamp(min=1)
+        logs = (scores.double() + 1e-5).log().masked_fill(~reasoning, 0.0)
+        centred = (logs - logs.sum(1, keepdim=True) / count).masked_fill(~reasoning, 0.0)
+        spread = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        flat = spread < 1e-9
+        curve = torch.sigmoid(self.sharpness * centred / torch.where(flat, 1.0, spread))
+        low = curve.masked_fill(~reasoning, 2.0).amin(1, keepdim=True)
+        high = curve.masked_fill(~reasoning, -1.0).amax(1, keepdim=True)
+        rise = torch.where(flat, 0.5, (curve - low) / torch.where(flat, 1.0, high - low))
+        return torch.where(reasoning, self.floor + (1.0 - self.floor) * rise, 1.0)
+
+
+def _from_answer(matrix: Tensor, answer: Tensor) -> Tensor:
+    """Sum of the answer's rows, (B, T), from a matrix (B, T, T) whose pads are 0."""
+    with full_float32():
+        return torch.matmul(answer.to(matrix.dtype).unsqueeze(1), matrix).squeeze(1)

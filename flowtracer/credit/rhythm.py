@@ -1,0 +1,184 @@
+"""The predecessor's three rules: preplan tokens, anchor tokens, and the two coupled (Li et al., arXiv 2510.13554).
+
+All three read per-head vectors of the traced layers (`attention.HeadVectors`). "Local" is the mean over the 30% of
+heads of smallest mean distance, "global" over the 30% of largest. Published: the 30%, the window of WAAD (10), that
+of FAI (10 to 50 tokens ahead; 100 in the later version), ratio 0.4, gamma 1.5. Unpublished, and our choice: distances
+are averaged over the response's tokens, heads are chosen for each response anew, ties go to the earlier head, and the
+traced layers are FlowTracer's middle third (`layers="middle/5"` takes five of them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowtracer.attention import HeadReading, HeadVectors, Layers, Reading
+from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.method import CreditContext, register
+
+
+@dataclass(frozen=True)
+class _Rhythm(TwoLevel):
+    needs: ClassVar[frozenset[str]] = frozenset({"head_vectors"})
+
+    layers: Layers = "middle"
+    heads: float = 0.3
+    clip: int = 10
+    near: int = 10
+    far: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("heads", 0.0, 1.0)
+        self.check_range("clip", 1, 1e6)
+        self.check_range("near", 1, 1e6)
+        self.check_range("far", self.near, 1e6)
+
+    def reading(self) -> Reading:
+        return HeadReading(clip=self.clip, near=self.near, far=self.far)
+
+    def vectors(self, context: CreditContext) -> HeadVectors:
+        assert context.head_vectors is not None
+        return context.head_vectors
+
+    def local_reach(self, context: CreditContext) -> Tensor:
+        """WAAD, (B, T): the clipped mean distance that a token looks back, mean over the local heads."""
+        vectors = self.vectors(context)
+        return self._mean_of_heads(vectors.reach, -self._distances(vectors, context.response))
+
+    def jump(self, context: CreditContext) -> Tensor:
+        """|WAAD(t) - WAAD(t + 1)|, (B, T); 0 at the last response token, which has no successor."""
+        reach, response = self.local_reach(context), context.response
+        jump = torch.zeros_like(reach)
+        jump[:, :-1] = (reach[:, :-1] - reach[:, 1:]).abs()
+        followed = torch.zeros_like(response)
+        followed[:, :-1] = response[:, :-1] & response[:, 1:]
+        return jump.masked_fill(~followed, 0.0)
+
+    def influence(self, context: CreditContext) -> Tensor:
+        """FAI, (B, T): the mean attention that a token gets from those `near` to `far` after it, over global heads."""
+        vectors = self.vectors(context)
+        return self._mean_of_heads(vectors.influence, self._distances(vectors, context.response))
+
+    @staticmethod
+    def _distances(vectors: HeadVectors, response: Tensor) -> Tensor:
+        own = response.unsqueeze(1).to(vectors.distance.dtype)
+        return (vectors.distance * own).sum(2) / own.sum(2).clamp(min=1.0)
+
+    def _mean_of_heads(self, vectors: Tensor, order: Tensor) -> Tensor:
+        """The mean (B, T) of the share `heads` of vectors (B, H, T) that is highest in `order` (B, H); at least one."""
+        count = max(1, int(pool_size(torch.tensor(vectors.shape[1]), self.heads)))
+        chosen = order.argsort(dim=1, descending=True, stable=True)[:, :count]
+        return vectors.gather(1, chosen.unsqueeze(2).expand(-1, -1, vectors.shape[2])).mean(1)
+
+    def anchors(self, influence: Tensor, context: CreditContext) -> Tensor:
+        """The top share of the response by FAI, (B, T) boolean; tokens of FAI 0 are never anchors."""
+        response = context.response
+        return top(influence, response & (influence > 0), pool_size(response.sum(1), self.ratio))
+
+
+@register
+@dataclass(frozen=True)
+class LocalChunk(_Rhythm):
+    """gamma for the 40% of tokens with the largest jump |WAAD(t) - WAAD(t + 1)|: preplan tokens (arXiv 2510.13554).
+
+    WAAD(t) = sum over s <= t of A[t, s] min(t - s, clip), A the mean over the local heads; see the file's docstring.
+    The last token of a response has no jump. Ties go to the earliest token.
+
+    Ten response tokens of WAAD 1 5 4 4 9 2 2 3 3 8, jumps 4 1 0 5 7 0 1 0 5 -: 1.5 1 1 1.5 1.5 1 1 1 1.5 1.
+    """
+
+    name: ClassVar[str] = "local_chunk"
+
+    def score(self, context: CreditContext) -> Tensor:
+        return self.jump(context)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.scores is not None
+        response = context.response
+        return self.raised(top(context.scores, response, pool_size(response.sum(1), self.ratio)))
+
+
+@register
+@dataclass(frozen=True)
+class GlobalAnchor(_Rhythm):
+    """gamma for the 40% of tokens with the highest FAI: anchor tokens (arXiv 2510.13554).
+
+    FAI(s) = mean over t in [s + near, s + far] of A[t, s], A the mean over the global heads; see the file's docstring.
+    Tokens of FAI 0, among them the last `near` ones, never get the bonus. Abstains on a response without any other.
+
+    Ten response tokens of FAI 0.1 0.3 0.2 0.3 0 0.1 0.05 0 0 0, 4 raised, of the two 0.1 the earlier:
+    1.5 1.5 1.5 1.5 1 1 1 1 1 1.
+    """
+
+    name: ClassVar[str] = "global_anchor"
+
+    def score(self, context: CreditContext) -> Tensor:
+        return self.influence(context)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.scores is not None
+        anchors = self.anchors(context.scores, context)
+        context.abstain_where(~((context.scores > 0) & context.response).any(1), "no token far enough ahead")
+        return self.raised(anchors)
+
+
+@register
+@dataclass(frozen=True)
+class Coupled(_Rhythm):
+    """Anchors keep gamma, but locally dominated ones share their bonus with a preplan token (arXiv 2510.13554).
+
+    An anchor (top 40% by FAI) is locally dominated if its WAAD is at most the response's median and one of the `back`
+    tokens before it has a jump above the response's median jump; then a share alpha of its bonus moves to the one of
+    them with the largest jump (the earliest of equals). A token may receive several shares; the total stays.
+    Published: the idea and back <= 3. Unpublished, and our choice: alpha 0.5 and the medians (lower ones of even
+    counts). Abstains where global_anchor does.
+
+    Ten response tokens of FAI 0 0 0 0.4 0.3 0 0.2 0.1 0 0 and WAAD 1 9 2 1 8 8 8 8 8 8: the median of WAAD is 8, the
+    jumps are 8 7 1 7 0 0 0 0 0 - (median 0). The anchors are the tokens 4, 5, 7 and 8. All have WAAD <= 8. Token 4
+    looks at 1 to 3 and shares with 1; token 5 looks at 2 to 4, where 2 and 4 both jump by 7, and shares with 2; token
+    7 looks at 4 to 6 and shares with 4; token 8 looks at 5 to 7, where nothing jumps, and keeps all:
+    1.25 1.25 1 1.5 1.25 1 1.25 1.5 1 1.
+    """
+
+    name: ClassVar[str] = "coupled"
+    alpha: float = 0.5
+    back: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("alpha", 0.0, 1.0)
+        self.check_range("back", 1, 1000)
+
+    def score(self, context: CreditContext) -> Tensor:
+        """The share of the bonus at each token, (B, T): 1 on an anchor that keeps its own."""
+        response, reach, jump = context.response, self.local_reach(context), self.jump(context)
+        anchors = self.anchors(self.influence(context), context)
+        near = reach <= _median(reach, response)
+        large = (jump > _median(jump, response)) & response
+        candidates = []
+        for step in range(self.back, 0, -1):
+            shifted = torch.full_like(jump, -1.0)
+            shifted[:, step:] = jump.masked_fill(~large, -1.0)[:, :-step]
+            candidates.append(shifted)
+        stacked = torch.stack(candidates, dim=2)
+        # argmax takes the first of equals, which is the earliest token.
+        which = stacked.argmax(dim=2)
+        gives = anchors & near & (stacked.amax(dim=2) >= 0)
+        positions = torch.arange(jump.shape[1], device=jump.device)
+        target = (positions - self.back + which).clamp(min=0)
+        moved = self.alpha * gives.to(torch.float32)
+        return (anchors.to(torch.float32) - moved).scatter_add(1, target, moved)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.scores is not None
+        context.abstain_where(~((context.scores > 0) & context.response).any(1), "no token far enough ahead")
+        return 1.0 + (self.gamma - 1.0) * context.scores
+
+
+def _median(values: Tensor, members: Tensor) -> Tensor:
+    """The lower median of each row's members, (B, 1); NaN for a row without."""
+    return values.masked_fill(~members, float("nan")).nanmedian(dim=1, keepdim=True).values
