@@ -82,6 +82,9 @@ class Arithmetic(Task):
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if int(answer) == problem.gold else Verdict.WRONG
 
+    def respond(self, answer: str) -> str:
+        return f"#{answer}"
+
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and right response for a warm start; no prompt of the test split is among
         them.

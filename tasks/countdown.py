@@ -181,6 +181,27 @@ def _generate(split: str, taken: set[tuple[tuple[int, ...], int]]) -> Iterator[t
         yield item
 
 
+def _search(values: list[tuple[Fraction, str]], target: int) -> str | None:
+    for value, text in values:
+        if value == target:
+            return text
+    for i, (a, left) in enumerate(values):
+        for j, (b, right) in enumerate(values):
+            if i == j:
+                continue
+            rest = [value for index, value in enumerate(values) if index not in (i, j)]
+            made = [(a - b, f"({left}-{right})")]
+            if i < j:
+                made += [(a + b, f"({left}+{right})"), (a * b, f"({left}*{right})")]
+            if b:
+                made.append((a / b, f"({left}/{right})"))
+            for item in made:
+                found = _search([item, *rest], target)
+                if found is not None:
+                    return found
+    return None
+
+
 @register
 class Countdown(Task):
     """Generated; every item has a solution that uses all four numbers, and no target is one of the
@@ -227,6 +248,10 @@ class Countdown(Task):
     def prompt(self, problem: Problem) -> str:
         rules = "Use each number at most once, with + - * / and parentheses only."
         return f"{problem.question} {rules} {BOXED_INSTRUCTION}"
+
+    def gold_answer(self, problem: Problem) -> str | None:
+        """Some expression that reaches the target, by search; None if there is none."""
+        return _search([(Fraction(number), str(number)) for number in problem.gold["numbers"]], problem.gold["target"])
 
     def extract(self, text: str) -> tuple[int, int] | None:
         return last_box(text)

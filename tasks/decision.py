@@ -93,6 +93,9 @@ class Decision(Task):
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
+    def respond(self, answer: str) -> str:
+        return f"#{answer}"
+
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
         hops = range(0, HOPS * (1 + HOP_FILLER), 1 + HOP_FILLER) if self.variant == "chain" else (0,)
         end = text.find("#") if "#" in text else len(text)

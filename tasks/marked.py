@@ -45,6 +45,9 @@ class NumberTask(Task):
         hashes = extraction.last_hashes(text, _is_number) if self.answer != "boxed" else None
         return max((span for span in (boxed, hashes) if span is not None), default=None)
 
+    def respond(self, answer: str) -> str:
+        return f"#### {answer}" if self.answer == "hashes" else f"\\boxed{{{answer}}}"
+
     def lenient(self, text: str) -> tuple[int, int] | None:
         return self.extract(text) or extraction.lenient(text)
 

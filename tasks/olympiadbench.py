@@ -13,6 +13,9 @@ from tasks.problem import Problem, TaskError, Verdict, register
 from tasks.source import Hub, Row, load
 from tasks.verify import answers, numbers
 
+#: Published answers that no reader could give as they are printed, and what they mean.
+MISPRINTS = {"$t(0,4]$": "$t \\in (0,4]$", "$221,$8$": "$221$,$8$"}
+
 
 def _gold(row: Row) -> dict[str, Any]:
     return {"final_answer": row["final_answer"], **{key: row.fields.get(key) for key in ("unit", "error")}}
@@ -51,7 +54,7 @@ class OlympiadBench(ExpressionTask):
         final = record.get("final_answer")
         listed = list(final) if isinstance(final, (list, tuple)) else [final]
         try:
-            kept = [self.gold_of(answer) for answer in listed]
+            kept = [self.gold_of(MISPRINTS.get(answer, answer)) for answer in listed]
         except TaskError:
             kept = []
         if not kept:
@@ -61,6 +64,10 @@ class OlympiadBench(ExpressionTask):
             raise TaskError(f"task olympiadbench: error must be a number, not {extra['error']!r:.60}")
         full = {"final_answer": kept, **extra} if extra else kept
         return Problem(f"{self.name}/given", question, full)
+
+    def gold_answer(self, problem: Problem) -> str | None:
+        golds = problem.gold["final_answer"] if isinstance(problem.gold, dict) else problem.gold
+        return ", ".join(golds)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         record = problem.gold if isinstance(problem.gold, dict) else {"final_answer": problem.gold}

@@ -84,6 +84,14 @@ class Task(ABC):
         """Character spans of the tokens that decide a response's answer, where the task knows them; else None."""
         return None
 
+    def gold_answer(self, problem: Problem) -> str | None:
+        """The text of a right answer to `problem`, for validation; None where the gold states none."""
+        return str(problem.gold)
+
+    def respond(self, answer: str) -> str:
+        """A response that marks `answer` as this task wants it marked."""
+        return f"\\boxed{{{answer}}}"
+
     def lenient(self, text: str) -> tuple[int, int] | None:
         """Span of the answer where a reader would find one, marked or not: reported beside the strict one, never
         rewarded.

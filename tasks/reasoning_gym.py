@@ -86,6 +86,9 @@ class ReasoningGym(ExpressionTask):
             raise TaskError(f"task reasoning_gym: gold must be a text or an entry with one, not {gold!r:.60}")
         return Problem(f"{self.name}/given", question, self._gold({"metadata": {}, **entry}))
 
+    def gold_answer(self, problem: Problem) -> str | None:
+        return problem.gold["answer"]
+
     def judge(self, problem: Problem, answer: str) -> Verdict:
         entry = problem.gold
         if self.dataset == "countdown" and "target" in entry["metadata"]:

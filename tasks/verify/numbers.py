@@ -107,6 +107,7 @@ _KNOWN_UNITS = {name: group.split()[0] for group in _SAME_UNITS for name in grou
 _SHORT_WORDS = frozenset(
     ("of", "in", "a", "sq", "mph", "kph", "rpm", *(name for name in _KNOWN_UNITS if len(name) > 1))
 )
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _PER_LETTER = re.compile(r"/\s*([hs])(?![a-z])")
 _PER = {"h": "/hour", "s": "/second"}
 _UNIT_WORDS = re.compile(r"[A-Za-z]+")
@@ -218,7 +219,7 @@ def _unit(text: str) -> str | None:
     text = text.replace(_TEXT_MARK, " ").strip().strip(".,;").strip()
     if not text:
         return ""
-    words = _UNIT_WORDS.findall(_PER_LETTER.sub(lambda match: _PER[match.group(1)], text.lower()))
+    words = _words(text)
     if _UNIT_SHAPE.fullmatch(text) is None or any(word in _NOT_UNITS for word in words):
         return None
     if in_text_macro or all(len(word) > 1 and word in _KNOWN_UNITS for word in words):
@@ -229,9 +230,16 @@ def _unit(text: str) -> str | None:
     return None
 
 
+def _words(unit: str) -> list[str]:
+    """The words of a unit, powers and `/h` spelled out."""
+    text = _PER_LETTER.sub(lambda match: _PER[match.group(1)], unit.lower())
+    text = re.sub(r"\^\s*\{?\s*2\s*\}?", " square ", text)
+    return _UNIT_WORDS.findall(re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text))
+
+
 def _known(unit: str) -> str:
     """The one name of a unit that is spelled in several ways; "" if it is none of the known ones."""
-    words = [word for word in unit.split() if word not in ("square", "sq", "cubic", "cu")]
+    words = [word for word in _words(unit) if word not in _POWERS]
     return _KNOWN_UNITS.get(words[0], "") if len(words) == 1 else ""
 
 
@@ -241,9 +249,12 @@ def is_unit(text: str) -> bool:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Whether two units may be the same: false only if both are known and differ."""
-    ours, theirs = _known(one.lower()), _known(other.lower())
-    return not ours or not theirs or ours == theirs
+    """Whether two units may be the same: false only if both are known, or both state a power, and these differ."""
+    ours, theirs = _known(one), _known(other)
+    if ours and theirs and ours != theirs:
+        return False
+    powers = [{_POWERS[word] for word in _words(unit) if word in _POWERS} for unit in (one, other)]
+    return not all(powers) or powers[0] == powers[1]
 
 
 def equal(gold: Amount, answer: Amount, percent_asked: bool = False) -> bool:

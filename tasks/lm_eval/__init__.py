@@ -1,0 +1,6 @@
+"""The same tasks as plug-ins of lm-evaluation-harness: `lm-eval run --include_path $(flowtracer tasks --lm-eval-path)`."""
+
+from pathlib import Path
+
+#: The folder to give to lm-eval's `--include_path`.
+FOLDER = Path(__file__).resolve().parent
