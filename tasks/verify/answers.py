@@ -60,7 +60,7 @@ _REPLACED = tuple(
         (r"√\s*([0-9]+|[a-z])", r"\\sqrt{\1}"),
         (r"\\[lr]vert(?![a-zA-Z])", "|"),
         (r"np\.(?=[a-z])", r"\\"),
-        (r"\\(?:mathrm|text|operatorname|mathit)\s*\{\s*([a-zA-Z])\s*\}", r"\1"),
+        (r"\\(?:mathrm|text|operatorname|mathit)\s*\{\s*([ied])\s*\}", r"\1"),
     )
 )
 _TEXT = re.compile(
@@ -379,19 +379,30 @@ def _numbers(gold: str, answer: str, comparison: _Comparison) -> bool | None:
 
 
 def _in_base(gold: str, answer: str, comparison: _Comparison) -> bool | None:
-    """Numerals with a base: the same digits in the same base; bare digits where the question names a base."""
+    """Numerals with a base: the same digits in the same base, or digits alone where the question names a base."""
     wanted, given = _BASED.fullmatch(gold.strip()), _BASED.fullmatch(answer.strip())
-    if wanted is None and given is None:
+    found = [match for match in (wanted, given) if match is not None]
+    if not found or not found[0].group(1)[0].isdigit():  # x_1 is a variable
         return None
-    if not (wanted or given) or not any(character.isdigit() for character in (wanted or given).group(1)):  # type: ignore[union-attr]
-        return None
+    if wanted is not None and given is not None:
+        return wanted.group(1).upper() == given.group(1).upper() and _base(wanted) == _base(given)
     digits = [match.group(1) if match else text.strip() for match, text in ((wanted, gold), (given, answer))]
-    bases = [(match.group(2) or match.group(3)) if match else None for match in (wanted, given)]
-    if None in bases:
-        if "base" not in comparison.question.lower():
-            return False if wanted else None
-        return digits[0] == digits[1]
-    return digits[0] == digits[1] and bases[0] == bases[1]
+    if "base" in comparison.question.lower():
+        return digits[0].upper() == digits[1].upper()
+    base = _base(given) if given is not None else None
+    plain = numbers.parse(gold)
+    if base is None or plain is None:
+        return False
+    try:
+        return int(digits[1], base) == plain.value
+    except ValueError:
+        return False
+
+
+def _base(match: re.Match[str]) -> int | None:
+    text = match.group(2) or match.group(3)
+    base = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}.get(text) or (int(text) if text.isdigit() else 0)
+    return base if 2 <= base <= 36 else None
 
 
 def _words(gold: str, answer: str, comparison: _Comparison) -> bool | None:
@@ -449,6 +460,7 @@ def _equations(gold: str, answer: str, comparison: _Comparison) -> bool | None:
 def _is_name(text: str) -> bool:
     """Whether the text only names something: `x`, `f(x)`, `x_1`, `\\angle ABC`, `m_{\\max}`, `(x, y)`."""
     text = re.sub(r"_(?:\{[^{}]*\}|\w)", "", _TEXT.sub("x", text))
+    text = re.sub(r"^\s*([A-Za-z])\s*\(\s*-?[0-9]+\s*\)\s*$", r"\1", text)
     if len(text) > 60 or re.search(r"\\(?:sqrt|frac|pi|infty|sin|cos|tan|log|ln|exp)(?![a-zA-Z])", text):
         return False
     return re.fullmatch(r"[\s(){}|',]*", _NAME.sub("", text)) is not None and _NAME.search(text) is not None

@@ -59,8 +59,8 @@ _SPACES = re.compile(
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z])")
 #: A word in the place of a unit that changes the value, or makes an expression of it: then it is no unit.
 _NOT_UNIT_WORDS = (
-    "pi tau phi theta alpha beta gamma infinity infty inf nan oo sqrt root sin cos tan cot sec csc log",
-    "exp abs max min mod modulo base and or not to than about over under plus minus times divided",
+    "pi tau phi theta alpha beta gamma infinity infty inf nan oo sqrt root sin cos tan cot csc log",
+    "exp abs max mod modulo base and or not to than about over under plus minus times divided",
     "multiplied by choose squared cubed factorial point negative remainder hundred hundreds thousand",
     "thousands million millions billion billions trillion trillions dozen dozens pair pairs couple score",
     "half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth",

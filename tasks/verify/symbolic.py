@@ -32,7 +32,7 @@ _NORMALIZATION = NormalizationConfig(
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 50
 # The parser takes E for Euler's number even where a subscript makes it a name.
-_ENERGY = re.compile(r"(?<![A-Za-z])E_\{?\s*([A-Za-z0-9]+)\s*\}?")
+_ENERGY = re.compile(r"(?<![A-Za-z])E_(?:\{\s*([A-Za-z0-9]+)\s*\}|([A-Za-z0-9]))")
 _STEPS = (sympy.floor, sympy.ceiling, sympy.Mod)
 
 
@@ -56,7 +56,7 @@ def compare(kind: str, gold: str, answer: str, rename: dict[str, str]) -> str:
 
 
 def _read(text: str) -> Any:
-    text = _ENERGY.sub(r"X_{E\1}", text)
+    text = _ENERGY.sub(r"X_{E\1\2}", text)
     try:
         expression = latex2sympy(text, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
     except RecursionError:
