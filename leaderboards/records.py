@@ -482,8 +482,12 @@ def _typed(rows: pa.Table, table: str) -> pa.Table:
     return rows.cast(pa.schema([TABLES[table].field(name) for name in rows.column_names]))
 
 
-def _read_parts(folder: Path, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def _read_parts(
+    folder: Path, table: str, columns: Sequence[str] | None = None, only: int | None = None
+) -> Iterator[pa.Table]:
     for step, path in _part_paths(folder, table).items():
+        if only is not None and step != only:
+            continue
         way_out = "remove this part and the later ones and run the same command again, it goes on before them"
         with _reading(path, way_out) as file:
             part = _typed(file.read(columns=_columns(path, file, table, columns), use_threads=False), table)
@@ -544,23 +548,32 @@ class Run:
         """Whether the run went to its end."""
         return self.closing is not None
 
-    def _tables(self, name: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    def _tables(
+        self, name: str, columns: Sequence[str] | None, only: int | None = None
+    ) -> Iterator[pa.Table]:
         _known(name)
         if not self.finished:
-            yield from _read_parts(self.folder, name, columns)
+            yield from _read_parts(self.folder, name, columns, only)
             return
         path = self.folder / f"{name}.parquet"
         with _reading(path, "remove the run's folder and run it again, or restore the file") as file:
             wanted = _columns(path, file, name, columns)
             for group in range(file.num_row_groups):
-                yield _typed(file.read_row_group(group, columns=wanted, use_threads=False), name)
+                if only is None:
+                    yield _typed(file.read_row_group(group, columns=wanted, use_threads=False), name)
+                    continue
+                steps = file.read_row_group(group, columns=["step"], use_threads=False)["step"]
+                found = np.flatnonzero(steps.to_numpy() == only)
+                if len(found):
+                    rows = file.read_row_group(group, columns=wanted, use_threads=False)
+                    yield _typed(rows.slice(found[0], len(found)), name)
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A whole table, or some `columns` of it, rows sorted by step; empty where nothing was recorded.
+    def table(self, name: str, columns: Sequence[str] | None = None, step: int | None = None) -> pa.Table:
+        """A whole table, or some `columns` or one `step` of it, sorted by step; empty where nothing was recorded.
 
         Raises RecordError that names a torn or corrupt file.
         """
-        tables = list(self._tables(name, columns))
+        tables = list(self._tables(name, columns, step))
         if tables:
             return pa.concat_tables(tables)
         wanted = TABLES[name].names if columns is None else columns

@@ -1,4 +1,4 @@
-"""Exports of a comparison: JSON with everything, CSV with one row a run, Markdown as the terminal shows it."""
+"""Exports of a comparison: all of it in JSON, a row a run in CSV, the tables in Markdown, a page in HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 from leaderboards import terminal
 from leaderboards.comparison import METRICS, Arm, Comparison
+from leaderboards.page import to_html
 from leaderboards.records import SCHEMA_VERSION, VERDICTS, Run
+
+__all__ = ["to_csv", "to_html", "to_json", "to_markdown"]
 
 
 def _plain(value: Any) -> Any:

@@ -63,11 +63,12 @@ def level(value: float | None, interval: Interval | None, digits: int = 3, sign:
     """`0.469 ±0.013`: a mean and the half-width of its (symmetric) interval."""
     if value is None:
         return NOTHING
-    text = f"{_zero(value, digits):{sign}.{digits}f}"
+    text = f"{rounded(value, digits):{sign}.{digits}f}"
     return text if interval is None else f"{text} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
 
 
-def _zero(value: float, digits: int) -> float:
+def rounded(value: float, digits: int) -> float:
+    """The value, or plain 0 where it would be printed as a signed zero."""
     return 0.0 if abs(value) < 0.5 * 10**-digits else value  # never "-0.000"
 
 
@@ -131,7 +132,7 @@ def _per_seed(comparison: Comparison) -> Sheet | None:
     rows = []
     for arm in arms:
         values = [arm.differences.get(seed) for seed in seeds]
-        cells = [NOTHING if value is None else f"{_zero(value, digits):+.{digits}f}" for value in values]
+        cells = [NOTHING if value is None else f"{rounded(value, digits):+.{digits}f}" for value in values]
         up = sum(value > 0 for value in arm.differences.values())
         rows.append((arm.label, *cells, f"{up}/{len(arm.differences)}"))
     if not rows:
@@ -324,7 +325,8 @@ def headline(comparison: Comparison) -> str:
     """How much was run."""
     seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
     steps = comparison.experiment.get("training", {}).get("steps")
-    parts = [f"{len(comparison.arms)} methods", f"{len(seeds)} training seed{'s' * (len(seeds) != 1)}"]
+    methods = f"{len(comparison.arms)} method{'s' * (len(comparison.arms) != 1)}"
+    parts = [methods, f"{len(seeds)} training seed{'s' * (len(seeds) != 1)}"]
     return ", ".join(parts + ([f"{steps} steps"] if steps else []))
 
 

@@ -336,3 +336,14 @@ def test_samples_table(tmp_path: Path) -> None:
     writer = new_writer(tmp_path / "run")
     writer.write("samples", 0, sample_rows(0, [["correct", "error"], ["timeout", "wrong"]]))
     assert read_run(tmp_path / "run").table("samples")["reward"].to_pylist() == [1.0, None, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_one_step_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: bool) -> None:
+    monkeypatch.setattr(records, "_GROUP_ROWS", 6)  # a step is not cut: groups end between parts
+    folder = write_run(tmp_path, "uniform", 0, [0.1] * 5, finish=finish)
+    for step in range(1, 6):
+        found = read_run(folder).table("rollouts", ["response_ids", "step"], step=step)
+        assert set(found["step"].to_pylist()) == {step} and found.num_rows == 4
+        assert found["response_ids"].to_pylist()[0] == [4, 5 + step]
+    assert read_run(folder).table("rollouts", step=9).num_rows == 0

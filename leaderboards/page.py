@@ -1,0 +1,412 @@
+"""The leaderboard as one self-contained HTML page: no script, no network, light and dark, every text escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaderboards import estimates, terminal
+from leaderboards.comparison import Arm, Comparison, Problem, RunScores
+from leaderboards.records import Run
+
+#: Problems whose answers are shown side by side, for each arm and direction.
+SHOWN_FLIPS = 4
+#: A curve is drawn through about this many points: each is a mean over neighbouring steps.
+POINTS = 40
+_WIDTH = 760
+_COLOURS = 8
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2128; --soft: #5b6470; --line: #d5dae0;
+  --panel: #f5f7f9; --good: #13753f; --bad: #b3261e; --same: #0b6680; --open: #8a5a00; --hot: 255, 150, 0;
+  --c0: #6b7280; --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #a8418c; --c5: #8a6d00; --c6: #3f51b5;
+  --c7: #795548; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e6e9ed; --soft: #9aa4b0;
+  --line: #363d46; --panel: #1c2229; --good: #5fd08f; --bad: #ff8a80; --same: #6fcbe6; --open: #f0c060;
+  --c0: #9aa4b0; --c1: #56b4e9; --c2: #ff9a55; --c3: #3ddbab; --c4: #e58fcb; --c5: #e6c84a; --c6: #9fa8ff;
+  --c7: #c9a58f; } }
+* { box-sizing: border-box; } body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem;
+background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.25rem 0
+.5rem; } p, dd { margin: .25rem 0; } .soft, .note { color: var(--soft); } .note { font-size: .85rem;
+max-width: 46rem; } .assay { display: inline-block; margin: .75rem 0 0; padding: .3rem .7rem; border: 1px
+solid; border-radius: .4rem; } .good { color: var(--good); } .bad { color: var(--bad); } .same { color:
+var(--same); } .open { color: var(--open); } .scroll { overflow-x: auto; } table { border-collapse:
+collapse; font-size: .9rem; font-variant-numeric: tabular-nums; } th, td { padding: .25rem .75rem .25rem 0;
+text-align: right; white-space: nowrap; } th.word, td.word { text-align: left; } th { color: var(--soft);
+font-weight: 500; border-bottom: 1px solid var(--line); } tr.baseline td { color: var(--soft); } svg {
+display: block; width: 100%; height: auto; max-width: 760px; } svg text { fill: var(--ink); font-size: 12px;
+} svg .soft { fill: var(--soft); } svg .axis { stroke: var(--line); } svg .zero { stroke: var(--soft); }
+.key { font-size: .85rem; margin: .25rem 0; } .key span { white-space: nowrap; margin-right: 1rem; } .key i
+{ display: inline-block; width: 1.2rem; height: .2rem; vertical-align: middle; margin-right: .35rem; }
+details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: .4rem .8rem; }
+summary { cursor: pointer; } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; margin:
+.5rem 0 1rem; } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } } pre { margin: 0;
+padding: .6rem .7rem; background: var(--panel); border-radius: .4rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; font: .82rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.25rem; font-size: .9rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+"""
+_CLASSES = {"better": "good", "worse": "bad", "no difference": "same", "cannot tell": "open"}
+_ASSAY = {"sensitive": "good", "not sensitive": "bad", "not tested": "open"}
+
+
+def _text(value: object) -> str:
+    # Control characters are no HTML; a policy may emit any.
+    shown = "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+    return html.escape(shown)
+
+
+def _class(verdict: str) -> str:
+    return next((name for start, name in _CLASSES.items() if verdict.startswith(start)), "soft")
+
+
+def _colours(comparison: Comparison) -> dict[str, str]:
+    """A colour an arm, by name, so that it stays the same when ranks change; grey for the baseline."""
+    others = sorted(arm.label for arm in comparison.arms if arm.label != comparison.baseline)
+    colours = {label: f"var(--c{1 + index % (_COLOURS - 1)})" for index, label in enumerate(others)}
+    return {comparison.baseline: "var(--c0)", **colours}
+
+
+# ------------------------------------------------------------------------------------- drawings
+
+
+def _ticks(low: float, high: float, most: int = 6) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _tick(value: float, sign: str = "") -> str:
+    return "0" if abs(value) < 1e-9 else f"{value:{sign}.4g}"
+
+
+def _forest(comparison: Comparison) -> str:
+    """Paired difference and interval of every arm; the band is where differences do not matter."""
+    arms = [arm for arm in comparison.arms if arm.difference is not None]
+    if not arms:
+        return ""
+    bounds = [bound for arm in arms for bound in arm.interval_of_difference or ()]
+    bounds += [value for arm in arms for value in arm.differences.values()]
+    reach = max([comparison.smallest_difference, *(abs(bound) for bound in bounds)]) * 1.1
+    left, right, row = 150, _WIDTH - 20, 30
+    height = row * len(arms) + 34
+
+    def x(value: float) -> float:
+        return left + (value + reach) / (2 * reach) * (right - left)
+
+    d, digits = comparison.smallest_difference, terminal.decimals(comparison)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Paired differences with intervals">',
+        f'<rect x="{x(-d):.1f}" y="0" width="{x(d) - x(-d):.1f}" height="{height - 30}" fill="var(--panel)"/>',
+        f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 30}"/>',
+    ]
+    for tick in _ticks(-reach, reach):
+        parts.append(
+            f'<text class="soft" text-anchor="middle" x="{x(tick):.1f}" y="{height - 12}">'
+            f"{_tick(tick, '+')}</text>"
+        )
+    for index, arm in enumerate(arms):
+        y, colour = row * index + 16, f"var(--{_class(arm.verdict)})"
+        parts.append(f'<text x="0" y="{y + 4}">{_text(arm.label)}</text>')
+        for value in arm.differences.values():
+            parts.append(f'<circle cx="{x(value):.1f}" cy="{y}" r="2.5" fill="{colour}" opacity=".35"/>')
+        if arm.interval_of_difference:
+            low, high = (x(bound) for bound in arm.interval_of_difference)
+            parts.append(
+                f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
+            )
+        assert arm.difference is not None
+        label = terminal.level(arm.difference, arm.interval_of_difference, digits, "+")
+        parts.append(
+            f'<circle cx="{x(arm.difference):.1f}" cy="{y}" r="5" fill="{colour}">'
+            f"<title>{_text(arm.label)} {_text(label)}: {_text(arm.verdict)}</title></circle>"
+        )
+    return "\n".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True)
+class _Curve:
+    steps: list[float]
+    means: list[float]
+    lows: list[float]
+    highs: list[float]
+
+
+def _curve(values: Sequence[dict[int, float]], alpha: float) -> _Curve:
+    """Mean over seeds with Student's interval at each point; many steps are averaged in blocks first."""
+    steps = sorted(values[0])
+    table = np.array([[entry[step] for step in steps] for entry in values])
+    size = math.ceil(len(steps) / POINTS)
+    blocks = [np.arange(start, min(start + size, len(steps))) for start in range(0, len(steps), size)]
+    table = np.stack([table[:, block].mean(axis=1) for block in blocks], axis=1)
+    places = [float(np.mean([steps[index] for index in block])) for block in blocks]
+    means = table.mean(axis=0)
+    intervals = [
+        estimates.t_interval(column, 1 - alpha) or (mean, mean)
+        for column, mean in zip(table.T, means, strict=True)
+    ]
+    return _Curve(places, means.tolist(), [low for low, _ in intervals], [high for _, high in intervals])
+
+
+Curves = dict[str, list[dict[int, float]]]
+
+
+def _of_arms(comparison: Comparison, name: str) -> Curves:
+    """Step to value on each seed of each arm; `name` is the RunScores attribute that holds them."""
+    return {
+        arm.label: [getattr(comparison.scores[arm.label, seed], name) for seed in arm.seeds]
+        for arm in comparison.arms
+    }
+
+
+def _minus_baseline(comparison: Comparison, name: str) -> Curves:
+    """The same, minus the baseline's curve on the same seed: what the seeds share is gone."""
+    found: Curves = {}
+    for arm in comparison.arms:
+        if arm.differences:
+            pairs = [
+                (
+                    getattr(comparison.scores[arm.label, seed], name),
+                    comparison.scores[comparison.baseline, seed],
+                )
+                for seed in arm.differences
+            ]
+            found[arm.label] = [
+                {step: value - getattr(its, name)[step] for step, value in mine.items()}
+                for mine, its in pairs
+            ]
+    return found
+
+
+def _chart(comparison: Comparison, values: Curves, label: str) -> str:
+    """Curves of all arms with their bands over seeds; nothing where there are fewer than two steps."""
+    colours = _colours(comparison)
+    curves = {arm: _curve(seeds, comparison.alpha) for arm, seeds in values.items() if len(seeds[0]) > 1}
+    if not curves:
+        return ""
+    left, right, top, bottom = 48, _WIDTH - 12, 10, 250
+    first = min(curve.steps[0] for curve in curves.values())
+    last = max(curve.steps[-1] for curve in curves.values())
+    low = min(min(curve.lows) for curve in curves.values())
+    high = max(max(curve.highs) for curve in curves.values())
+    room = 0.04 * ((high - low) or 1.0)
+    low, high = (max(low - room, 0.0) if low >= 0 else low - room), high + room
+
+    def x(step: float) -> float:
+        return left + (step - first) / ((last - first) or 1) * (right - left)
+
+    def y(value: float) -> float:
+        return bottom - (value - low) / (high - low) * (bottom - top)
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} 290" role="img" aria-label="{_text(label)} over training steps">']
+    for tick in _ticks(low, high):
+        parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(
+            f'<text class="soft" text-anchor="end" x="{left - 8}" y="{y(tick) + 4:.1f}">{_tick(tick)}</text>'
+        )
+    for tick in _ticks(first, last):
+        parts.append(f'<text class="soft" text-anchor="middle" x="{x(tick):.1f}" y="270">{tick:.4g}</text>')
+    parts.append(f'<text class="soft" text-anchor="end" x="{right}" y="286">training step</text>')
+    # The baseline last, so that it lies on top and can be compared with every other.
+    for arm_label, curve in sorted(curves.items(), key=lambda item: item[0] == comparison.baseline):
+        there = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.highs, strict=True)]
+        back = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.lows, strict=True)]
+        line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.means, strict=True))
+        band, colour = " ".join(there + back[::-1]), colours[arm_label]
+        parts.append(f'<polygon points="{band}" fill="{colour}" opacity=".13"/>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2">'
+            f"<title>{_text(arm_label)}</title></polyline>"
+        )
+    keys = "".join(
+        f'<span><i style="background: {colours[arm.label]}"></i>{_text(arm.label)}</span>'
+        for arm in comparison.arms
+        if arm.label in curves
+    )
+    return "\n".join([f'<p class="key">{keys}</p>', *parts, "</svg>"])
+
+
+# ------------------------------------------------------------------------------------- tables and texts
+
+
+def _table(sheet: terminal.Sheet, comparison: Comparison) -> str:
+    def cell(tag: str, column: int, text: str, more: str = "") -> str:
+        names = " ".join(["word"] * (column in sheet.words) + [more] * bool(more))
+        return f'<{tag} class="{names}">{_text(text)}</{tag}>'
+
+    head = "".join(cell("th", column, name) for column, name in enumerate(sheet.columns))
+    rows = []
+    for row in sheet.rows:
+        own = ' class="baseline"' if row[0] == comparison.baseline else ""
+        cells = (
+            cell("td", column, text, _class(text) if sheet.columns[column] == "verdict" else "")
+            for column, text in enumerate(row)
+        )
+        rows.append(f"<tr{own}>{''.join(cells)}</tr>")
+    note = f'<p class="note">{_text(sheet.note)}</p>' if sheet.note else ""
+    return (
+        f'<h2>{_text(sheet.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n{note}"
+    )
+
+
+def _answers(score: RunScores, problems: set[Problem]) -> dict[Problem, tuple[str, str]]:
+    """The first sample of each of these problems at the last evaluation: verdict and text."""
+    columns = ["task", "problem_id", "sample", "verdict", "text"]
+    samples = score.run.table("samples", columns, step=max(score.accuracies))
+    found: dict[Problem, tuple[str, str]] = {}
+    for row in sorted(samples.to_pylist(), key=lambda row: row["sample"]):
+        problem = (row["task"], row["problem_id"])
+        if problem in problems:
+            found.setdefault(problem, (row["verdict"], row["text"]))
+    return found
+
+
+def _flips(comparison: Comparison, arm: Arm) -> str:
+    """Problems that this arm solves more or less often than the baseline on the same seed, some with both answers."""
+    gained: list[tuple[float, int, Problem]] = []
+    lost: list[tuple[float, int, Problem]] = []
+    for seed in arm.differences:
+        mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
+        for problem in sorted(mine.problems.keys() & its.problems.keys()):
+            change = mine.problems[problem] - its.problems[problem]
+            if change:
+                (gained if change > 0 else lost).append((-abs(change), seed, problem))
+    if not gained and not lost:
+        return ""
+    parts = [
+        f"<details><summary>{_text(arm.label)}: {len(gained)} gained, {len(lost)} lost, over "
+        f"{len(arm.differences)} seeds</summary>"
+    ]
+    for what, flips in (("gained", gained), ("lost", lost)):
+        for change, seed, problem in sorted(flips)[:SHOWN_FLIPS]:
+            sign = "+" if what == "gained" else "-"
+            parts.append(
+                f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
+                '<div class="pair">'
+            )
+            for label in (comparison.baseline, arm.label):
+                answers = _answers(comparison.scores[label, seed], {problem})
+                verdict, text = answers[problem]
+                tone = "good" if verdict == "correct" else "bad"
+                parts.append(
+                    f'<div><span class="soft">{_text(label)}</span> <span class="{tone}">{_text(verdict)}</span>'
+                    f"<pre>{_text(text)}</pre></div>"
+                )
+            parts.append("</div>")
+    return "\n".join([*parts, "</details>"])
+
+
+def _credit(comparison: Comparison) -> str:
+    """One response of the first training step under every arm: the same tokens, and the weight that each gave them."""
+    seed = min(seed for arm in comparison.arms for seed in arm.seeds)
+    parts = []
+    for arm in comparison.arms:
+        if seed not in arm.seeds:
+            continue
+        score = comparison.scores[arm.label, seed]
+        columns = ["problem_id", "sample", "text", "verdict", "advantage", "weights"]
+        rows = score.run.table("rollouts", columns, step=min(score.rewards))
+        if not rows.num_rows:
+            continue
+        # A response that was rewarded unlike its group: credit on any other teaches nothing.
+        row = max(
+            rows.to_pylist(), key=lambda row: (abs(row["advantage"]), row["problem_id"], -row["sample"])
+        )
+        parts.append(
+            f'<p><b>{_text(arm.label)}</b> <span class="soft">{_text(row["problem_id"])}, sample {row["sample"]}, '
+            f"{_text(row['verdict'])}, advantage {row['advantage']:+.2f}</span></p><pre>{_weighted(row)}</pre>"
+        )
+    if not parts:
+        return ""
+    note = (
+        "Background: the token's weight, from the smallest to the largest of the response. Where tokens are not "
+        "single characters, the weights stand below the text, one a token."
+    )
+    return (
+        f'<h2>Credit on one response of the first training step, seed {seed}</h2>\n<p class="note">{note}</p>\n'
+        + "\n".join(parts)
+    )
+
+
+def _weighted(row: dict[str, object]) -> str:
+    text, weights = str(row["text"]), [float(weight) for weight in row["weights"]]  # type: ignore[attr-defined]
+    low, high = min(weights, default=1.0), max(weights, default=1.0)
+
+    def mark(token: str, weight: float) -> str:
+        heat = (weight - low) / (high - low) if high > low else 0.0
+        shade = f' style="background: rgba(var(--hot), {0.55 * heat:.2f})"' if heat else ""
+        return f'<span title="weight {weight:.3g}"{shade}>{_text(token)}</span>'
+
+    # Single-character tokens; the end token has a weight and no character.
+    if len(weights) in (len(text), len(text) + 1):
+        return "".join(mark(token, weight) for token, weight in zip(text, weights, strict=False))
+    return _text(text) + "\n" + " ".join(mark(f"{weight:.2g}", weight) for weight in weights)
+
+
+def to_html(comparison: Comparison, runs: Sequence[Run], command: str | None = None) -> str:
+    """The page. `command` is what repeats these runs; by default `flowtracer reproduce` with the experiment's name."""
+    name = str(comparison.experiment.get("name", ""))
+    command = command or f"flowtracer reproduce {name}".strip()
+    title = _text(terminal.title(comparison))
+    ranking, *others = terminal.sheets(comparison, runs)
+    tables = [_table(sheet, comparison) for sheet in others]
+    flips = [_flips(comparison, arm) for arm in comparison.arms if "final_accuracy" in arm.scores]
+    body = [
+        f"<h1>{title}</h1>",
+        f'<p class="soft">{_text(terminal.headline(comparison))}</p>',
+        f'<p class="assay {_ASSAY[comparison.assay.verdict]}">{_text(comparison.assay.text)}</p>',
+        _table(ranking, comparison),
+        "<h2>Paired differences</h2>",
+        f'<p class="note">Large dot and line: mean and {1 - comparison.alpha:.0%} interval over training seeds; small '
+        f"dots: single seeds; shaded: differences below {comparison.smallest_difference:g}, declared not to "
+        "matter.</p>",
+        _forest(comparison),
+    ]
+    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
+    for label, values in (
+        ("Training reward", _of_arms(comparison, "rewards")),
+        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
+        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
+    ):
+        chart = _chart(comparison, values, label)
+        if chart:
+            body += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
+    body += tables
+    if any(flips):
+        body += [
+            "<h2>Problems gained and lost</h2>",
+            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; the first '
+            "sample of each is shown.</p>",
+            *flips,
+        ]
+    body.append(_credit(comparison))
+    facts = [
+        (key, text) for key, text in terminal.provenance(comparison, runs) if key not in ("assay", "hashes")
+    ]
+    facts += [("note", note) for note in comparison.notes]
+    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
+    for key in ("versions", "hardware", "git_commit"):
+        places = {json.dumps(score.run.manifest[key], sort_keys=True) for score in comparison.scores.values()}
+        facts += [(key.replace("_", " "), place.strip('"')) for place in sorted(places)]
+    body += [
+        "<h2>Provenance</h2>",
+        "<dl>" + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts) + "</dl>",
+        "<h2>To repeat it</h2>",
+        f"<pre>{_text(command)}</pre>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</body>\n</html>\n"
+    )

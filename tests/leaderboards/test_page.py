@@ -1,0 +1,130 @@
+"""The page: complete by itself, safe whatever a policy wrote, and the numbers of the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from recorded_runs import manifest, rollout_rows, sample_rows, step_row, write_run
+
+from leaderboards import RunWriter, compare, load, report, terminal
+
+VOID = {"meta"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_sync() -> Iterator[None]:
+    """Power cuts are the business of the records' own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+class Checker(HTMLParser):
+    """Collects text and attributes, and fails on tags that do not nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def page_of(folder: Path, **options: str) -> tuple[str, Checker]:
+    runs = load(folder)
+    page = report.to_html(compare(runs), runs, **options)
+    return page, Checker(page)
+
+
+def test_a_page_needs_nothing_else_and_serves_both_schemes(tmp_path: Path) -> None:
+    for seed in range(3):
+        for method, shift in (("uniform", 0.0), ("flow", 0.1)):
+            evaluations = {0: [["wrong"], ["wrong"]], 2: [["correct" if shift else "wrong"], ["wrong"]]}
+            rewards = [0.1 + 0.01 * seed, 0.2 + shift + 0.01 * seed * shift]
+            write_run(tmp_path, method, seed, rewards, evaluations)
+    page, checker = page_of(tmp_path)
+    assert "script" not in checker.tags and "link" not in checker.tags and "img" not in checker.tags
+    assert not any(name in ("src", "href") or name.startswith("on") for name, _ in checker.attributes)
+    assert not re.search(r"https?:|url\(|@import", page)
+    assert "prefers-color-scheme: dark" in page
+    text = "".join(checker.text)
+    runs = load(tmp_path)
+    comparison = compare(runs)
+    for sheet in terminal.sheets(comparison, runs):
+        assert sheet.title in text
+        for row in sheet.rows:
+            assert all(cell in text for cell in row)
+    assert comparison.run_set_hash in text and comparison.experiment_hash in text
+    assert "flowtracer reproduce decision" in text
+    assert "flow: 3 gained, 0 lost, over 3 seeds" in text
+    assert page.count("<svg") == 4
+    assert page == page_of(tmp_path)[0]
+    assert (
+        "flowtracer reproduce decision --seeds 3"
+        in page_of(tmp_path, command="flowtracer reproduce decision --seeds 3")[0]
+    )
+
+
+def test_what_a_policy_wrote_is_escaped(tmp_path: Path) -> None:
+    evil = '</pre><script>alert("x")</script>&\x00\x1b'
+    for method, verdict in (("uniform", "wrong"), ("<b>flow", "correct")):
+        writer = RunWriter(tmp_path / method.strip("<>"), manifest(method))
+        writer.write("steps", 1, step_row(1))
+        weights = [1.0 + index % 2 for index in range(len(evil))]
+        lists = dict.fromkeys(("weights", "sampler_logprobs", "trainer_logprobs"), weights)
+        writer.write("rollouts", 1, rollout_rows(1, text=evil, response_ids=[1] * len(evil), **lists))
+        writer.write("samples", 1, [{**sample_rows(1, [[verdict]])[0], "text": evil}])
+        writer.finish({})
+    page, checker = page_of(tmp_path)
+    assert "script" not in checker.tags and "b" in checker.tags
+    assert "<b>flow" not in page.replace("<b>&lt;b&gt;flow", "")
+    assert "\x00" not in page and "\x1b" not in page
+    assert '</pre><script>alert("x")</script>&\\x00\\x1b' in "".join(checker.text)
+
+
+def test_weights_of_longer_tokens_stand_below_the_text(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", manifest())
+    writer.write("steps", 1, step_row(1))
+    writer.write("rollouts", 1, rollout_rows(1, text="two words"))
+    writer.finish({})
+    _, checker = page_of(tmp_path)
+    assert "two words\n1 1.5" in "".join(checker.text)
+
+
+@pytest.mark.parametrize("rewards", [[0.1], [0.1, 0.2]])
+def test_little_was_recorded(tmp_path: Path, rewards: list[float]) -> None:
+    write_run(tmp_path, "uniform", 0, rewards)
+    write_run(tmp_path, "flow", 0, rewards)
+    write_run(tmp_path, "random", 1, rewards)
+    page, checker = page_of(tmp_path)
+    assert "cannot tell: one seed" in "".join(checker.text)
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_one_method_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1, 0.1])
+    _, checker = page_of(tmp_path)
+    assert "1 method, 1 training seed" in "".join(checker.text)
