@@ -5,6 +5,7 @@ import torch
 
 import flowtracer.attention
 from flowtracer import AttentionTap, CreditError, capacity_from_qk, traced_layers
+from flowtracer.attention import HeadReading, Rollout
 from tests.flowtracer.conftest import tiny_model
 
 ARCHITECTURES = ["qwen3", "llama", "mistral", "gpt_neox", "gemma"]
@@ -103,6 +104,62 @@ def test_tiles_do_not_change_the_map(monkeypatch):
     torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
 
 
+def eager_layers(ids, mask):
+    """Attentions of all layers, (L, B, H, T, T) float64; pads zeroed."""
+    eager = tiny_model("llama", attention="eager")
+    with torch.no_grad():
+        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    return torch.stack(attentions).double() * (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)
+
+
+def padded_on_both_sides():
+    ids, mask = batch(left_pads=(0, 5, 11))
+    ids[1, -4:], mask[1, -4:] = 0, 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("elements", [16 * 1024 * 1024, 4 * 5 * 24])
+def test_rollout_is_the_product_over_layers(monkeypatch, elements):
+    monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
+    ids, mask = padded_on_both_sides()
+    model = tiny_model("llama")
+    with torch.no_grad(), AttentionTap(model, "all").open(mask, Rollout()) as capture:
+        model(input_ids=ids, attention_mask=mask)
+    expected = torch.eye(24, dtype=torch.float64).expand(3, 24, 24)
+    for layer in eager_layers(ids, mask).mean(2):
+        expected = (0.5 * layer + 0.5 * torch.eye(24)) @ expected
+    expected = expected * mask[:, :, None] * mask[:, None, :]
+    torch.testing.assert_close(capture.fields["rollout"].double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("elements", [16 * 1024 * 1024, 4 * 5 * 24])
+def test_head_vectors_follow_their_definitions(monkeypatch, elements):
+    """Against loops over an eager model's per-head maps: tiles, grouped heads and pads on both sides."""
+    monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
+    ids, mask = padded_on_both_sides()
+    model = tiny_model("llama")
+    with (
+        torch.no_grad(),
+        AttentionTap(model, "all").open(mask, HeadReading(clip=4, near=2, far=6)) as capture,
+    ):
+        model(input_ids=ids, attention_mask=mask)
+    got = capture.fields["head_vectors"]
+    maps = eager_layers(ids, mask).transpose(0, 1).flatten(1, 2)
+    reach, distance, influence = (torch.zeros(3, 12, 24, dtype=torch.float64) for _ in range(3))
+    for row in range(3):
+        own = mask[row].nonzero().flatten().tolist()
+        for t in own:
+            for s in own:
+                if s <= t:
+                    reach[row, :, t] += maps[row, :, t, s] * min(t - s, 4)
+                    distance[row, :, t] += maps[row, :, t, s] * (t - s)
+            future = [k for k in own if t + 2 <= k <= t + 6]
+            if future:
+                influence[row, :, t] = maps[row, :, future, t].mean(1)
+    for name, expected in (("reach", reach), ("distance", distance), ("influence", influence)):
+        torch.testing.assert_close(getattr(got, name).double(), expected, rtol=0, atol=2e-5, msg=name)
+
+
 def test_capacity_from_qk_is_causal_softmax():
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 9, 8, generator=generator), torch.randn(2, 2, 9, 8, generator=generator)
@@ -133,13 +190,18 @@ def test_one_token():
         ("late", 1, [0]),
         ("all", 2, [0, 1]),
         ([2, 0, 2], 3, [0, 2]),
+        ("last", 4, [3]),
+        ("middle/5", 36, [12, 15, 18, 20, 23]),
+        ("15-25/5", 36, [15, 17, 20, 22, 24]),
+        ("middle/5", 6, [2, 3]),
+        ("all/1", 4, [0]),
     ],
 )
 def test_traced_layers(layers, total, expected):
     assert traced_layers(layers, total) == expected
 
 
-@pytest.mark.parametrize("layers", ["center", "3-2", "0-99", "-1-2", [], [3], [-1]])
+@pytest.mark.parametrize("layers", ["center", "3-2", "0-99", "-1-2", "all/0", "all/x", "all/", [], [3], [-1]])
 def test_impossible_layers_are_named(layers):
     with pytest.raises(CreditError, match="layers"):
         traced_layers(layers, 3)
