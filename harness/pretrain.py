@@ -1,0 +1,296 @@
+"""The warm starts of the shipped policies: `python -m harness.pretrain [NAME ...]`.
+
+Each is a small Qwen3 (grouped-query attention, query and key norms, rotary positions) with a character-level
+tokenizer, trained by TRL's SFTTrainer on demonstrations that its task generates; only the response is scored.
+One thread and a fixed order of everything: on one kind of machine and one set of versions the recipe gives
+the same file, byte for byte. The model card beside the weights is written from what was measured on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+import tasks
+from harness import seeds
+from harness.errors import ExperimentError
+from harness.policy import FOLDER, character_tokenizer
+from harness.rollout import Sample, sample
+
+#: The measurements on a model card take the test problems this many at a time, and sample each this many times.
+BATCH, SAMPLES = 256, 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one shipped policy is made.
+
+    `groups` is the number of key-value heads, `context` the longest text in tokens that the policy can read
+    and write, `max_new_tokens` the longest response of its measurement.
+    """
+
+    task: str
+    alphabet: str
+    layers: int
+    width: int
+    inner_width: int
+    heads: int
+    groups: int
+    context: int
+    max_new_tokens: int
+    steps: int
+    batch: int
+    learning_rate: float
+    options: dict[str, Any] = field(default_factory=dict)
+    head_width: int = 16
+
+    def task_of(self) -> tasks.Task:
+        """The task whose demonstrations the policy learns and on whose test split it is measured."""
+        return tasks.get(self.task, **self.options)
+
+
+def _decision(variant: str) -> Recipe:
+    return Recipe(
+        task="decision",
+        options={"variant": variant},
+        alphabet="abcdefgh?#",
+        layers=2,
+        width=48,
+        inner_width=192,
+        heads=4,
+        groups=2,
+        context=64,
+        max_new_tokens=20,
+        steps=800,
+        batch=64,
+        learning_rate=1e-2,
+    )
+
+
+RECIPES = {
+    "decision": _decision("aligned"),
+    "decision-decoy": _decision("decoy"),
+    "decision-chain": _decision("chain"),
+    "arithmetic": Recipe(
+        task="arithmetic",
+        alphabet="0123456789+=;#?",
+        layers=4,
+        width=128,
+        inner_width=256,
+        heads=8,
+        groups=4,
+        context=96,
+        max_new_tokens=48,
+        steps=250,
+        batch=64,
+        learning_rate=3e-3,
+    ),
+}
+
+
+def pretrain(name: str, folder: Path) -> str:
+    """Trains the policy `name` into `folder`: weights, configuration, tokenizer, model card.
+
+    Gives back the SHA-256 of the weights. Reseeds torch's global generator and sets torch to one thread: not
+    for use inside a process that does anything else. Raises ExperimentError for an unknown name.
+    """
+    if name not in RECIPES:
+        raise ExperimentError(f"no warm start is known for policy {name!r}; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    torch.set_num_threads(1)
+    seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _trainer(name, recipe, seed, scratch)
+        trainer.train()
+    model: Any = trainer.model
+    tokenizer: Any = trainer.processing_class
+    model.eval()
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "README.md").write_text(_card(name, recipe, model, digest, _measure(recipe, model, tokenizer)))
+    return digest
+
+
+def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer(recipe.alphabet)
+    task: Any = recipe.task_of()
+    pairs = task.demonstrations(recipe.steps * recipe.batch, f"policies/{name}")
+    return SFTTrainer(
+        model=_fresh(recipe, tokenizer),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict(
+            {"prompt": [prompt for prompt, _ in pairs], "completion": [response for _, response in pairs]}
+        ),
+        args=SFTConfig(
+            output_dir=scratch,
+            num_train_epochs=1,
+            per_device_train_batch_size=recipe.batch,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=recipe.steps // 20,
+            # With the usual 0.999 the copying of a decision stays at 98%: its gradients grow late and fast.
+            adam_beta2=0.95,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            max_length=None,
+            completion_only_loss=True,
+            seed=seed,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            logging_steps=max(1, recipe.steps // 5),
+            save_strategy="no",
+            report_to="none",
+        ),
+    )
+
+
+def _fresh(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.inner_width,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.groups,
+            head_dim=recipe.head_width,
+            max_position_embeddings=recipe.context,
+            # The usual 0.02 is made for widths in the thousands: at width 48, copying is then never learnt.
+            initializer_range=recipe.width**-0.5,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """What the model card reports: (what, value), measured on the task's test split."""
+    task = recipe.task_of()
+    problems = list(task.problems("test"))
+    rows: list[tuple[str, str]] = []
+    sampled: list[Sample] = []
+    for title, temperature, repeats in (("greedy", 0.0, 1), ("temperature 1", 1.0, SAMPLES)):
+        asked = [(problem, index) for index in range(repeats) for problem in problems]
+        sampled = []
+        for start in range(0, len(asked), BATCH):
+            part = asked[start : start + BATCH]
+            sampled += sample(
+                model,
+                tokenizer,
+                [tokenizer(task.prompt(problem)).input_ids for problem, _ in part],
+                [seeds.key("evaluation", task.name, problem.id, index) for problem, index in part],
+                recipe.max_new_tokens,
+                temperature,
+            )
+        verdicts = Counter(
+            str(task.verify(problem, one.text, one.finish_reason))
+            for (problem, _), one in zip(asked, sampled, strict=True)
+        )
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        accuracy = verdicts["correct"] / len(asked)
+        asked_of = f"{len(problems)} problems, {repeats} sample{'s' * (repeats > 1)} each"
+        rows.append((f"accuracy, {title}", f"{accuracy:.3f} ({counts}; {asked_of})"))
+    decisions = [_decision_of(task, one.text) for one in sampled]
+    known = [decision for decision in decisions if decision is not None]
+    if known:
+        copied = sum(copied for _, copied in known)
+        shares = [count / len(known) for _, count in sorted(Counter(letter for letter, _ in known).items())]
+        rows.append(("responses whose answer copies the decision", f"{copied / len(decisions):.4f}"))
+        rows.append(("decisions, each letter's share", " ".join(f"{share:.3f}" for share in shares)))
+    return rows
+
+
+def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
+    """The decision in a response, and whether every decisive token and the answer repeat it."""
+    span, decisive = task.extract(text), task.decisive(text)
+    if span is None or not decisive:
+        return None
+    letters = {text[start:end] for start, end in decisive} | {text[span[0]]}
+    return text[slice(*decisive[0])], len(letters) == 1
+
+
+def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:
+    variant = "".join(f", {option} {value}" for option, value in recipe.options.items())
+    packages = ("torch", "transformers", "trl", "tokenizers", "numpy")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    table = "\n".join(f"| {what} | {value} |" for what, value in measured)
+    return f"""---
+license: apache-2.0
+library_name: transformers
+---
+# {name}
+
+The warm start of the task {recipe.task}{variant}: what it can do before reinforcement learning.
+Made by `python -m harness.pretrain {name}`; this card is written by that command.
+
+## Model
+
+Qwen3 architecture, {sum(weight.numel() for weight in model.parameters()):,} float32 weights: {recipe.layers}
+layers, width {recipe.width}, inner width {recipe.inner_width}, {recipe.heads} query heads on {recipe.groups}
+key-value heads of {recipe.head_width}, tied embeddings, at most {recipe.context} tokens. One token a
+character (`{recipe.alphabet}`), `<pad>` and `<eos>`. Prompts are read as they are; there is no chat
+template.
+
+## Recipe
+
+{recipe.steps} steps of {recipe.batch} demonstrations, each seen once, generated by the task
+(`{recipe.task_of().__class__.__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")`);
+the loss is on the response alone. TRL's SFTTrainer, AdamW (beta2 0.95), learning rate
+{recipe.learning_rate:g} with a cosine to 0, clip norm 1, weights drawn with a standard deviation of
+width^-0.5.
+
+## Measured on the test split
+
+| | |
+|---|---|
+{table}
+
+## Weights
+
+SHA-256 of `model.safetensors`: `{digest}`
+
+Made with Python {platform.python_version()}, {versions}, one thread on {platform.machine()}
+({torch.backends.cpu.get_cpu_capability()}). The same recipe on such a machine gives the same hash.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: trains the named policies, or all of them, into the package's folder."""
+    parser = argparse.ArgumentParser(prog="python -m harness.pretrain", description="Train shipped policies.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
+    for name in parser.parse_args(arguments).names or list(RECIPES):
+        started = time.perf_counter()
+        try:
+            digest = pretrain(name, FOLDER / name)
+        except ExperimentError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        print(f"{name}: sha256 {digest}, {time.perf_counter() - started:.0f} s, in {FOLDER / name}")
+
+
+if __name__ == "__main__":
+    main()
