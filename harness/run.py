@@ -112,10 +112,11 @@ class _Rewards:
         self, completions: list[str], problem_id: list[str], finish_reason: list[str], **_: Any
     ) -> list[float | None]:
         begin = time.perf_counter()
-        self.verdicts = [
-            self.task.verify(self.problems[problem], text, reason)
+        items = [
+            (self.problems[problem], text, reason)
             for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
         ]
+        self.verdicts = self.task.verify_all(items)
         self.seconds = time.perf_counter() - begin
         return [tasks.reward_of(verdict) for verdict in self.verdicts]
 

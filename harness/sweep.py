@@ -189,7 +189,7 @@ class _Sweep:
             assert job is not None
             try:
                 kind, value = worker.connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 worker.process.join()
                 raise ExperimentError(
                     f"the process of {job} ended with status {worker.process.exitcode} "

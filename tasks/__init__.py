@@ -15,6 +15,6 @@ from tasks import (  # noqa: F401  importing a task's file registers it
     reasoning_gym,
     word_problems,
 )
-from tasks.problem import Problem, Task, TaskError, Verdict, get, names, register, reward_of
+from tasks.problem import Problem, Task, TaskError, Verdict, get, kind, names, register, reward_of
 
-__all__ = ["Problem", "Task", "TaskError", "Verdict", "get", "names", "register", "reward_of"]
+__all__ = ["Problem", "Task", "TaskError", "Verdict", "get", "kind", "names", "register", "reward_of"]

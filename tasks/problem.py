@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -137,7 +137,7 @@ def reward_of(verdict: Verdict) -> float | None:
     return 1.0 if verdict is Verdict.CORRECT else 0.0
 
 
-_REGISTRY: dict[str, Callable[..., Task]] = {}
+_REGISTRY: dict[str, type[Task]] = {}
 
 
 def register(task: type[Task]) -> type[Task]:
@@ -151,11 +151,17 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get(name: str, **options: Any) -> Task:
-    """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
+def kind(name: str) -> type[Task]:
+    """The class of the task called `name`: source, licence and format, without loading anything."""
     if name not in _REGISTRY:
         raise TaskError(f"unknown task {name!r}; known: {', '.join(names())}")
+    return _REGISTRY[name]
+
+
+def get(name: str, **options: Any) -> Task:
+    """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
+    found = kind(name)
     try:
-        return _REGISTRY[name](**options)
+        return found(**options)
     except TypeError as error:
         raise TaskError(f"task {name} does not take these options ({error})") from None
