@@ -1,30 +1,36 @@
 """Decision: one token decides, many do not, and which ones is known by construction.
 
-A prompt is four letters and a question mark. A response is a decision letter, twelve filler letters, `#` and the
+A prompt is four letters and a question mark. A response is a decision letter, 8 to 16 filler letters, `#` and the
 answer, a copy of the decision. A hidden table maps the first two prompt letters, the context, to the right decision;
-nothing in the warm start tells it, so only reinforcement learning can. Decisions, filler and prompts share one alphabet:
-with a filler alphabet of its own, even credit on the decisive token alone gains nothing over uniform credit.
+nothing in the warm start tells it, so only reinforcement learning can. Decisions, filler and prompts share one
+alphabet: with a filler alphabet of its own, even credit on the decisive token alone gains nothing over uniform
+credit. The filler's length varies, because a policy that had to count it loses the count, and its format, as soon as
+it is trained.
 
-Variants: `aligned` as above; `decoy`, whose answer also copies an ungraded filler letter, so that a token of high
-flow carries no value; `chain`, whose decision reaches the answer in three hops, each a copy of the one before and
-followed by four filler letters, so that the answer attends to the last hop only.
+Variants: `aligned` as above; `decoy`, whose answer also copies the last filler letter, so that a token of high flow
+carries no value; `chain`, whose decision reaches the answer in three hops, each `?`, a copy of the decision and 2 to
+6 filler letters (the first `?` ends the prompt), so that the answer attends to the last hop only.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, TaskError, Verdict, register
 
 LETTERS = "abcdefgh"
-VARIANTS = ("aligned", "decoy", "chain")
-FILLER = 12
-HOPS, HOP_FILLER = 3, 4
-#: The filler letter that a decoy response copies behind its answer.
-DECOY_POSITION = 1 + FILLER // 2
+FILLER, HOP_FILLER = (8, 16), (2, 6)
+HOPS = 3
+#: A whole response; the group is the answer. Anything else marks no answer, so no policy gains by guessing twice.
+FORMATS = {
+    "aligned": re.compile("[a-h]+#([a-h])"),
+    "decoy": re.compile("[a-h]+#([a-h]{2})"),
+    "chain": re.compile(r"[a-h]+(?:\?[a-h]+){2}#([a-h])"),
+}
 TEST_PROBLEMS = 256
 
 
@@ -43,7 +49,7 @@ TABLE = _hidden_table()
 class Decision(Task):
     """Generated; 1,024 prompts (16 contexts times 64 endings), 768 to train and 256 to test.
 
-    variant: one of VARIANTS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
+    variant: one of FORMATS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
     """
 
     name: ClassVar[str] = "decision"
@@ -52,8 +58,8 @@ class Decision(Task):
     answer_format: ClassVar[str] = "the letter after #"
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
-        if variant not in VARIANTS:
-            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(VARIANTS)}")
+        if variant not in FORMATS:
+            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(FORMATS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"
@@ -83,39 +89,35 @@ class Decision(Task):
         return super().problem_from(question, gold)
 
     def extract(self, text: str) -> tuple[int, int] | None:
-        start = text.rfind("#") + 1
-        length = 2 if self.variant == "decoy" else 1
-        answer = text[start : start + length]
-        if start == 0 or not answer or any(letter not in LETTERS for letter in answer):
-            return None
-        return start, start + len(answer)
+        found = FORMATS[self.variant].fullmatch(text)
+        return None if found is None else found.span(1)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
     def respond(self, answer: str) -> str:
-        return f"#{answer}"
+        return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(answer)
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
-        hops = range(0, HOPS * (1 + HOP_FILLER), 1 + HOP_FILLER) if self.variant == "chain" else (0,)
-        end = text.find("#") if "#" in text else len(text)
-        return [(hop, hop + 1) for hop in hops if hop < end]
+        body = text.partition("#")[0]
+        starts = [0, *(found.end() for found in re.finditer(r"\?", body))]
+        return [(start, start + 1) for start in starts[: HOPS if self.variant == "chain" else 1] if start < len(body)]
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and response for a warm start: random decisions, random filler, exact copying."""
         source = random.Random(f"decision/demonstrations/{self.variant}/{seed}")
         prompts = Decision().problems("train")
 
-        def filler(length: int) -> str:
-            return "".join(source.choice(LETTERS) for _ in range(length))
+        def filler(shortest: int, longest: int) -> str:
+            return "".join(source.choice(LETTERS) for _ in range(source.randint(shortest, longest)))
 
         pairs = []
         for _ in range(count):
             decision = source.choice(LETTERS)
             if self.variant == "chain":
-                response = "".join(decision + filler(HOP_FILLER) for _ in range(HOPS)) + "#" + decision
+                body = "?".join(decision + filler(*HOP_FILLER) for _ in range(HOPS))
             else:
-                response = decision + filler(FILLER)
-                response += "#" + decision + (response[DECOY_POSITION] if self.variant == "decoy" else "")
-            pairs.append((source.choice(prompts).question, response))
+                body = decision + filler(*FILLER)
+            answer = decision + (body[-1] if self.variant == "decoy" else "")
+            pairs.append((source.choice(prompts).question, f"{body}#{answer}"))
         return pairs
