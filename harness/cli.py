@@ -61,9 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    added = command("reproduce", _reproduce, "Train and evaluate every method and seed, and print what came out.")
+    added = command(
+        "reproduce", _reproduce, "Train and evaluate every method and seed, and print what came out."
+    )
     added.add_argument(
-        "experiment", nargs="?", default="decision", help="name or .toml file of an experiment (default: decision)"
+        "experiment",
+        nargs="?",
+        default="decision",
+        help="name or .toml file of an experiment (default: decision)",
     )
     added.add_argument("--smoke", action="store_true", help="two seeds and a few steps, to see that it works")
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
@@ -72,20 +77,55 @@ def _parser() -> argparse.ArgumentParser:
     added = command("leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file.")
     added.add_argument("folder", type=Path, help="folder of the runs of one experiment")
     added.add_argument("--baseline", default="uniform", help="the method to compare with (default: uniform)")
-    added.add_argument("--export", type=Path, metavar="FILE", help="write it to FILE: .json, .csv or .md")
+    added.add_argument(
+        "--export", type=Path, metavar="FILE", help="write it to FILE: .json, .csv, .md or .html"
+    )
 
-    added = command("trace", _trace, "Trace the flow through one response, and show its tokens by throughput.")
+    added = command("train", _train, "Train and evaluate one method of an experiment on one seed.")
+    added.add_argument("experiment", help="name or .toml file of an experiment")
+    added.add_argument("--method", required=True, help="one of the experiment's methods")
+    added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
+    added.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
+    added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+
+    added = command("evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts.")
+    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
+    added.add_argument("task", help="name of a task")
+    added.add_argument(
+        "--problems", type=int, metavar="N", help="only the first N problems of the test split"
+    )
+    added.add_argument("--samples", type=int, metavar="K", help="samples a problem (default: the task's own)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    added.add_argument("--max-response-tokens", type=int, default=256, metavar="N")
+    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+
+    added = command(
+        "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
+    )
     added.add_argument("--policy", default="smollm2-135m-instruct", help="policy name, folder or hub id")
     added.add_argument("--task", default="gsm8k", help="task that asks and finds the answer (default: gsm8k)")
-    added.add_argument("--problem", type=int, default=0, metavar="N", help="number of the test problem to answer")
+    added.add_argument(
+        "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
+    )
     added.add_argument("--question", help="ask this instead of a test problem")
     added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
-    added.add_argument("--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)")
+    added.add_argument(
+        "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
+    )
     added.add_argument("--max-response-tokens", type=int, default=256, metavar="N")
     added.add_argument("--html", type=Path, metavar="FILE", help="also write a page for the browser")
 
     added = command("tasks", _tasks, "List the tasks, or show sample problems of one.")
     added.add_argument("name", nargs="?", help="a task")
+    added.add_argument(
+        "--lm-eval-path", action="store_true", help="print the folder for lm-eval's --include_path"
+    )
+
+    added = command(
+        "validate", _validate, "Run every gold answer, and changed ones, through its own verifier."
+    )
+    added.add_argument("name", nargs="?", help="a task (default: all whose data can be found)")
+    added.add_argument("--limit", type=int, metavar="N", help="only the first N problems of a split")
 
     added = command("doctor", _doctor, "Check recorded runs and say what is wrong with them.")
     added.add_argument("folder", type=Path, help="folder of a run, or of several")
@@ -114,8 +154,14 @@ def _leaderboard(options: argparse.Namespace) -> int:
         _show(options.folder, options.baseline)
         return 0
     from leaderboards import compare, load, report
+    from leaderboards.page import to_html
 
-    writers = {".json": report.to_json, ".csv": report.to_csv, ".md": report.to_markdown}
+    writers: dict[str, Any] = {
+        ".json": report.to_json,
+        ".csv": report.to_csv,
+        ".md": report.to_markdown,
+        ".html": to_html,
+    }
     if options.export.suffix not in writers:
         raise ExperimentError(f"--export {options.export}: the name must end in {', '.join(writers)}")
     runs = load(options.folder)
@@ -131,7 +177,9 @@ def _show(folder: Path, baseline: str) -> None:
     console = _console()
     runs = load(folder)
     if not any(run.method == baseline for run in runs):
-        raise ExperimentError(f"{folder} has no runs of {baseline!r} to compare with: name another with --baseline")
+        raise ExperimentError(
+            f"{folder} has no runs of {baseline!r} to compare with: name another with --baseline"
+        )
     console.print(render(compare(runs, baseline=baseline), runs, width=console.width))
 
 
@@ -153,7 +201,9 @@ def _trace(options: argparse.Namespace) -> int:
     if options.question is None:
         problems = task.problems("test", options.problem + 1)
         if not 0 <= options.problem < len(problems):
-            raise ExperimentError(f"--problem {options.problem}: the test split has problems 0 to {len(problems) - 1}")
+            raise ExperimentError(
+                f"--problem {options.problem}: the test split has problems 0 to {len(problems) - 1}"
+            )
         problem = problems[options.problem]
     else:
         problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
@@ -163,7 +213,12 @@ def _trace(options: argparse.Namespace) -> int:
         key = seeds.key("evaluation", task.name, problem.id, 0)
         with _status("sampling a response"):
             one = sample(
-                policy.model, policy.tokenizer, [prompt_ids], [key], options.max_response_tokens, temperature=0.0
+                policy.model,
+                policy.tokenizer,
+                [prompt_ids],
+                [key],
+                options.max_response_tokens,
+                temperature=0.0,
             )[0]
         response_ids, text, reason = one.ids, one.text, one.finish_reason
     else:
@@ -173,7 +228,9 @@ def _trace(options: argparse.Namespace) -> int:
     with _status("tracing it"):
         traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=task)
     console = _console()
-    console.print(f"[bold]{policy.model.config.model_type}[/bold] {options.policy} on {problem.id}", highlight=False)
+    console.print(
+        f"[bold]{policy.model.config.model_type}[/bold] {options.policy} on {problem.id}", highlight=False
+    )
     console.print(problem.question, markup=False, highlight=False)
     if problem.gold is not None:
         verdict = task.verify(problem, text, reason)
@@ -183,6 +240,106 @@ def _trace(options: argparse.Namespace) -> int:
         _write(options.html, traced.to_html())
         console.print(f"\nwrote {options.html}", highlight=False)
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from harness import experiment as experiments
+    from harness import sweep
+
+    experiment = experiments.load(options.experiment, smoke=options.smoke)
+    experiments.check(experiment)
+    if options.method not in experiment.methods:
+        known = ", ".join(experiment.methods)
+        raise ExperimentError(
+            f"experiment {experiment.name} has no method {options.method!r}; it has: {known}"
+        )
+    if not 0 <= options.seed < experiment.seeds:
+        raise ExperimentError(
+            f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
+        )
+    folder = options.out or Path("runs") / experiment.name
+    only = dataclasses.replace(experiment, methods={options.method: experiment.methods[options.method]})
+    with _Bars(experiment.title) as progress:
+        try:
+            sweep.reproduce(only, folder, 1, progress, seeds=[options.seed])
+        except sweep.Stopped:
+            progress.stop()
+            return _say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
+    print(sweep.run_folder(folder, options.method, options.seed))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    import tasks
+    from harness.evaluate import accuracy, evaluate
+    from harness.policy import load_policy
+
+    task = tasks.get(options.task)
+    problems = task.problems("test", options.problems)
+    policy = load_policy(options.policy)
+    samples = options.samples or (1 if options.temperature == 0 else task.samples)
+    with _Bars("", lines=False) as progress:
+        progress.begin(len(problems) * samples, 0)
+        rows = evaluate(
+            policy,
+            task,
+            problems,
+            samples=samples,
+            temperature=options.temperature,
+            max_new_tokens=options.max_response_tokens,
+            batch_size=options.batch_size,
+            progress=progress.at,
+        )
+    counts = Counter(row["verdict"] for row in rows)
+    console = _console()
+    console.print(
+        f"{options.policy} on {task.name}: {len(problems)} problems, {samples} samples each", highlight=False
+    )
+    console.print(f"accuracy {accuracy(rows):.4f}", highlight=False)
+    for verdict in tasks.Verdict:
+        console.print(f"  {verdict:<10} {counts.get(verdict, 0)}", highlight=False)
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    import tasks
+    from tasks.validate import validate
+
+    console, failed, missing = _console(), False, []
+    table = Table(
+        "task", "split", "golds", "verify", "respelled", "changed", "pass", box=None, header_style="bold"
+    )
+    exceptions: list[str] = []
+    for name in [options.name] if options.name else tasks.names():
+        try:
+            with _status(f"validating {name}"):
+                found = validate(tasks.get(name), limit=options.limit)
+        except tasks.TaskError as error:
+            if options.name:
+                raise
+            missing.append(str(error))
+            continue
+        for one in found:
+            failed |= not one.passed
+            table.add_row(
+                one.task, one.split, str(one.items), f"{one.rate:.2%}", f"{one.respelled_rate:.2%}",
+                str(one.mutated), str(len(one.mutated_passed)),
+            )  # fmt: skip
+            exceptions += [f"{problem}: {answer!r} is {verdict}" for problem, answer, verdict in one.refused]
+            exceptions += [
+                f"{problem}: changed to {answer!r}, passes" for problem, answer, _ in one.mutated_passed
+            ]
+            exceptions += [f"{one.task}: in two splits: {question[:60]}" for question in one.shared]
+    console.print(table)
+    for line in (*exceptions, *missing):
+        console.print(line, markup=False, highlight=False)
+    return MISTAKE if failed else 0
 
 
 def _status(text: str) -> Any:
@@ -201,6 +358,11 @@ def _write(path: Path, text: str) -> None:
 def _tasks(options: argparse.Namespace) -> int:
     import tasks
 
+    if options.lm_eval_path:
+        from tasks.lm_eval import FOLDER
+
+        print(FOLDER)
+        return 0
     console = _console()
     if options.name is None:
         from rich.table import Table
@@ -236,10 +398,16 @@ def _doctor(options: argparse.Namespace) -> int:
 class _Bars:
     """Progress of a sweep: bars with the time left on a terminal, a line a finished run elsewhere."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, lines: bool = True) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self.console = Console(stderr=True)
         self.bars = Progress(
@@ -253,11 +421,11 @@ class _Bars:
             disable=not self.console.is_terminal,
             transient=True,
         )
-        self.title = title
+        self.title, self.lines = title, lines
         self.running: dict[str, Any] = {}
 
     def __enter__(self) -> _Bars:
-        if not self.console.is_terminal:
+        if self.lines and not self.console.is_terminal:
             self.console.print(self.title, highlight=False)
         self.bars.start()
         return self
@@ -269,7 +437,11 @@ class _Bars:
         self.bars.stop()
 
     def begin(self, steps: int, done: int) -> None:
-        self.whole = self.bars.add_task("all runs", total=steps, completed=done)
+        self.whole = self.bars.add_task("all runs" if self.lines else "samples", total=steps, completed=done)
+
+    def at(self, done: int, total: int) -> None:
+        """`done` of `total` are done, where there are no jobs to tell apart."""
+        self.bars.update(self.whole, completed=done, total=total)
 
     def advance(self, job: Any, count: int) -> None:
         self.bars.advance(self.whole, count)

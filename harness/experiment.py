@@ -135,10 +135,16 @@ class Experiment:
             (self.declaration.smallest_difference > 0, "declaration.smallest_difference must be positive"),
             (self.training.steps >= 1, "training.steps must be at least 1"),
             (self.training.prompts_per_step >= 1, "training.prompts_per_step must be at least 1"),
-            (self.training.samples_per_prompt >= 2, "training.samples_per_prompt must be at least 2, a group"),
+            (
+                self.training.samples_per_prompt >= 2,
+                "training.samples_per_prompt must be at least 2, a group",
+            ),
             (self.training.max_response_tokens >= 1, "training.max_response_tokens must be at least 1"),
             (self.training.learning_rate > 0, "training.learning_rate must be positive"),
-            (self.training.temperature > 0, "training.temperature must be positive: greedy groups have no signal"),
+            (
+                self.training.temperature > 0,
+                "training.temperature must be positive: greedy groups have no signal",
+            ),
             (self.training.save_every >= 1, "training.save_every must be at least 1"),
             (self.training.updates_per_batch >= 1, "training.updates_per_batch must be at least 1"),
             (
@@ -209,7 +215,9 @@ def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Expe
     smaller = table.pop("smoke", {})
     if smoke:
         if not smaller:
-            raise ExperimentError(f"experiment {name} has no [smoke] table, which says how small a smoke run is")
+            raise ExperimentError(
+                f"experiment {name} has no [smoke] table, which says how small a smoke run is"
+            )
         table = _merged(table, smaller)
         name = f"{name}-smoke"
     methods = table.get("methods", {})
@@ -273,7 +281,9 @@ def _typed(hint: Any, value: Any, place: str, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise ExperimentError(f"experiment {name}: {place} must be an array of tables")
-        return tuple(_typed(arguments[0], item, f"{place}[{index}]", name) for index, item in enumerate(value))
+        return tuple(
+            _typed(arguments[0], item, f"{place}[{index}]", name) for index, item in enumerate(value)
+        )
     if origin is types.UnionType:
         hint = next(option for option in arguments if option is not type(None))
     elif origin is not None:

@@ -10,7 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("flowtracer", "torch", "transformers", "trl", "accelerate", "lm-eval", "datasets", "math-verify", "numpy")
+PACKAGES = (
+    "flowtracer",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "lm-eval",
+    "datasets",
+    "math-verify",
+    "numpy",
+)
 
 #: T0 bitwise on the same CPU model and versions with one thread a worker; T1 the same rollouts on the same GPU and
 #: batch-invariant engine; T2 the same distribution.
@@ -64,7 +74,9 @@ def git_commit() -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()
 
 
 def _processor() -> str:

@@ -88,7 +88,9 @@ def data_order(problems: Sequence[tasks.Problem], steps: int, prompts: int, seed
     A function of the training seed alone, so that all arms are asked the same; no step asks a problem twice.
     """
     if len(problems) < prompts:
-        raise ExperimentError(f"{prompts} prompts a step need as many training problems; there are {len(problems)}")
+        raise ExperimentError(
+            f"{prompts} prompts a step need as many training problems; there are {len(problems)}"
+        )
     generator = np.random.Generator(np.random.Philox(key=int(seeds.key("data order", seed), 16)))
     whole = len(problems) - len(problems) % prompts
     order: list[tasks.Problem] = []
@@ -125,15 +127,26 @@ class _RecordedTrainer(CreditGRPOTrainer):
     """CreditGRPOTrainer with keyed rollouts that writes a part of the record after each rollout batch."""
 
     def __init__(
-        self, *, policy: Policy, experiment: Experiment, seed: int, writer: RunWriter, report: Report, **keywords: Any
+        self,
+        *,
+        policy: Policy,
+        experiment: Experiment,
+        seed: int,
+        writer: RunWriter,
+        report: Report,
+        **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment = policy, seed, experiment
         self.writer, self.report = writer, report
         self.verdicts: _Rewards = keywords["reward_funcs"]
-        super().__init__(model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords)
+        super().__init__(
+            model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
+        )
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
-        self.start = [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
+        self.start = (
+            [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
+        )
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
@@ -283,7 +296,9 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
 class _Boundaries(TrainerCallback):
     """Saves policies for evaluation, marks whole checkpoints, and stops when asked; all where a new batch begins."""
 
-    def __init__(self, experiment: Experiment, folder: Path, policy: Policy, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, policy: Policy, stop: Callable[[], bool]
+    ) -> None:
         self.updates = experiment.training.updates_per_batch
         self.evaluated = set(experiment.evaluation_steps())
         self.folder, self.policy, self.stop = folder, policy, stop
@@ -449,7 +464,9 @@ def evaluate(
 def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
     settings = experiment.evaluation
     sets = [(experiment.task, settings.problems, settings.samples, None)]
-    sets += [(extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more]
+    sets += [
+        (extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more
+    ]
     rows: list[dict[str, Any]] = []
     for table, problems, samples, tokens in sets:
         task = task_of(table)
@@ -466,7 +483,7 @@ def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
 
 
 def _summary(experiment: Experiment, writer: RunWriter) -> dict[str, Any]:
-    """A finished run in a few values: its tier, which a timed-out verdict costs it, since time depends on the machine."""
+    """A finished run's tier: a timed-out verdict costs it the bitwise one, since time depends on the machine."""
     run = _read(writer.folder)
     timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
     timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")

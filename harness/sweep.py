@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -60,8 +60,10 @@ def run_folder(folder: Path, label: str, seed: int) -> Path:
     return folder / label / f"seed-{seed:04d}"
 
 
-def reproduce(experiment: Experiment, folder: Path, workers: int, progress: Progress) -> None:
-    """Brings every run of the experiment to its end in `folder`; finished runs are not repeated.
+def reproduce(
+    experiment: Experiment, folder: Path, workers: int, progress: Progress, seeds: Sequence[int] | None = None
+) -> None:
+    """Brings every run of the experiment (of its training `seeds`) to its end in `folder`; finished ones stay.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -73,14 +75,15 @@ def reproduce(experiment: Experiment, folder: Path, workers: int, progress: Prog
     done = 0
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
-    for seed in range(experiment.seeds):
+    chosen = range(experiment.seeds) if seeds is None else seeds
+    for seed in chosen:
         for label in experiment.methods:
             place = run_folder(folder, label, seed)
             if (place / "finished.json").exists():
                 done += whole
             else:
                 jobs.append(Job(TRAIN, label, seed, place))
-    progress.begin(whole * experiment.seeds * len(experiment.methods), done)
+    progress.begin(whole * len(chosen) * len(experiment.methods), done)
     if jobs:
         _Sweep(experiment, jobs, workers, progress).run()
 
@@ -93,14 +96,18 @@ def _claim(experiment: Experiment, folder: Path) -> None:
         try:
             found = json.loads(path.read_text())["experiment_hash"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise ExperimentError(f"{path} cannot be read: remove it, or give another folder with --out") from None
+            raise ExperimentError(
+                f"{path} cannot be read: remove it, or give another folder with --out"
+            ) from None
         if found != experiment.hash:
             raise ExperimentError(
                 f"{folder} holds another experiment ({found[:12]}, this one is {experiment.hash[:12]}): "
                 "give another folder with --out"
             )
     elif folder.is_dir() and any(folder.iterdir()):
-        raise ExperimentError(f"{folder} is not empty and holds no experiment: give another folder with --out")
+        raise ExperimentError(
+            f"{folder} is not empty and holds no experiment: give another folder with --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".experiment.json.{os.getpid()}")
     aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
@@ -214,7 +221,9 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
     """What a worker process does until its parent is gone."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent says when to stop
     from flowtracer import CreditError
     from harness import run
     from leaderboards import RecordError
@@ -286,5 +295,3 @@ def _environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-

@@ -50,5 +50,3 @@ def tiny_experiment(tiny_policy):
         return experiments.from_table(table, "tiny")
 
     return build
-
-

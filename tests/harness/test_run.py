@@ -129,7 +129,9 @@ def test_evaluation_finishes_a_run_and_shares_the_initial_policy(tiny_experiment
     assert (tmp_path / "flow" / "policy" / "model.safetensors").is_file()
     assert not (tmp_path / "flow" / "checkpoint").exists() and not (tmp_path / "flow" / "policies").exists()
     before = json.dumps(flow.closing)
-    assert run.train(built, "flow", 0, tmp_path / "flow") and run.evaluate(built, "flow", 0, tmp_path / "flow")
+    assert run.train(built, "flow", 0, tmp_path / "flow") and run.evaluate(
+        built, "flow", 0, tmp_path / "flow"
+    )
     assert json.dumps(read_run(tmp_path / "flow").closing) == before
 
 
