@@ -96,12 +96,18 @@ class Decision(Task):
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
     def respond(self, answer: str) -> str:
-        return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(answer)
+        return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(
+            answer
+        )
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
         body = text.partition("#")[0]
         starts = [0, *(found.end() for found in re.finditer(r"\?", body))]
-        return [(start, start + 1) for start in starts[: HOPS if self.variant == "chain" else 1] if start < len(body)]
+        return [
+            (start, start + 1)
+            for start in starts[: HOPS if self.variant == "chain" else 1]
+            if start < len(body)
+        ]
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and response for a warm start: random decisions, random filler, exact copying."""
