@@ -1,0 +1,187 @@
+"""Protects scores: every sample is asked once with its own noise, judged once by its own ending, and counted once."""
+
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from harness import ExperimentError, evaluate, seeds
+from harness.policy import Policy, character_tokenizer
+from harness.rollout import sample
+from tasks import Problem, Task, Verdict
+
+COLUMNS = {
+    "task", "problem_id", "sample", "key", "text", "response_tokens", "finish_reason", "verdict", "reward",
+}  # fmt: skip
+
+
+class Starts(Task):
+    """Right when the response begins with the gold letter; `g` cannot be judged, and `h` is no answer."""
+
+    name: ClassVar[str] = "starts"
+    source = licence = answer_format = "test"
+
+    def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
+        return [
+            Problem(f"starts/{index}", "ab\nd"[: 1 + index % 4] + "? \n", "abcdef"[index % 6])
+            for index in range(9)
+        ][:limit]
+
+    def extract(self, text: str) -> tuple[int, int] | None:
+        return (0, 1) if text and text[0] in "abcdefg" else None
+
+    def judge(self, problem: Problem, answer: str) -> Verdict:
+        if answer == "g":
+            return Verdict.ERROR
+        return Verdict.CORRECT if answer == problem.gold else Verdict.WRONG
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    tokenizer = character_tokenizer("abcdefgh?# \n")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64, pad_token_id=0,
+            eos_token_id=1, bos_token_id=None, tie_word_embeddings=True,
+        )  # fmt: skip
+        model = Qwen3ForCausalLM(config).eval()
+    model.generation_config = GenerationConfig(eos_token_id=[1], pad_token_id=0)
+    return Policy(model, tokenizer)
+
+
+def test_rows_are_the_samples_themselves(policy: Policy) -> None:
+    """Against the same samples drawn one by one: prompts exact, keys by problem and index, ending by ending."""
+    task = Starts()
+    problems = task.problems("test")
+    rows = evaluate.evaluate(policy, task, problems, samples=3, max_new_tokens=4, batch_size=5)
+    assert [(row["problem_id"], row["sample"]) for row in rows] == [
+        (problem.id, index) for problem in problems for index in range(3)
+    ]
+    assert len({row["key"] for row in rows}) == len(rows)
+    for number, row in enumerate(rows):
+        problem = problems[number // 3]
+        key = seeds.key("evaluation", "starts", problem.id, number % 3)
+        ids = policy.encode(task.prompt(problem))
+        (one,) = sample(policy.model, policy.tokenizer, [ids], [key], 4)
+        verdict = task.verify(problem, one.text, one.finish_reason)
+        assert row == {
+            "task": "starts",
+            "problem_id": problem.id,
+            "sample": number % 3,
+            "key": key,
+            "text": one.text,
+            "response_tokens": len(one.ids),
+            "finish_reason": one.finish_reason,
+            "verdict": str(verdict),
+            "reward": None if verdict == "error" else float(verdict == "correct"),
+        }
+        assert row.keys() == COLUMNS and type(row["text"]) is str
+    seen = {row["verdict"] for row in rows}
+    assert {"wrong", "truncated", "error"} <= seen, "the example does not cover what it should"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_batches_do_not_matter(policy: Policy, batch_size: int) -> None:
+    task, options = Starts(), {"samples": 2, "max_new_tokens": 3}
+    expected = evaluate.evaluate(policy, task, task.problems("test"), **options)
+    assert (
+        evaluate.evaluate(policy, task, task.problems("test"), batch_size=batch_size, **options) == expected
+    )
+    some = task.problems("test")[::-2]
+    alone = evaluate.evaluate(policy, task, some, **options)
+    assert alone == [row for problem in some for row in expected if row["problem_id"] == problem.id]
+
+
+def test_every_sample_counts(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's reported accuracy is avg@k: without our filter it would be that of sample 0, and refused."""
+    task = Starts()
+    plain = evaluate._configuration
+    monkeypatch.setattr(
+        evaluate,
+        "_configuration",
+        lambda *given: {
+            **plain(*given),
+            "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": 1}]}],
+        },
+    )
+    with pytest.raises(RuntimeError, match="lm-eval reports"):
+        evaluate.evaluate(policy, task, task.problems("test"), samples=4, max_new_tokens=3)
+
+
+def test_a_wrong_aggregate_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Starts()
+    monkeypatch.setattr(evaluate, "_mean", lambda values: 0.25)
+    plain = evaluate.accuracy
+    monkeypatch.setattr(evaluate, "accuracy", lambda rows: plain(rows) + (len(rows) > 4))
+    with pytest.raises(RuntimeError, match="lm-eval reports"):
+        evaluate.evaluate(policy, task, task.problems("test"), samples=2, max_new_tokens=3)
+
+
+def test_accuracy_leaves_out_what_could_not_be_judged() -> None:
+    def rows(problem: str, *rewards: float | None) -> list[dict]:
+        return [{"problem_id": problem, "reward": reward} for reward in rewards]
+
+    assert evaluate.accuracy(rows("a", 1.0, 0.0, None) + rows("b", 1.0) + rows("c", None)) == 0.75
+    assert np.isnan(evaluate.accuracy(rows("a", None)))
+
+
+def test_nothing_judged_is_no_score_and_no_crash(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Starts, "verify", lambda *_: Verdict.ERROR)
+    rows = evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=2)
+    assert [row["reward"] for row in rows] == [None, None]
+
+
+def test_no_global_generator_moves(policy: Policy) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=2)
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
+
+
+def test_progress_counts_samples_and_nothing_else_is_printed(
+    policy: Policy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reports: list[tuple[int, int]] = []
+    evaluate.evaluate(
+        policy, Starts(), Starts().problems("test"), samples=2, max_new_tokens=2, batch_size=10,
+        progress=lambda done, total: reports.append((done, total)),
+    )  # fmt: skip
+    assert reports == [(10, 18), (18, 18)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_greedy_takes_one_sample(policy: Policy) -> None:
+    problems = Starts().problems("test", 3)
+    rows = evaluate.evaluate(policy, Starts(), problems, temperature=0, max_new_tokens=3)
+    assert (
+        rows == evaluate.evaluate(policy, Starts(), problems, temperature=0, max_new_tokens=3)
+        and len(rows) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"samples": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"samples": 2, "temperature": 0}, "copies"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -1}, "temperature"),
+    ],
+)
+def test_meaningless_options_are_refused(policy: Policy, options: dict, said: str) -> None:
+    with pytest.raises(ExperimentError, match=said):
+        evaluate.evaluate(policy, Starts(), Starts().problems("test"), **options)
+
+
+def test_problems_need_to_be_there_and_different(policy: Policy) -> None:
+    with pytest.raises(ExperimentError, match="empty"):
+        evaluate.evaluate(policy, Starts(), [])
+    with pytest.raises(ExperimentError, match="starts/0 is listed twice"):
+        evaluate.evaluate(policy, Starts(), Starts().problems("test", 1) * 2)
