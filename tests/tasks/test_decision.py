@@ -31,7 +31,15 @@ def test_verdicts(variant):
     other = next(letter for letter in "ab" if letter != problem.gold)
     assert task.verify(problem, task.respond(problem.gold)) is Verdict.CORRECT
     assert task.verify(problem, task.respond(other)) is Verdict.WRONG
-    for text in ("", "#", "abc", f"#{problem.gold}", f"abc#{other}#{problem.gold}", f"abc#{problem.gold} ", "ab?#a"):
+    for text in (
+        "",
+        "#",
+        "abc",
+        f"#{problem.gold}",
+        f"abc#{other}#{problem.gold}",
+        f"abc#{problem.gold} ",
+        "ab?#a",
+    ):
         assert task.verify(problem, text) is Verdict.NO_ANSWER, text
         assert task.verify(problem, text, "length") is Verdict.TRUNCATED, text
         assert task.reward(problem, text) == 0.0
@@ -61,7 +69,9 @@ def test_nothing_decides_an_empty_body(text):
     assert tasks.get("decision", variant="chain").decisive(text) == []
 
 
-@pytest.mark.parametrize(("options", "message"), [({"variant": "x"}, "no variant"), ({"contexts": 17}, "1 to 16")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"variant": "x"}, "no variant"), ({"contexts": 17}, "1 to 16")]
+)
 def test_unknown_options_are_named(options, message):
     with pytest.raises(tasks.TaskError, match=message):
         tasks.get("decision", **options)
