@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, TaskError, Verdict
@@ -20,7 +21,7 @@ HASHES_INSTRUCTION = (
 )
 MARKERS = ("either", "boxed", "hashes")
 
-_VARIABLE = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*")
+_VARIABLE = re.compile(r"\s*\$?\s*[A-Za-z](?:\s*[+-]\s*[A-Za-z]){0,3}\s*=\s*")
 
 
 class NumberTask(Task):
@@ -55,7 +56,9 @@ class NumberTask(Task):
         amount = numbers.parse(answer) or numbers.parse(_VARIABLE.sub("", answer, count=1))
         if amount is None:
             return Verdict.WRONG
-        same = numbers.equal(numbers.Amount(problem.gold), amount, numbers.asks_percent(problem.question))
+        same = numbers.equal(
+            numbers.Amount(Fraction(problem.gold)), amount, numbers.asks_percent(problem.question)
+        )
         return Verdict.CORRECT if same else Verdict.WRONG
 
     def problem_from(self, question: str, gold: Any) -> Problem:

@@ -1,4 +1,6 @@
-"""What a task's verifier is worth: its own golds must pass, spelled as published and otherwise, and changed ones must not."""
+"""What a task's verifier is worth: its own golds must pass, spelled as published and otherwise, and changed ones must
+not.
+"""
 
 from __future__ import annotations
 
@@ -107,9 +109,9 @@ def respelled(task: Task, answer: str) -> Iterator[str]:
         return
     yield f" {answer} ".replace("\\frac", "\\dfrac").replace("(", "\\left( ").replace(")", " \\right)")
     form = answers.parse(answers.clean(answer))
-    if form.kind == "value" and "=" not in answer and not re.search(r"\\text|\\mathrm|_|[a-zA-Z]{3}|\\pm", form.text):
-        if numbers.parse(answer) is None:
-            yield f"0 + {form.text}"
+    odd = re.search(r"\\text|\\mathrm|_|[a-zA-Z]{3}|\\pm|=", form.text)
+    if form.kind == "value" and not odd and numbers.parse(answer) is None:
+        yield f"0 + {form.text}"
     if form.kind == "list":
         yield ", ".join(part.text for part in reversed(form.parts))
 

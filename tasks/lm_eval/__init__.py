@@ -1,4 +1,6 @@
-"""The same tasks as plug-ins of lm-evaluation-harness: `lm-eval run --include_path $(flowtracer tasks --lm-eval-path)`."""
+"""The same tasks as plug-ins of lm-evaluation-harness: `lm-eval run --include_path $(flowtracer tasks
+--lm-eval-path)`.
+"""
 
 from pathlib import Path
 

@@ -49,7 +49,9 @@ def score(doc: dict[str, Any], results: Sequence[Any]) -> dict[str, float]:
     texts = [text for result in results for text in ([result] if isinstance(result, str) else result)]
     verdicts = [task.verify(problem, text) for text in texts]
     shares = {verdict.value: verdicts.count(verdict) / len(verdicts) for verdict in Verdict}
-    lenient = sum(_lenient(task, problem, text, verdict) for text, verdict in zip(texts, verdicts, strict=True))
+    lenient = sum(
+        _lenient(task, problem, text, verdict) for text, verdict in zip(texts, verdicts, strict=True)
+    )
     return {
         "exact_match": shares["correct"],
         "wrong": shares["wrong"],

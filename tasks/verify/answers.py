@@ -84,6 +84,7 @@ _BASED = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _ORDER = re.compile(r"(\\le\b|\\ge\b|<|>)")
 _NAME = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")
+_SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s*[+-]\s*[A-Za-z]){1,3}")
 _CALL = re.compile(r"\s*([A-Za-z])\s*\(\s*([a-z])\s*\)\s*")
 
 
@@ -315,6 +316,10 @@ def _equal(gold: Form, answer: Form, comparison: _Comparison) -> bool:
             and answer.kind == "union"
         ):
             return False
+        if gold.kind == "list" and answer.kind == "value" and "," in answer.text:
+            given = tuple(
+                parse(item) for item in _split(answer.text, ",")
+            )  # 1,234 is two answers where two are due
         if gold.kind == "list" and answer.kind == "list" and len(given) != len(wanted):
             # `1,000, 2,000`: commas between digits group them, those before a blank separate.
             regrouped = parse(re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", answer.text))
@@ -355,6 +360,8 @@ def _same_items(wanted: Sequence[Form], given: Sequence[Form], comparison: _Comp
 def _equal_values(gold: str, answer: str, comparison: _Comparison) -> bool:
     if _same_text(gold, answer):
         return True
+    if "\\pm" in answer and "\\pm" not in gold:
+        return False
     for read in (_numbers, _in_base, _words, _equations):
         known = read(gold, answer, comparison)
         if known is not None:
@@ -438,7 +445,8 @@ def _equations(gold: str, answer: str, comparison: _Comparison) -> bool | None:
     if gold.count("=") > 2 or answer.count("=") > 4 or not all(wanted) or not all(given):
         return False
     if len(wanted) == 1:
-        values = [side for side in given if not _is_name(side)] if _is_name(given[0]) else []
+        named = _is_name(given[0]) or _SUM_OF_NAMES.fullmatch(given[0]) is not None
+        values = [side for side in given[1:] if not _is_name(side)] if named else []
         return bool(values) and all(_equal_values(gold, side, comparison) for side in values)
     if len(given) == 1:
         return _is_name(wanted[0]) and _equal_values(wanted[-1], answer, comparison)

@@ -36,6 +36,7 @@ _UNSIGNED = (
     r"|\\frac\s*(?:(?P<short_top>[0-9])|\{\s*(?P<long_top>[0-9]+)\s*\})\s*"
     r"(?:(?P<short_bottom>[0-9])(?![0-9])|\{\s*(?P<long_bottom>[0-9]+)\s*\})"
     r"|(?P<slash_top>[0-9]+(?:\.[0-9]*)?)\s*/\s*(?P<slash_bottom>[0-9]+(?:\.[0-9]+)?)(?!\s*/)"
+    r"|(?P<start>[0-9]*\.[0-9]*)\\(?:overline|bar)\s*\{\s*(?P<repeated>[0-9]+)\s*\}"
     r"|(?P<decimal>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
     r"(?:(?:\s*(?:\\times|\\cdot|[*x×])\s*10\s*\^\s*(?:\{\s*(?P<power>[+-]?[0-9]{1,4})\s*\}|(?P<short_power>[0-9]))"
     r"|[eE](?P<e>[+-]?[0-9]{1,4})))?"
@@ -59,6 +60,7 @@ _SPACES = re.compile(
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z])")
 #: A word in the place of a unit that changes the value, or makes an expression of it: then it is no unit.
 _NOT_UNIT_WORDS = (
+    "below zero loss debt",
     "pi tau phi theta alpha beta gamma infinity infty inf nan oo sqrt root sin cos tan cot csc log",
     "exp abs max mod modulo base and or not to than about over under plus minus times divided",
     "multiplied by choose squared cubed factorial point negative remainder hundred hundreds thousand",
@@ -203,6 +205,10 @@ def _value(part: dict[str, str | None]) -> Fraction | None:
             return Fraction(int(short_top), int(short_bottom))
     except ZeroDivisionError:
         return None
+    if part["repeated"] is not None:
+        start, repeated = part["start"] or "", part["repeated"]
+        scale = 10 ** len(start.split(".")[1])
+        return Fraction(start.rstrip(".") or "0") + Fraction(int(repeated), scale * (10 ** len(repeated) - 1))
     decimal = part["decimal"] or ""
     if decimal == ".":
         return None

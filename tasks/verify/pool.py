@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import os
 import queue
+import signal
 import socket
 import struct
 import subprocess
@@ -25,9 +26,11 @@ from tasks.problem import TaskError
 from tasks.verify import worker as protocol
 
 #: Seconds an answer's comparisons may take in all, from their start.
-DEADLINE = 4.0
+DEADLINE = 8.0
+#: Seconds of processor time for one of them: what a verdict should depend on, on a machine that is busy too.
+PROCESSOR = 3
 #: Seconds for a worker to begin; only a machine out of breath needs more.
-PATIENCE = 60.0
+PATIENCE = 120.0
 MEMORY = 2 * 1024**3
 WORKERS = 2
 #: A worker is replaced after so many comparisons: sympy's caches only grow.
@@ -108,7 +111,8 @@ class Pool:
             except (EOFError, OSError):
                 outcome = DIED
             if outcome in (TIMEOUT, DIED, EXHAUSTED) or worker.served >= LIFETIME:
-                self._end_worker(worker)
+                if self._end_worker(worker) == signal.SIGXCPU:
+                    outcome = TIMEOUT
                 worker = None
             return outcome, 0.0 if started is None else time.monotonic() - started
         finally:
@@ -137,7 +141,8 @@ class Pool:
                 return worker
         raise AssertionError("unreachable")
 
-    def _end_worker(self, worker: _Worker) -> None:
+    def _end_worker(self, worker: _Worker) -> int:
+        """Ends a worker and says which signal ended it, 0 if that is not known."""
         worker.channel.close()
         with self._lock:
             known = worker in self._workers
@@ -145,9 +150,10 @@ class Pool:
             if known and self._control is not None:
                 try:
                     self._control.sendall(struct.pack("<q", worker.process))
-                    protocol.receive(self._control)
+                    return int(protocol.receive(self._control))
                 except (EOFError, OSError, TimeoutError):
                     self._stop_template()
+        return 0
 
     def _start_template(self) -> socket.socket:
         if self._control is not None:
@@ -155,7 +161,7 @@ class Pool:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         start = f"import sys; sys.path.insert(0, {root!r}); from tasks.verify import worker; worker.main()"
-        arguments = [str(theirs.fileno()), str(self._memory), str(int(self.deadline) + 2)]
+        arguments = [str(theirs.fileno()), str(self._memory), str(PROCESSOR)]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",

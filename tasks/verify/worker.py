@@ -80,10 +80,8 @@ def template(control: socket.socket, memory: int, seconds: int) -> None:
                 send(control, worker)
             else:
                 (worker,) = struct.unpack("<q", data + _exactly(control, 8 - len(data)))
-                if worker in workers:
-                    _kill(worker)
-                    workers.discard(worker)
-                send(control, worker)
+                workers.discard(worker)
+                send(control, _kill(worker))
     except (EOFError, OSError):
         pass
     finally:
@@ -91,11 +89,16 @@ def template(control: socket.socket, memory: int, seconds: int) -> None:
             _kill(worker)
 
 
-def _kill(worker: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(worker, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(worker, 0)
+def _kill(worker: int) -> int:
+    """Ends a child and says which signal ended it, perhaps before; 0 if none did, or it was no child."""
+    try:
+        ended, status = os.waitpid(worker, os.WNOHANG)
+        if ended == 0:
+            os.kill(worker, signal.SIGKILL)
+            ended, status = os.waitpid(worker, 0)
+    except ChildProcessError:
+        return 0
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def _serve(channel: socket.socket, memory: int, seconds: int) -> None:

@@ -187,9 +187,18 @@ def test_prompt_asks_for_the_marker_that_is_extracted(task):
 
 @pytest.mark.parametrize(
     "gold",
-    [None, 5, {}, {"numbers": [1]}, {"numbers": [], "target": 1}, {"numbers": [1.5], "target": 1},
-     {"numbers": [True], "target": 1}, {"numbers": [1], "target": "1"}, {"numbers": "12", "target": 1}],
-)  # fmt: skip
+    [
+        None,
+        5,
+        {},
+        {"numbers": [1]},
+        {"numbers": [], "target": 1},
+        {"numbers": [1.5], "target": 1},
+        {"numbers": [True], "target": 1},
+        {"numbers": [1], "target": "1"},
+        {"numbers": "12", "target": 1},
+    ],
+)
 def test_bad_gold_is_refused(task, gold):
     with pytest.raises(tasks.TaskError, match="countdown.*gold must be"):
         task.problem_from("q", gold)

@@ -45,24 +45,54 @@ def test_last_box(text, answer):
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("#### 5", "5"), ("####5\n", "5"), ("#### 1\n#### 2", "2"), ("#### 1\n#### two", "1"), ("##### 5", None), ("### 5", None),
-     ("####\n5", None), ("#### 5 #### 6", "6"), ("#### 5\r\n", "5")],
-)  # fmt: skip
+    [
+        ("#### 5", "5"),
+        ("####5\n", "5"),
+        ("#### 1\n#### 2", "2"),
+        ("#### 1\n#### two", "1"),
+        ("##### 5", None),
+        ("### 5", None),
+        ("####\n5", None),
+        ("#### 5 #### 6", "6"),
+        ("#### 5\r\n", "5"),
+    ],
+)
 def test_last_hashes(text, answer):
     assert content(text, last_hashes(text, str.isdigit)) == answer
 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("The answer is 5.", "5"), ("so the answer is $\\frac12$.\nDone", "$\\frac12$"), ("we get 3 and then 4", "4"), ("none", None)],
-)  # fmt: skip
+    [
+        ("The answer is 5.", "5"),
+        ("so the answer is $\\frac12$.\nDone", "$\\frac12$"),
+        ("we get 3 and then 4", "4"),
+        ("none", None),
+    ],
+)
 def test_lenient(text, answer):
     assert content(text, lenient(text)) == answer
 
 
 @pytest.mark.parametrize(
-    "piece", ["\\boxed{", "}", "{", "\\", "\\\\", "#", "####", "#### 1\n", "\\boxed", "\\boxed{}", " ", "answer is ", "\\boxed{1}", "0"]
-)  # fmt: skip
+    "piece",
+    [
+        "\\boxed{",
+        "}",
+        "{",
+        "\\",
+        "\\\\",
+        "#",
+        "####",
+        "#### 1\n",
+        "\\boxed",
+        "\\boxed{}",
+        " ",
+        "answer is ",
+        "\\boxed{1}",
+        "0",
+    ],
+)
 def test_megabytes_take_no_time(piece):
     text = piece * (2_000_000 // len(piece))
     started = time.perf_counter()

@@ -21,14 +21,109 @@ GOLDS = {
     "decision": "h",
 }
 ATOMS = [
-    "{", "}", "\\{", "(", ")", "[", "]", "\\left(", "\\frac", "\\sqrt", "\\boxed{", "\\boxed", "####", "#", "^", "_", "^{", "_{", "9^9^9",
-    "9^{9^{9^{9}}}", "10^{10^{10}}", "1e999999", "(10^9)!", "!", "!!", "\\binom{10^9}{10^8}", "\\sum_{k=1}^{10^{12}}", "\\int_0^1",
-    "\\begin{pmatrix}", "\\\\", "&", "\\end{pmatrix}", "\\pm", "\\cup", "\\in", "\\le", "<", "=", "==", "x", "n", "i", "e", "\\pi", "0", "1",
-    "7", "42", "-", "+", "*", "/", "**", "//", ",", ";", ".", "%", "\\%", "$", "\\$", " ", "\n", "\t", "\0", "\ue000", "\u202e", "٤", "４",
-    "½", "²", "e\u0301", "\U0001d7db", "\\text{", "\\mathrm{~m}", "and", "or", "answer is", "lambda: 0", "\\infty", "\\ln", "\\sin^{-1}",
-    "\\lim_{x\\to 0}", "\\frac{1}{0}", "0/0", "x^x^x", "\\operatorname{exec}", "f(f(f(", "|", "\\|", "\\lfloor", "\\rceil", "\\input{/etc/passwd}",
-    "<answer>", "</answer>", "<|im_end|>", "%s%n", "\\verb|", "\\newcommand{\\a}{\\a\\a}", "NaN", "None", "True",
-]  # fmt: skip
+    "{",
+    "}",
+    "\\{",
+    "(",
+    ")",
+    "[",
+    "]",
+    "\\left(",
+    "\\frac",
+    "\\sqrt",
+    "\\boxed{",
+    "\\boxed",
+    "####",
+    "#",
+    "^",
+    "_",
+    "^{",
+    "_{",
+    "9^9^9",
+    "9^{9^{9^{9}}}",
+    "10^{10^{10}}",
+    "1e999999",
+    "(10^9)!",
+    "!",
+    "!!",
+    "\\binom{10^9}{10^8}",
+    "\\sum_{k=1}^{10^{12}}",
+    "\\int_0^1",
+    "\\begin{pmatrix}",
+    "\\\\",
+    "&",
+    "\\end{pmatrix}",
+    "\\pm",
+    "\\cup",
+    "\\in",
+    "\\le",
+    "<",
+    "=",
+    "==",
+    "x",
+    "n",
+    "i",
+    "e",
+    "\\pi",
+    "0",
+    "1",
+    "7",
+    "42",
+    "-",
+    "+",
+    "*",
+    "/",
+    "**",
+    "//",
+    ",",
+    ";",
+    ".",
+    "%",
+    "\\%",
+    "$",
+    "\\$",
+    " ",
+    "\n",
+    "\t",
+    "\0",
+    "\ue000",
+    "\u202e",
+    "٤",
+    "４",
+    "½",
+    "²",
+    "e\u0301",
+    "\U0001d7db",
+    "\\text{",
+    "\\mathrm{~m}",
+    "and",
+    "or",
+    "answer is",
+    "lambda: 0",
+    "\\infty",
+    "\\ln",
+    "\\sin^{-1}",
+    "\\lim_{x\\to 0}",
+    "\\frac{1}{0}",
+    "0/0",
+    "x^x^x",
+    "\\operatorname{exec}",
+    "f(f(f(",
+    "|",
+    "\\|",
+    "\\lfloor",
+    "\\rceil",
+    "\\input{/etc/passwd}",
+    "<answer>",
+    "</answer>",
+    "<|im_end|>",
+    "%s%n",
+    "\\verb|",
+    "\\newcommand{\\a}{\\a\\a}",
+    "NaN",
+    "None",
+    "True",
+]
 
 
 def hostile(source: random.Random, sentinel: str) -> str:
@@ -38,21 +133,27 @@ def hostile(source: random.Random, sentinel: str) -> str:
         text = source.choice(ATOMS) * source.choice([10, 100, 1000, 20_000])
     elif kind == 1:
         depth = source.choice([5, 30, 300, 5000])
-        opener, closer = source.choice([("(", ")"), ("{", "}"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)")])
+        opener, closer = source.choice(
+            [("(", ")"), ("{", "}"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)")]
+        )
         text = opener * depth + "1" + closer * (depth - source.randint(0, 1))
     elif kind == 2:
         text = f"__import__('os').system('touch {sentinel}')"
     elif kind == 3:
         text = f"open('{sentinel}', 'w')" + "".join(atoms)
     elif kind == 4:
-        text = "".join(chr(source.choice([source.randrange(32, 127), source.randrange(0x110000 - 1)])) for _ in range(60))
+        text = "".join(
+            chr(source.choice([source.randrange(32, 127), source.randrange(0x110000 - 1)])) for _ in range(60)
+        )
         text = text.encode("utf-8", "replace").decode()
     elif kind == 5:
         text = str(source.randrange(10**6)) * source.choice([1, 50, 3000])
     elif kind == 6:
         text = ",".join(atoms * source.choice([1, 20]))
     elif kind == 7:
-        text = "+".join(f"{source.randrange(99)}^{{{source.randrange(10**source.randint(1, 12))}}}" for _ in range(4))
+        text = "+".join(
+            f"{source.randrange(99)}^{{{source.randrange(10 ** source.randint(1, 12))}}}" for _ in range(4)
+        )
     else:
         text = "".join(atoms)
     marker = source.randrange(5)
@@ -70,7 +171,10 @@ def run(count: int, tmp_path, monkeypatch) -> dict[str, int]:
     monkeypatch.setattr("tasks.verify.answers.shared", lambda: limited)
     sentinel = tmp_path / "executed"
     source = random.Random("fuzz")
-    problems = [(task, task.problem_from("What percent?", gold)) for task, gold in ((tasks.get(n), g) for n, g in GOLDS.items())]
+    problems = [
+        (task, task.problem_from("What percent?", gold))
+        for task, gold in ((tasks.get(n), g) for n, g in GOLDS.items())
+    ]
     verdicts: dict[str, int] = {}
     slowest = (0.0, "")
     try:

@@ -113,10 +113,19 @@ def test_option_answer_makes_one_marker_count():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"question": "a", "answer": "#### 1"}\n{"question": \n', r"gsm8k_test.jsonl line 2: not a JSON object"),
+        (
+            b'{"question": "a", "answer": "#### 1"}\n{"question": \n',
+            r"gsm8k_test.jsonl line 2: not a JSON object",
+        ),
         (b'{"question": "a"}\n', r"gsm8k_test.jsonl line 1: field 'answer' is missing"),
-        (b'{"question": 3, "answer": "#### 1"}\n', r"gsm8k_test.jsonl line 1: field 'question' must be a text"),
-        (b'{"question": " ", "answer": "#### 1"}\n', r"gsm8k_test.jsonl line 1: field 'question' must be a text"),
+        (
+            b'{"question": 3, "answer": "#### 1"}\n',
+            r"gsm8k_test.jsonl line 1: field 'question' must be a text",
+        ),
+        (
+            b'{"question": " ", "answer": "#### 1"}\n',
+            r"gsm8k_test.jsonl line 1: field 'question' must be a text",
+        ),
         (b'{"question": "a", "answer": "no"}\n', r"gsm8k_test.jsonl line 1: field .answer.: .*integer"),
         (b'{"question": "caf\xe9", "answer": "#### 1"}\n', r"gsm8k_test.jsonl line 1: not UTF-8"),
         ('{"question": "a", "answer": "#### 1"}'.encode("utf-16"), r"gsm8k_test.jsonl line 1: not UTF-8"),
@@ -125,7 +134,7 @@ def test_option_answer_makes_one_marker_count():
         (b"[" * 100_000, r"gsm8k_test.jsonl line 1: not a JSON object"),
         (b"\n\n", r"gsm8k_test.jsonl: holds no items"),
     ],
-)  # fmt: skip
+)
 def test_broken_data_names_file_line_and_field(folder, content, message):
     (folder / "gsm8k_test.jsonl").write_bytes(content)
     with pytest.raises(tasks.TaskError, match=message) as error:

@@ -66,7 +66,14 @@ def test_scores_are_the_rewards(tmp_path, monkeypatch):
     task = tasks.get("math500")
     problem = task.problems("test")[0]
     assert metrics["exact_match"] == sum(task.reward(problem, text) for text in texts) / 4 == 0.25
-    assert metrics == {"exact_match": 0.25, "wrong": 0.25, "no_answer": 0.5, "timeout": 0, "error": 0, "lenient": 0.5}
+    assert metrics == {
+        "exact_match": 0.25,
+        "wrong": 0.25,
+        "no_answer": 0.5,
+        "timeout": 0,
+        "error": 0,
+        "lenient": 0.5,
+    }
     assert score(doc, texts[:1])["exact_match"] == 1.0
 
 
@@ -84,9 +91,17 @@ def small_model(tmp_path):
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=len(characters), hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(characters),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     folder = tmp_path / "model"
     Qwen3ForCausalLM(config).save_pretrained(folder)
     wrapped.save_pretrained(folder)
@@ -101,10 +116,30 @@ def test_the_command_line_of_lm_eval_runs_them(small_model, tmp_path):
     rows = [{"question": f"What is {number} plus 1?", "answer": f"#### {number + 1}"} for number in range(3)]
     (data / "gsm8k_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [
-        sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={small_model}",
-        "--include_path", str(FOLDER), "--tasks", *names, "--limit", "3", "--device", "cpu", "--batch_size", "4",
-        "--gen_kwargs", "max_gen_toks=8", "--log_samples", "--output_path", str(tmp_path / "out"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={small_model}",
+        "--include_path",
+        str(FOLDER),
+        "--tasks",
+        *names,
+        "--limit",
+        "3",
+        "--device",
+        "cpu",
+        "--batch_size",
+        "4",
+        "--gen_kwargs",
+        "max_gen_toks=8",
+        "--log_samples",
+        "--output_path",
+        str(tmp_path / "out"),
+    ]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "FLOWTRACER_DATA": str(data)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -114,7 +149,9 @@ def test_the_command_line_of_lm_eval_runs_them(small_model, tmp_path):
         samples = tasks.get(name.removeprefix("flowtracer_")).samples
         metrics = found["results"][name]
         assert metrics[f"exact_match,avg@{samples}"] == 0
-        shares = [metrics[f"{verdict},avg@{samples}"] for verdict in ("wrong", "no_answer", "timeout", "error")]
+        shares = [
+            metrics[f"{verdict},avg@{samples}"] for verdict in ("wrong", "no_answer", "timeout", "error")
+        ]
         assert sum(shares) == pytest.approx(1)
         assert found["versions"][name] == 1.0
         assert found["n-samples"][name]["effective"] == 3

@@ -1,4 +1,6 @@
-"""The pool of killable workers: no input outlasts its deadline, dead workers are replaced, and no process is left behind."""
+"""The pool of killable workers: no input outlasts its deadline, dead workers are replaced, and no process is left
+behind.
+"""
 
 import os
 import signal

@@ -29,7 +29,9 @@ def test_a_task_of_your_own(tmp_path):
     assert len(code.splitlines()) <= 45
     (tmp_path / "roman.py").write_text(code)
     (tmp_path / "use.py").write_text(f"import sys; sys.path.append({str(README.parents[1])!r})\n{USE}")
-    done = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip() == "fine", done.stderr
 
 

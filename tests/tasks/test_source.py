@@ -21,14 +21,32 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_forms_in_which_golds_are_published(folder):
     """A folder's fields and the hub's differ; the problems do not."""
-    folder("math500.jsonl", {"question": "a", "answer": "Thus $\\boxed{\\frac12}$.The answer is: \\frac12"},
-           {"problem": "b", "answer": "\\frac12", "solution": "$\\boxed{\\frac12}$"})  # fmt: skip
-    folder("aime24.jsonl", {"problem": "a", "answer": "025", "solution": "..."}, {"problem": "b", "solution": "\\boxed{025}"})
+    folder(
+        "math500.jsonl",
+        {"question": "a", "answer": "Thus $\\boxed{\\frac12}$.The answer is: \\frac12"},
+        {"problem": "b", "answer": "\\frac12", "solution": "$\\boxed{\\frac12}$"},
+    )
+    folder(
+        "aime24.jsonl",
+        {"problem": "a", "answer": "025", "solution": "..."},
+        {"problem": "b", "solution": "\\boxed{025}"},
+    )
     folder("amc23.jsonl", {"question": "a", "answer": 27.0}, {"question": "b", "answer": "27"})
-    folder("minerva_math.jsonl", {"problem": "a", "solution": "\\boxed{1.6}"}, {"question": "b", "answer": "1.6"})
-    folder("olympiadbench.jsonl", {"question": "a", "final_answer": ["$2$"], "unit": None, "error": None},
-           {"question": "b", "context": "Let n.", "final_answer": ["$2$"]})  # fmt: skip
-    for name, gold in (("math500", "\\frac12"), ("aime24", 25), ("amc23", 27), ("minerva", "1.6"), ("olympiadbench", ["$2$"])):
+    folder(
+        "minerva_math.jsonl", {"problem": "a", "solution": "\\boxed{1.6}"}, {"question": "b", "answer": "1.6"}
+    )
+    folder(
+        "olympiadbench.jsonl",
+        {"question": "a", "final_answer": ["$2$"], "unit": None, "error": None},
+        {"question": "b", "context": "Let n.", "final_answer": ["$2$"]},
+    )
+    for name, gold in (
+        ("math500", "\\frac12"),
+        ("aime24", 25),
+        ("amc23", 27),
+        ("minerva", "1.6"),
+        ("olympiadbench", ["$2$"]),
+    ):
         problems = tasks.get(name).problems("test")
         assert [problem.gold for problem in problems] == [gold, gold], name
         assert [problem.id for problem in problems] == [f"{name}/test/0", f"{name}/test/1"]
@@ -38,9 +56,12 @@ def test_the_forms_in_which_golds_are_published(folder):
 
 
 def dapo(problem, answer):
-    before = "Solve it. The last line should be Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+    before = "Solve it. The last line: Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
     after = '\n\nRemember to put your answer on its own line after "Answer:".'
-    return {"prompt": [{"role": "user", "content": before + problem + after}], "reward_model": {"ground_truth": answer}}
+    return {
+        "prompt": [{"role": "user", "content": before + problem + after}],
+        "reward_model": {"ground_truth": answer},
+    }
 
 
 @pytest.fixture
@@ -58,7 +79,10 @@ def test_dapo_is_read_once_and_without_the_test_sets(folder, test_sets):
     folder("dapo_math_train.jsonl", *(rows * 3))
     task = tasks.get("dapo_math")
     problems = task.problems("train")
-    assert [(problem.question, problem.gold) for problem in problems] == [("What is 1+1?", 2), ("What is 1+2?", 3)]
+    assert [(problem.question, problem.gold) for problem in problems] == [
+        ("What is 1+1?", 2),
+        ("What is 1+2?", 3),
+    ]
     assert task.removed == [("dapo_math/train/2", "aime24/test/0")]
     with pytest.raises(tasks.TaskError, match="dapo_math has no split 'test'"):
         task.problems("test")
@@ -88,9 +112,13 @@ def test_broken_rows_are_named(folder, test_sets, row, message):
 
 
 def test_math_trains_on_nothing_that_it_tests(folder):
-    long = "Find the sum of all the integers n from one to twenty that leave a remainder of three when divided by seven."
-    folder("math_train.jsonl", {"problem": "What is 2+2?", "solution": "\\boxed{4}"}, {"problem": long + " Now.", "solution": "\\boxed{30}"},
-           {"problem": "how many CATS", "solution": "\\boxed{3}"})  # fmt: skip
+    long = "Find the sum of all the integers n from one to twenty that leave a remainder of three divided by seven."
+    folder(
+        "math_train.jsonl",
+        {"problem": "What is 2+2?", "solution": "\\boxed{4}"},
+        {"problem": long + " Now.", "solution": "\\boxed{30}"},
+        {"problem": "how many CATS", "solution": "\\boxed{3}"},
+    )
     folder("math_test.jsonl", {"problem": long, "solution": "\\boxed{30}"})
     folder("math500.jsonl", {"problem": "How many cats?", "answer": "3"})
     task = tasks.get("math")
@@ -100,7 +128,13 @@ def test_math_trains_on_nothing_that_it_tests(folder):
 
 def test_crossthink_holds_out_a_fifth_of_a_small_file_and_never_the_same_item(folder):
     letters = "ABCDEFGHIJ"
-    rows = [{"prompt": [{"role": "user", "content": f"Question {n}?"}], "reward_model": {"ground_truth": letters[n % 10]}} for n in range(50)]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Question {n}?"}],
+            "reward_model": {"ground_truth": letters[n % 10]},
+        }
+        for n in range(50)
+    ]
     folder("crossthink_qa.jsonl", *rows, rows[0])
     task = tasks.get("crossthink")
     train, test = task.problems("train"), task.problems("test")
@@ -114,9 +148,16 @@ def test_overlap_needs_most_of_a_question():
         return Problem(identity, question, 1)
 
     shared = "write your answer as a fraction in lowest terms with a and b relatively prime positive integers"
-    test = [problem("t0", f"{shared} where the first urn holds three red and five blue balls and the second holds two")]
+    test = [
+        problem(
+            "t0", f"{shared} where the first urn holds three red and five blue balls and the second holds two"
+        )
+    ]
     train = [
-        problem("a", f"{shared} where nothing else is the same as in the other question at all, not one word of it"),
+        problem(
+            "a",
+            f"{shared} where nothing else is the same as in the other question at all, not one word of it",
+        ),
         problem("b", test[0].question.upper() + "!!"),
         problem("c", "Hint: " + test[0].question + " more words behind it"),
     ]
@@ -136,12 +177,16 @@ def test_the_hubs_columns_give_the_same_problems(folder, monkeypatch):
     import datasets
 
     rows = {
-        "HuggingFaceH4/MATH-500": [{"problem": "a", "solution": "$\\boxed{5}$", "answer": "5", "unique_id": "x"}],
+        "HuggingFaceH4/MATH-500": [
+            {"problem": "a", "solution": "$\\boxed{5}$", "answer": "5", "unique_id": "x"}
+        ],
         "math-ai/aime24": [{"id": 60, "problem": "a", "solution": "\\boxed{025}", "url": "u"}],
         "math-ai/aime25": [{"problem": "a", "answer": "70", "id": "0"}],
         "math-ai/amc23": [{"id": 0, "question": "a", "answer": 27.0, "url": "u"}],
         "math-ai/minervamath": [{"question": "a", "answer": "1.6"}],
-        "math-ai/olympiadbench": [{"question": "a", "final_answer": ["5"], "unit": None, "error": None, "context": None}],
+        "math-ai/olympiadbench": [
+            {"question": "a", "final_answer": ["5"], "unit": None, "error": None, "context": None}
+        ],
     }
     asked = []
 
@@ -151,6 +196,16 @@ def test_the_hubs_columns_give_the_same_problems(folder, monkeypatch):
 
     monkeypatch.delenv("FLOWTRACER_DATA")
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    golds = {name: tasks.get(name).problems("test")[0].gold for name in ("math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")}
-    assert golds == {"math500": "5", "aime24": 25, "aime25": 70, "amc23": 27, "minerva": "1.6", "olympiadbench": ["5"]}
+    golds = {
+        name: tasks.get(name).problems("test")[0].gold
+        for name in ("math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
+    }
+    assert golds == {
+        "math500": "5",
+        "aime24": 25,
+        "aime25": 70,
+        "amc23": 27,
+        "minerva": "1.6",
+        "olympiadbench": ["5"],
+    }
     assert asked == [(name, "test", 40) for name in rows]

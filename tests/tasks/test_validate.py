@@ -6,7 +6,15 @@ import tasks
 from tasks.validate import REQUIRED, validate
 
 GENERATED = {"arithmetic": 300, "decision": 200, "word_problems": 200, "countdown": 12}
-PUBLISHED = {"aime24": 30, "aime25": 30, "amc23": 40, "math500": 120, "minerva": 60, "olympiadbench": 150, "gsm8k": 400}
+PUBLISHED = {
+    "aime24": 30,
+    "aime25": 30,
+    "amc23": 40,
+    "math500": 120,
+    "minerva": 60,
+    "olympiadbench": 150,
+    "gsm8k": 400,
+}
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -31,7 +39,11 @@ def test_published_tasks(real_data, name):
 def test_a_verifier_that_refuses_or_accepts_too_much_fails():
     class Strict(tasks.get("word_problems").__class__):
         def judge(self, problem, answer):
-            return tasks.Verdict.CORRECT if answer == str(problem.gold) and problem.gold > 9 else tasks.Verdict.WRONG
+            return (
+                tasks.Verdict.CORRECT
+                if answer == str(problem.gold) and problem.gold > 9
+                else tasks.Verdict.WRONG
+            )
 
     class Blind(tasks.get("word_problems").__class__):
         def judge(self, problem, answer):
