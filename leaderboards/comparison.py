@@ -38,14 +38,15 @@ class RunScores:
     run: Run = field(repr=False)
     #: Metric name to value; a metric that the run cannot give is absent.
     metrics: dict[str, float]
-    #: Training step to mean reward, evaluation step to accuracy (mean over tasks of the mean over problems).
+    #: Training step to mean reward; evaluation step to accuracy on the training task's own test problems
+    #: (the mean over tasks where that task is not among those evaluated).
     rewards: dict[int, float] = field(repr=False)
     accuracies: dict[int, float] = field(repr=False)
-    #: At the last evaluation: accuracy of each task, share of correct samples of each problem, verdict
-    #: counts.
+    #: At the last evaluation: accuracy of each task, share of correct samples of each problem, verdicts by
+    #: task.
     tasks: dict[str, float]
     problems: dict[Problem, float] = field(repr=False)
-    verdicts: dict[str, int]
+    verdicts: dict[str, dict[str, int]]
     #: Means over training steps; `distance_from_start` is the last step's.
     training: dict[str, float]
     #: Seconds a step by phase, `seconds_total`, `tokens`.
@@ -53,6 +54,10 @@ class RunScores:
     #: What was asked at the last evaluation, and with which sampling keys.
     questions: str = field(repr=False)
     keys: str = field(repr=False)
+
+    def total(self, verdict: str) -> int:
+        """How many samples of the last evaluation had this verdict, over all tasks."""
+        return sum(counts[verdict] for counts in self.verdicts.values())
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Arm:
     accuracy_difference: float | None = None
     crossed_interval: Interval | None = None
     tasks: dict[str, float] = field(default_factory=dict)
-    verdicts: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, dict[str, int]] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
 
@@ -215,11 +220,13 @@ def score_run(run: Run) -> RunScores:
     if pc.any(pc.is_nan(pc.fill_null(samples["reward"], 0.0))).as_py():
         raise RecordError(f"{run.folder}: an evaluation reward is NaN; remove the run and repeat it")
     by_step = _accuracies(samples)
-    accuracies = {step: _over_tasks(problems)[0] for step, problems in by_step.items()}
+    task = run.manifest["experiment"].get("task")
+    own = task.get("name") if isinstance(task, dict) else None
+    accuracies = {step: _accuracy(_over_tasks(problems), own) for step, problems in by_step.items()}
     if any(math.isnan(accuracy) for accuracy in accuracies.values()):
         raise RecordError(f"{run.folder}: no sample of an evaluation could be scored (verdict error)")
     problems: dict[Problem, float] = {}
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     questions = keys = ""
     if accuracies:
         last = max(accuracies)
@@ -230,18 +237,19 @@ def score_run(run: Run) -> RunScores:
             )
         problems = by_step[last]
         final = samples.filter(pc.equal(samples["step"], last)).to_pydict()
-        counts.update(final["verdict"])
+        counts.update(zip(final["task"], final["verdict"], strict=True))
         asked = list(zip(final["task"], final["problem_id"], final["sample"], final["key"], strict=True))
         questions = _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample, _ in asked)
         keys = _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked)
+    asked_tasks = sorted({name for name, _ in counts})
     return RunScores(
         run=run,
         metrics=metrics,
         rewards=rewards,
         accuracies=accuracies,
-        tasks=_over_tasks(problems)[1],
+        tasks=_over_tasks(problems),
         problems=problems,
-        verdicts={verdict: counts[verdict] for verdict in VERDICTS},
+        verdicts={name: {verdict: counts[name, verdict] for verdict in VERDICTS} for name in asked_tasks},
         training=training,
         cost=cost,
         questions=questions,
@@ -263,12 +271,18 @@ def _accuracies(samples: pa.Table) -> dict[int, dict[Problem, float]]:
     return found
 
 
-def _over_tasks(problems: Mapping[Problem, float]) -> tuple[float, dict[str, float]]:
+def _over_tasks(problems: Mapping[Problem, float]) -> dict[str, float]:
     by_task: dict[str, list[float]] = {}
     for (task, _), share in problems.items():
         by_task.setdefault(task, []).append(share)
-    tasks = {task: math.fsum(shares) / len(shares) for task, shares in sorted(by_task.items())}
-    return (math.fsum(tasks.values()) / len(tasks) if tasks else math.nan), tasks
+    return {task: math.fsum(shares) / len(shares) for task, shares in sorted(by_task.items())}
+
+
+def _accuracy(tasks: Mapping[str, float], own: str | None) -> float:
+    """The declared metrics are about the task that was trained; further test sets are shown beside it."""
+    if own is not None and own in tasks:
+        return tasks[own]
+    return math.fsum(tasks.values()) / len(tasks) if tasks else math.nan
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -470,7 +484,10 @@ def _describe(
         metric=metric,
         verdict="baseline",
         tasks=_mean_of([score.tasks for score in mine]),
-        verdicts={verdict: sum(score.verdicts[verdict] for score in mine) for verdict in VERDICTS},
+        verdicts={
+            task: {verdict: sum(score.verdicts[task][verdict] for score in mine) for verdict in VERDICTS}
+            for task in mine[0].verdicts
+        },
         training=_mean_of([score.training for score in mine]),
         cost=_mean_of([score.cost for score in mine]),
     )
@@ -523,10 +540,15 @@ def _against(
 def _cells(
     scores: Mapping[tuple[str, int], RunScores], label: str, baseline: str, seeds: Sequence[int]
 ) -> np.ndarray[Any, Any] | None:
-    """Accuracy differences, seeds x problems; None with several tasks, which weigh problems unequally."""
+    """Accuracy differences, seeds x problems, on the task of the metric; None where that is a mean over tasks."""
     tables = [(scores[label, seed].problems, scores[baseline, seed].problems) for seed in seeds]
+    task = scores[label, seeds[0]].run.manifest["experiment"].get("task")
+    own = task.get("name") if isinstance(task, dict) else None
     problems = set.intersection(*(set(table) for pair in tables for table in pair))
-    if len({task for task, _ in problems}) != 1:
+    tasks = {name for name, _ in problems}
+    if own in tasks:
+        problems = {problem for problem in problems if problem[0] == own}
+    elif len(tasks) != 1:
         return None
     order = sorted(problems)
     return np.array([[mine[problem] - its[problem] for problem in order] for mine, its in tables])
@@ -595,8 +617,10 @@ def _places(runs: Sequence[Run], key: str) -> list[Any]:
 
 def _tier(runs: Sequence[Run], scores: Sequence[RunScores]) -> str:
     """The weakest tier of the runs; T2 where places are mixed, or a timeout depended on the machine."""
-    tier = max(str(run.manifest["tier"]) for run in runs)
-    timeouts = sum(score.verdicts["timeout"] + score.training.get("timeout", 0) for score in scores)
+    claimed = [run.manifest["tier"] for run in runs]
+    claimed += [run.closing["summary"].get("tier", "") for run in runs if run.closing is not None]
+    tier = max(map(str, claimed))
+    timeouts = sum(score.total("timeout") + score.training.get("timeout", 0) for score in scores)
     mixed = any(len(_places(runs, key)) > 1 for key in ("versions", "hardware"))
     return max(tier, "T2") if mixed or timeouts else tier
 
@@ -621,7 +645,7 @@ def _notes(
         hit = [
             f"{label} seed {seed}"
             for (label, seed), score in sorted(scores.items())
-            if score.verdicts[verdict] or score.training.get(verdict)
+            if score.total(verdict) or score.training.get(verdict)
         ]
         if hit:
             yield f"answers {what} in {len(hit)} runs: {_some(hit)}"

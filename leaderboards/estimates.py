@@ -324,10 +324,10 @@ def decide(
 def crossed_interval(cells: ArrayLike, confidence: float = 0.95) -> Interval | None:
     """Interval of the mean of a seeds x problems table, for new seeds and problems. (S, P) -> (low, high).
 
-    SE^2 = (MS_seed + MS_problem) / (S P), Satterthwaite's degrees of freedom; never shorter than Student's over
-    seeds, which asks for less (with 3 seeds and 200 problems the former alone covers 92%, not 95%). None with
-    fewer than two seeds or problems, or without any spread. Resampling seeds and then problems within them is
-    wrong here: every seed meets the same problems.
+    SE^2 = (MS_seed + MS_problem) / (S P), Satterthwaite's degrees of freedom; never shorter than Student's
+    over seeds, which asks for less (with 3 seeds and 200 problems the former alone covers 92%, not 95%).
+    None with fewer than two seeds or problems, or without any spread. Resampling seeds and then problems
+    within them is wrong here: every seed meets the same problems.
     """
     table = _numbers(cells, 2)
     seeds, problems = table.shape
@@ -389,8 +389,9 @@ def _estimate(scores: Floats, variances: Floats | None, samples: int, confidence
     elif np.isin(scores, (0.0, 1.0)).all():
         problems = wilson_interval(round(value * count), count, confidence)
     else:
-        # Student's interval with one more problem at 0 and one at 1, in the manner of Agresti and Coull: scores
-        # heaped at one end make the plain one too short (77% instead of 95% for pass@8 on 10 problems).
+        # Student's interval with one more problem at 0 and one at 1, in the manner of Agresti and Coull:
+        # scores heaped at one end make the plain one too short (77% instead of 95% for pass@8 on 10
+        # problems).
         around = t_interval([*scores, 0.0, 1.0], confidence)
         assert around is not None
         problems = _clip(*around)

@@ -321,6 +321,13 @@ class RunWriter:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Compact every table, hash it, and declare the run finished with `summary` (plain JSON values)."""
         self._open()
+        steps = self.steps("steps")
+        absent = sorted(set(range(steps[0], steps[-1] + 1)) - set(steps)) if steps else []
+        if absent:
+            raise RecordError(
+                f"{self.folder / 'steps'}: step {absent[0]} is missing between recorded ones; remove the run's "
+                f"folder and run the same command again"
+            )
         hashes, counts = {}, {}
         for table in TABLES:
             digests: dict[int, str] = {}

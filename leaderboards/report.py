@@ -98,7 +98,8 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
                 "cost": score.cost,
                 "rewards": [[step, round(reward, 6)] for step, reward in score.rewards.items()],
                 "accuracies": [[step, accuracy] for step, accuracy in score.accuracies.items()],
-                # The share of correct samples of each problem at the last evaluation, in the order of "problems".
+                # The share of correct samples of each problem at the last evaluation, in the order of
+                # "problems".
                 "problems": [score.problems.get(problem) for problem in problems],
             }
             for (label, seed), score in sorted(comparison.scores.items())
@@ -134,7 +135,7 @@ def to_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
             row: list[Any] = [comparison.experiment.get("name", ""), comparison.experiment_hash, arm.label]
             row += [arm.credit, seed, score.run.manifest["tier"]]
             row += [score.metrics.get(metric, "") for metric in METRICS]
-            row += [arm.differences.get(seed, ""), *(score.verdicts[verdict] for verdict in VERDICTS)]
+            row += [arm.differences.get(seed, ""), *(score.total(verdict) for verdict in VERDICTS)]
             row += [score.training.get(name, "") for name in training]
             row += [score.cost.get(name, "") for name in cost]
             writer.writerow([f"{cell:.7g}" if isinstance(cell, float) else cell for cell in row])

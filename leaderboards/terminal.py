@@ -1,6 +1,7 @@
 """The leaderboard in a terminal: several small tables that stay readable at 80 columns.
 
-`sheets` puts a comparison into words and numbers once; the terminal, the Markdown export and the page show the same.
+`sheets` puts a comparison into words and numbers once; the terminal, the Markdown export and the page show
+the same.
 """
 
 from __future__ import annotations
@@ -197,34 +198,47 @@ def _evidence(comparison: Comparison) -> Sheet | None:
     return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
 
 
-def _tasks(comparison: Comparison) -> Sheet | None:
+def _tasks(comparison: Comparison) -> list[Sheet]:
     tasks = sorted({task for arm in comparison.arms for task in arm.tasks})
     if len(tasks) < 2:
-        return None
-    rows = []
+        return []
+    levels, differences = [], []
     for arm in comparison.arms:
         table = [[comparison.scores[arm.label, seed].tasks[task] for task in tasks] for seed in arm.seeds]
         middle, interval = estimates.bootstrap_over_tasks(table, confidence=1 - comparison.alpha)
         spread = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        rows.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
-    return Sheet(
-        "Final accuracy by task",
-        ("method", *tasks, "IQM"),
-        tuple(rows),
-        "IQM: mean of the middle half of all seeds and tasks, stratified bootstrap over seeds.",
-    )
+        levels.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
+        cells = []
+        for task in tasks if arm.differences else ():
+            mine, its = (
+                [comparison.scores[label, seed].tasks[task] for seed in arm.differences]
+                for label in (arm.label, comparison.baseline)
+            )
+            values = [one - other for one, other in zip(mine, its, strict=True)]
+            interval = estimates.t_interval(values, 1 - comparison.alpha)
+            cells.append(level(math.fsum(values) / len(values), interval, 3, "+"))
+        if cells:
+            differences.append((arm.label, *cells))
+    note = "IQM: mean of the middle half of all seeds and tasks, stratified bootstrap over seeds."
+    found = [Sheet("Final accuracy by task", ("method", *tasks, "IQM"), tuple(levels), note)]
+    if differences:
+        note = "Not adjusted for the number of tasks: the declared metric decides, these describe."
+        title = f"Final accuracy by task, minus {comparison.baseline}'s on the same seed"
+        found.append(Sheet(title, ("method", *tasks), tuple(differences), note))
+    return found
 
 
-def _verdicts(comparison: Comparison) -> Sheet | None:
-    rows = [
-        (arm.label, *(str(arm.verdicts[verdict]) for verdict in VERDICTS), str(sum(arm.verdicts.values())))
-        for arm in comparison.arms
-    ]
-    if not any(sum(arm.verdicts.values()) for arm in comparison.arms):
-        return None
-    return Sheet(
-        "Verdicts on the samples of the last evaluation", ("method", *VERDICTS, "samples"), tuple(rows)
-    )
+def _verdicts(comparison: Comparison) -> list[Sheet]:
+    tasks = sorted({task for arm in comparison.arms for task in arm.verdicts})
+    found = []
+    for task in tasks:
+        rows = []
+        for arm in comparison.arms:
+            counts = [arm.verdicts[task][verdict] for verdict in VERDICTS]
+            rows.append((arm.label, *map(str, counts), str(sum(counts))))
+        title = f"Verdicts on the samples of the last evaluation: {task}"
+        found.append(Sheet(title, ("method", *VERDICTS, "samples"), tuple(rows)))
+    return found
 
 
 def _number(entries: Mapping[str, float], name: str, digits: int) -> str:
@@ -286,8 +300,8 @@ def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
         *(reversed(first) if most <= FEW_SEEDS else first),
         _levels(comparison, runs),
         _evidence(comparison),
-        _tasks(comparison),
-        _verdicts(comparison),
+        *_tasks(comparison),
+        *_verdicts(comparison),
         _training(comparison),
         _cost(comparison),
     ]

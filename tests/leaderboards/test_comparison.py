@@ -161,14 +161,8 @@ def test_metrics_of_an_evaluation(tmp_path: Path) -> None:
     assert means == pytest.approx(
         {"training_reward_area": 0.5, "final_accuracy": 1.0, "evaluation_area": (0.125 + 0.625) / 2}
     )
-    assert arm.verdicts == {
-        "correct": 3,
-        "wrong": 0,
-        "no_answer": 0,
-        "truncated": 0,
-        "timeout": 0,
-        "error": 1,
-    }
+    counts = {"correct": 3, "wrong": 0, "no_answer": 0, "truncated": 0, "timeout": 0, "error": 1}
+    assert arm.verdicts == {"decision": counts}
 
 
 @pytest.mark.parametrize("metric", ["training_reward_area", "evaluation_area", "final_accuracy"])
@@ -193,15 +187,22 @@ def test_crossed_interval_of_final_accuracy(tmp_path: Path) -> None:
     assert flow.accuracy_difference == pytest.approx(1 / 6)
 
 
-def test_accuracy_is_the_mean_over_tasks(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path / "run", manifest())
-    writer.write("steps", 1, step_row(1))
-    rows = sample_rows(1, [["correct"]] * 3, "easy") + sample_rows(1, [["wrong"]], "hard")
-    writer.write("samples", 1, rows)
-    writer.finish({})
-    arm = compare(load(tmp_path)).arm("uniform")
-    assert arm.scores["final_accuracy"].mean == 0.5
-    assert arm.tasks == {"easy": 1.0, "hard": 0.0}
+def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
+    """Further test sets are shown, and leave the declared metric alone; without the task, all count alike."""
+    for name, tasks, accuracy in (("own", ("decision", "hard"), 1.0), ("others", ("easy", "hard"), 0.5)):
+        for method in ("uniform", "flow"):
+            for seed in range(2):
+                writer = RunWriter(tmp_path / name / method / str(seed), manifest(method, seed))
+                writer.write("steps", 1, step_row(1))
+                right = ["correct", "wrong" if method == "flow" and seed else "correct"]
+                rows = sample_rows(1, [right, ["correct"]], tasks[0]) + sample_rows(1, [["wrong"]], tasks[1])
+                writer.write("samples", 1, rows)
+                writer.finish({})
+        found = compare(load(tmp_path / name))
+        assert found.arm("uniform").scores["final_accuracy"].mean == accuracy
+        assert found.arm("uniform").tasks == {tasks[0]: 1.0, tasks[1]: 0.0}
+        crossed = estimates.crossed_interval([[0.0, 0.0], [-0.5, 0.0]]) if name == "own" else None
+        assert found.arm("flow").crossed_interval == crossed
 
 
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:

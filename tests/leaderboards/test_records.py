@@ -347,3 +347,10 @@ def test_one_step_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert set(found["step"].to_pylist()) == {step} and found.num_rows == 4
         assert found["response_ids"].to_pylist()[0] == [4, 5 + step]
     assert read_run(folder).table("rollouts", step=9).num_rows == 0
+
+
+def test_a_run_with_a_hole_does_not_finish(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "uniform", 0, [0.1] * 4, finish=False)
+    (folder / "steps" / "step-000002.parquet").unlink()
+    with pytest.raises(RecordError, match="step 2 is missing"):
+        new_writer(folder).finish({})

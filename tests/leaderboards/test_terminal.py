@@ -149,8 +149,11 @@ def test_several_tasks_get_a_table(tmp_path: Path) -> None:
         writer.write("samples", 1, rows)
         writer.finish({})
     runs = load(tmp_path)
-    rows = body(printed(compare(runs), runs), "Final accuracy by task")
-    assert rows[0].split()[1:] == ["1.000", "0.000", "0.500"]
+    lines = printed(compare(runs), runs)
+    assert body(lines, "Final accuracy by task")[0].split()[1:] == ["1.000", "0.000", "0.500"]
+    assert body(lines, "Final accuracy by task, minus uniform's")[0].split() == ["flow", "+0.000", "+0.000"]
+    titles = [f"Verdicts on the samples of the last evaluation: {task}" for task in ("easy", "hard")]
+    assert all(title in lines for title in titles)
 
 
 def test_a_sweep_without_evaluations_is_printed(tmp_path: Path) -> None:
