@@ -2,4 +2,4 @@
 
 
 class ExperimentError(ValueError):
-    """A user's mistake about a policy, an experiment or a run: one line that names the input and the way out."""
+    """A user's mistake about a policy, an experiment or a run: one line that names input and way out."""

@@ -65,7 +65,7 @@ class Recipe:
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str) -> Recipe:
+def _decision(variant: str, steps: int = 800) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
@@ -77,7 +77,7 @@ def _decision(variant: str) -> Recipe:
         groups=2,
         context=64,
         max_new_tokens=28,
-        steps=800,
+        steps=steps,
         batch=64,
         learning_rate=1e-2,
     )
@@ -85,7 +85,8 @@ def _decision(variant: str) -> Recipe:
 
 RECIPES = {
     "decision": _decision("aligned"),
-    "decision-decoy": _decision("decoy"),
+    # Two copies to learn; the first comes after 800 steps, in half of the responses.
+    "decision-decoy": _decision("decoy", steps=1500),
     "decision-chain": _decision("chain"),
     "arithmetic": Recipe(
         task="arithmetic",
@@ -97,7 +98,7 @@ RECIPES = {
         groups=2,
         context=96,
         max_new_tokens=48,
-        steps=330,
+        steps=360,
         batch=64,
         learning_rate=3e-3,
     ),
