@@ -36,7 +36,7 @@ EDGES = 8
 PATHS = 5
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trace:
     """One response and the flow from its prompt to its answer.
 
@@ -267,7 +267,7 @@ def _token_ids(tokenizer: Any, text: str | Sequence[int], what: str) -> list[int
 
 def _check_fit(model: nn.Module, ids: list[int]) -> None:
     config: Any = model.config
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if min(ids) < 0 or max(ids) >= vocabulary:
         raise CreditError(
             f"token ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {vocabulary}: "
@@ -482,12 +482,9 @@ def _page_methods(traced: Trace) -> list[dict[str, Any]]:
             weights = traced._weigh(method)[traced.response]
         except CreditError:
             continue
-        entry = {
-            "name": name,
-            "rule": (inspect.getdoc(type(method)) or "").split("\n\n")[0].replace("\n", " "),
-        }
-        raised_at = _raised_at(traced, method) if isinstance(method, TwoLevel) else None
-        if raised_at is not None:
+        rule = (inspect.getdoc(type(method)) or "").split("\n\n")[0].replace("\n", " ")
+        entry: dict[str, Any] = {"name": name, "rule": rule}
+        if isinstance(method, TwoLevel) and (raised_at := _raised_at(traced, method)) is not None:
             entry |= {"gamma": method.gamma, "raisedAt": raised_at}
         elif bool((weights == weights[0]).all()):
             entry["weights"] = round(float(weights[0]), 4)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -41,7 +42,7 @@ KEYS = {
 class Browser:
     """One browser window; close it."""
 
-    def __init__(self, profile: Path, size: tuple[int, int] = (1360, 1000), dark: bool = False) -> None:
+    def __init__(self, profile: Path, size: tuple[int, int] = (1360, 1000)) -> None:
         self._driver = subprocess.Popen(
             [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -52,8 +53,6 @@ class Browser:
                     self._address = f"http://127.0.0.1:{found[1]}/session"
                     break
             flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
-            if dark:
-                flags.append("--blink-settings=preferredColorScheme=0")
             options = {
                 "browserName": "chrome",
                 "goog:chromeOptions": {"binary": CHROMIUM, "args": flags},
@@ -62,7 +61,7 @@ class Browser:
             session = self._post("", {"capabilities": {"alwaysMatch": options}})
             self._address += f"/{session['sessionId']}"
         except BaseException:
-            self._driver.kill()
+            self._stop_driver()
             raise
 
     def close(self) -> None:
@@ -70,6 +69,14 @@ class Browser:
         try:
             self._send("DELETE", "", None)
         finally:
+            self._stop_driver()
+
+    def _stop_driver(self) -> None:
+        # Asked to end, and not killed: it takes a browser that never answered with it.
+        self._driver.terminate()
+        try:
+            self._driver.wait(timeout=10)
+        except subprocess.TimeoutExpired:
             self._driver.kill()
             self._driver.wait()
 
@@ -103,6 +110,12 @@ class Browser:
             actions += [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
         self._post("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
 
+    def prefer(self, scheme: str) -> None:
+        """Makes "light" or "dark" the system's colour scheme, as far as pages can tell."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
+        self._post("/goog/cdp/execute", command)
+
     def complaints(self) -> list[str]:
         """What the browser's console said since the last call."""
         return [entry["message"] for entry in self._post("/se/log", {"type": "browser"})]
@@ -122,7 +135,7 @@ class Browser:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None

@@ -331,11 +331,11 @@ def long_story():
 
 
 def test_page_of_4000_tokens_is_small_and_quick(long_story):
-    begin = time.perf_counter()
+    begin = time.process_time()
     page = long_story.to_html()
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert len(page) < 1_000_000
-    assert seconds < 30  # 3 seconds on an idle core
+    assert seconds < 20  # about 3 on one core
 
 
 needs_chromium = pytest.mark.skipif(
@@ -506,7 +506,7 @@ def test_browser_backbone_runs_from_question_to_answer(show, story):
 
 
 @needs_chromium
-def test_browser_theme_follows_the_system_and_its_button(show, story, tmp_path):
+def test_browser_theme_follows_the_system_and_its_button(show, story):
     def background(window):
         return sum(
             map(
@@ -519,23 +519,27 @@ def test_browser_theme_follows_the_system_and_its_button(show, story, tmp_path):
     assert background(window) > 600
     window.hover("#theme", click=True)
     assert background(window) < 150
-    dark = Browser(tmp_path / "dark", dark=True)
+    window.prefer("dark")
     try:
-        dark.open(tmp_path / "page.html")
-        assert background(dark) < 150
+        assert background(show(story)) < 150
     finally:
-        dark.close()
+        window.prefer("light")
+    assert background(window) > 600
 
 
 @needs_chromium
 def test_browser_stays_quick_at_4000_tokens(show, long_story):
     window = show(long_story)
     milliseconds = window.run(
-        "const begin = performance.now();"
-        "for (let k = 0; k < 20; k++) { pin(start + 150 * k, 0, true); document.body.getBoundingClientRect(); }"
-        "return (performance.now() - begin) / 20"
+        "const times = [];"
+        "for (let k = 0; k < 10; k++) {"
+        "  const begin = performance.now();"
+        "  pin(start + 300 * k, 0, true); document.body.getBoundingClientRect();"
+        "  times.push(performance.now() - begin);"
+        "}"
+        "return Math.min(...times)"
     )
-    assert milliseconds < 500  # 20 on an idle core
+    assert milliseconds < 200  # about 20 on one core
     assert window.run("return document.documentElement.scrollWidth <= window.innerWidth")
     choose(window, "ratio", "10")
     assert len(raised(window)) == len(long_story.top(0.1)) == 385
