@@ -6,6 +6,7 @@ from flowtracer import credit
 from flowtracer.attention import AttentionTap, capacity_from_qk, traced_layers
 from flowtracer.errors import CreditError
 from flowtracer.flow import Flow, solve_flow
+from flowtracer.multihead import tap_multihead
 from flowtracer.view import Trace, trace
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "capacity_from_qk",
     "credit",
     "solve_flow",
+    "tap_multihead",
     "trace",
     "traced_layers",
 ]

@@ -297,8 +297,8 @@ class Capture:
         missing = [layer for layer in self._layers if layer not in self._seen]
         if missing:
             raise CreditError(
-                f"layers {missing} were never seen by the tap: did the forward run inside it, "
-                "and does every traced layer use attention?"
+                f"layers {missing} were never seen by the tap: run the forward inside it, and trace only layers that "
+                "use attention (hybrid models: layers=[...])"
             )
         return {self._reading.fills: self._result}
 
@@ -307,10 +307,9 @@ class Capture:
         """The mean over heads and traced layers, (B, T, T) float32; rows and columns of pads exactly 0."""
         return self.fields[MeanMap.fills]
 
-    def take(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
-        """Adds one layer, if it is traced."""
-        layer = getattr(module, "layer_idx", None)
-        if layer not in self._layers:
+    def take(self, layer: int | None, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
+        """Adds one layer, if it is traced. Queries, keys and mask as in `capacity_from_qk`."""
+        if layer is None or layer not in self._layers:
             return
         if layer in self._seen:
             raise CreditError(
@@ -341,6 +340,9 @@ class Capture:
 
 _open: Capture | None = None
 
+#: What some models add to their scores, under the names by which transformers passes it on.
+_UNREAD = {"softcap": "a soft cap", "s_aux": "attention sinks", "position_bias": "a position bias"}
+
 
 def _tapped_attention(
     module: nn.Module,
@@ -351,19 +353,25 @@ def _tapped_attention(
     **options: object,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' sdpa attention, with a look at the queries and keys first."""
-    for name, meaning in (
-        ("softcap", "a soft cap"),
-        ("s_aux", "attention sinks"),
-        ("position_bias", "a position bias"),
-    ):
+    for name, meaning in _UNREAD.items():
         if options.get(name) is not None:
             raise CreditError(
                 f"{type(module).__name__} adds {meaning} to its scores, which the tap does not read yet"
             )
+    if torch.compiler.is_compiling():
+        raise CreditError(
+            "the tap cannot read compiled code: trace the model before torch.compile, or without it"
+        )
     if _open is not None:
+        causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        if attention_mask is None and not causal:
+            raise CreditError(
+                f"{type(module).__name__} looks ahead of its own position: only causal decoders are traced"
+            )
         scaling = options.get("scaling")
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
-        _open.take(module, query, key, scale, attention_mask)
+        _open.take(getattr(module, "layer_idx", None), query, key, scale, attention_mask)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
 
 
@@ -389,9 +397,19 @@ class AttentionTap:
             )
         config = inner.config
         name = type(inner).__name__
+        if any(
+            hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()
+        ):
+            raise CreditError(
+                f"{name} is compiled, and compiled code cannot be tapped: trace it without torch.compile"
+            )
         if not inner._can_set_attn_implementation():
             raise CreditError(
                 f"{name} does not use transformers' attention interface, so its attention cannot be tapped"
+            )
+        if not inner._supports_sdpa:
+            raise CreditError(
+                f"{name} has no sdpa attention in transformers, so that the tap does not know its scores"
             )
         if config._attn_implementation != "sdpa":
             raise CreditError(

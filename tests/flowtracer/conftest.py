@@ -20,13 +20,17 @@ SIZES = {
 }
 
 
+#: Projections of queries and keys by their names in transformers.
+SHARPENED = ("q_proj", "k_proj", "query_key_value", "qkv_proj", "c_attn", "q_a_proj", "q_b_proj", "kv_b_proj")
+
+
 def tiny_model(architecture, attention="sdpa", layers=3, seed=0, **changes):
     """A random policy of one of transformers' architectures, float32, attention spread out enough to matter."""
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[architecture](**{**SIZES, "num_hidden_layers": layers, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     for name, parameter in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name or "query_key_value" in name:
+        if any(part in name for part in SHARPENED) and parameter.ndim > 1:
             parameter.data.mul_(20.0)
     return model.eval()
 

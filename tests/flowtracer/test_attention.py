@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import flowtracer.attention
-from flowtracer import AttentionTap, CreditError, capacity_from_qk, traced_layers
+from flowtracer import AttentionTap, CreditError, capacity_from_qk, tap_multihead, traced_layers
 from flowtracer.attention import HeadReading, Rollout
 from tests.flowtracer.conftest import tiny_model
 
@@ -43,6 +43,167 @@ def test_captured_equals_eager(architecture, padded, layers):
     pads = ~mask.bool()
     assert (capture.capacity[pads] == 0).all() and (capture.capacity.transpose(1, 2)[pads] == 0).all()
     assert (capture.capacity.triu(1) == 0).all()
+
+
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_local_experts": 4}
+LATENT = {
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 3,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+OLD_NAMES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}
+PLAIN = """
+    apertus arcee biogpt bitnet cohere cohere2 ernie4_5 exaone4 glm glm4 granite helium hunyuan_v1_dense lfm2
+    ministral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 qwen2 seed_oss smollm3 stablelm starcoder2
+"""
+MIXTURES = "glm4_moe granitemoe mixtral olmoe phimoe qwen2_moe qwen3_moe"
+#: Every architecture for which the tap's map was compared with eager attention: the table of what can be traced.
+TESTED = {
+    **dict.fromkeys(PLAIN.split(), {}),
+    **dict.fromkeys(MIXTURES.split(), MIXTURE),
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    # Its scores are divided by the root of this: with the default, attention is nearly uniform.
+    "gemma3_text": {"query_pre_attn_scalar": 1},
+    "gpt2": OLD_NAMES,
+    "gpt_bigcode": OLD_NAMES,
+    "llama4_text": {"num_experts_per_tok": 1, "num_local_experts": 2, "interleave_moe_layer_step": 2},
+}
+
+
+@pytest.mark.parametrize("architecture", sorted(TESTED))
+def test_architectures(architecture):
+    """Captured equals eager, with padding, over all layers; what is not in this table may be refused or untested."""
+    ids, mask = batch(left_pads=(0, 5))
+    changes = TESTED[architecture]
+    model = tiny_model(architecture, **changes)
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    expected = eager_mean(architecture, ids, mask, range(3), **changes)
+    torch.testing.assert_close(capture.capacity.double(), expected, rtol=0, atol=2e-6)
+    # Against a test that uniform attention would pass.
+    assert (expected.amax(-1)[0] * torch.arange(1, 25))[12:].mean() > 1.3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("gpt_oss", "has no sdpa attention"),
+        ("gptj", "attention"),
+        ("bloom", "attention"),
+        ("qwen3_next", "trace only layers that use attention"),
+        ("doge", "additive torch.float32 attention mask"),
+    ],
+)
+def test_architectures_that_are_refused(architecture, message):
+    attention = "eager" if architecture in ("gpt_oss", "gptj", "bloom") else "sdpa"
+    names = OLD_NAMES if architecture in ("gptj", "bloom") else MIXTURE
+    ids, mask = batch(left_pads=(0, 5))
+    model = tiny_model(architecture, attention=attention, **{**names, "rotary_dim": 4})
+
+    def read():
+        with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return capture.capacity
+
+    with pytest.raises(CreditError, match=message):
+        read()
+
+
+def test_compiled_models_are_refused():
+    model = tiny_model("qwen3")
+    with pytest.raises(CreditError, match="is compiled"):
+        AttentionTap(torch.compile(model))
+    model.model.layers[1].compile()
+    with pytest.raises(CreditError, match="is compiled"):
+        AttentionTap(model)
+
+
+def test_low_rank_adapters_are_looked_through():
+    """A policy wrapped by PEFT: the same map as the policy that it wraps, adapters included."""
+    peft = pytest.importorskip("peft")
+    ids, mask = batch(left_pads=(0, 5))
+    model = tiny_model("qwen3")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4))
+    torch.manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad(), AttentionTap(adapted, "all").open(mask) as capture:
+        adapted(input_ids=ids, attention_mask=mask)
+    merged = adapted.merge_and_unload()
+    with torch.no_grad(), AttentionTap(merged, "all").open(mask) as expected:
+        merged(input_ids=ids, attention_mask=mask)
+    torch.testing.assert_close(capture.capacity, expected.capacity, rtol=0, atol=1e-5)
+    assert not torch.allclose(expected.capacity, eager_mean("qwen3", ids, mask, range(3)).float(), atol=1e-3)
+
+
+def encoder(**changes):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(
+        32, 4, 48, dropout=0.0, **{"batch_first": True, "norm_first": True, **changes}
+    )
+    model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    for part in model.modules():
+        if isinstance(part, torch.nn.MultiheadAttention):
+            part.in_proj_weight.data.mul_(4.0)
+    return model
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_plain_pytorch_encoders_are_traced(batch_first):
+    """Against the weights that MultiheadAttention itself returns, with padding and a causal mask."""
+    model = encoder(batch_first=batch_first)
+    states = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(1))
+    token = torch.ones(2, 12)
+    token[1, -3:] = 0
+    causal = torch.nn.Transformer.generate_square_subsequent_mask(12)
+    given = states if batch_first else states.transpose(0, 1)
+    # PyTorch wants both masks of one kind, and the tap reads either.
+    hidden = causal == float("-inf")
+    pads = token == 0
+    seen = []
+
+    def keep(module, arguments, keywords, output):
+        seen.append(torch.nn.functional.multi_head_attention_forward(
+            *(part.transpose(0, 1) if batch_first else part for part in arguments), 32, 4, module.in_proj_weight,
+            module.in_proj_bias, None, None, False, 0.0, module.out_proj.weight, module.out_proj.bias,
+            attn_mask=keywords["attn_mask"], key_padding_mask=keywords["key_padding_mask"])[1])  # fmt: skip
+
+    hooks = [
+        part.register_forward_hook(keep, with_kwargs=True)
+        for part in model.modules()
+        if isinstance(part, torch.nn.MultiheadAttention)
+    ]
+    with torch.no_grad(), tap_multihead(model, token, "all") as capture:
+        tapped = model(given, mask=hidden, src_key_padding_mask=pads)
+    for hook in hooks:
+        hook.remove()
+    expected = torch.stack(seen).mean(0) * token[:, :, None] * token[:, None, :]
+    torch.testing.assert_close(capture.capacity, expected, rtol=0, atol=2e-6)
+    with torch.no_grad():
+        plain = model(given, mask=hidden, src_key_padding_mask=pads)
+    real = token.bool() if batch_first else token.bool().T
+    torch.testing.assert_close(tapped[real], plain[real], rtol=1e-4, atol=1e-5)
+    with torch.no_grad(), tap_multihead(model, token, "all") as again:
+        model(given, mask=causal, src_key_padding_mask=torch.zeros(2, 12).masked_fill(pads, float("-inf")))
+    torch.testing.assert_close(capture.capacity, again.capacity)
+
+
+def test_plain_pytorch_that_cannot_be_traced_is_refused():
+    states, token = torch.randn(2, 12, 32), torch.ones(2, 12)
+    model = encoder()
+    with pytest.raises(CreditError, match="only causal models"), tap_multihead(model, token):
+        model(states)
+    biased = torch.nn.Transformer.generate_square_subsequent_mask(12)
+    biased[3, 1] = 0.5
+    with pytest.raises(CreditError, match="attn_mask adds to the scores"), tap_multihead(model, token):
+        model(states, mask=biased)
+    with pytest.raises(CreditError, match="holds no torch.nn.MultiheadAttention"):
+        tap_multihead(torch.nn.Linear(2, 2), token).__enter__()
+    attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    with pytest.raises(CreditError, match="cross-attention"), tap_multihead(attention, token):
+        attention(states, states + 1, states)
 
 
 def test_right_pads_are_zero_too():
