@@ -54,7 +54,7 @@ class OlympiadBench(ExpressionTask):
         final = record.get("final_answer")
         listed = list(final) if isinstance(final, (list, tuple)) else [final]
         try:
-            kept = [self.gold_of(MISPRINTS.get(answer, answer)) for answer in listed]
+            kept = [self.gold_of(MISPRINTS.get(str(answer), answer)) for answer in listed]
         except TaskError:
             kept = []
         if not kept:

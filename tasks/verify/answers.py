@@ -180,6 +180,9 @@ def parse(text: str) -> Form:
         text = text[membership.end() :]
     listed = _CONJUNCTION.sub(",", text)
     items = _split(listed, ",;")
+    intervals = [_interval(item) for item in items]
+    if len(items) > 1 and all(intervals):  # `x < 3 or x > 5`
+        return Form("union", text, tuple(part for part in intervals if part is not None))
     if len(items) > 1 and numbers.parse(text) is None:
         return Form("list", text, tuple(part for item in items for part in _spread(parse(item))))
     pieces = _split(text, "", "\\cup")
