@@ -13,6 +13,7 @@ from tasks import (  # noqa: F401  importing a task's file registers it
     minerva,
     olympiadbench,
     reasoning_gym,
+    sums,
     word_problems,
 )
 from tasks.problem import Problem, Task, TaskError, Verdict, get, kind, names, register, reward_of
