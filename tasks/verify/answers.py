@@ -443,6 +443,8 @@ def _equations(gold: str, answer: str, comparison: _Comparison) -> bool | None:
     """
     answer = re.sub(r"\\approx(?![a-zA-Z])|≈", "=", answer)
     wanted, given = _split(gold, "="), _split(answer, "=")
+    if not wanted or not given:  # nothing but equals signs
+        return False
     if len(wanted) == 1 and len(given) == 1:
         return None
     if gold.count("=") > 2 or answer.count("=") > 4 or not all(wanted) or not all(given):
