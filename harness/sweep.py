@@ -13,7 +13,7 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -131,6 +131,11 @@ class _Worker:
         self.connection.send(job)
 
     def close(self) -> None:
+        if self.job is None:
+            # An idle worker leaves by itself, and cleans up behind the libraries that it has loaded.
+            with suppress(OSError):
+                self.connection.send(None)
+            self.process.join(timeout=10)
         if self.process.is_alive():
             self.process.terminate()
         self.process.join()
@@ -242,8 +247,10 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
     known: dict[str, list[dict[str, Any]]] = {}
     while True:
         try:
-            job: Job = connection.recv()
+            job: Job | None = connection.recv()
         except (EOFError, OSError):
+            return
+        if job is None:
             return
         arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop)
         try:

@@ -139,7 +139,7 @@ def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("flow"), folder)
     with pytest.raises(RecordError, match="another output folder"):
-        run.train(tiny_experiment(("flow",), learning_rate=1e-3), "flow", 0, folder)
+        run.train(tiny_experiment(("flow",), learning_rate=1e-4), "flow", 0, folder)
     with pytest.raises(RecordError, match="method"):
         run.train(tiny_experiment(("uniform",)), "uniform", 0, folder)
     other = tiny_experiment(("flow",))
