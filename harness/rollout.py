@@ -9,8 +9,8 @@ their policies do.
 
 The limit of that promise is floating point: a row's logits may differ in their last bits with the shape of its
 batch and the padding on its left, and a draw that the last bit decides then falls differently. Measured on a CPU
-in float32: on the shipped character policies log-probabilities differ by up to 1e-6 and no sampled id does (1,900
-samples in batches of 1, 7, 32 and 768); on SmolLM2-135M by up to 3e-5, and 8 of 8 samples of up to 96 tokens
+in float32: on the shipped character policies log-probabilities differ by up to 1e-6 and no sampled id does (1,536
+samples, batches of 1, 7, 32 and 768); on SmolLM2-135M by up to 3e-5, and 8 of 8 samples of up to 96 tokens
 agree. In half precision, and over many long responses, expect exceptions. Calls with the same rows repeat exactly.
 """
 
