@@ -36,7 +36,7 @@ def count_letters(completions, **_):
 
 def train(tokenizer, folder, *, cls=CreditGRPOTrainer, padded=True, steps=3, reward=count_letters, **changes):
     """Trains a tiny policy for a few steps and returns its trainer."""
-    keywords = {key: changes.pop(key) for key in ("credit", "task") if key in changes}
+    keywords = {key: changes.pop(key) for key in ("credit", "task", "peft_config") if key in changes}
     model = tiny_model("qwen3", seed=3)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     prompts = PROMPTS if padded else ["abc?"] * 4
@@ -100,6 +100,18 @@ def test_gamma_one_is_stock_grpo_bit_for_bit(tokenizer, tmp_path, seam, padded):
     ours = train(tokenizer, tmp_path, padded=padded, credit=method, task=Letters(), **SEAMS[seam])
     assert ours.credit_seconds > 0, "the tap must have been open"
     assert same(stock, ours)
+
+
+@pytest.mark.parametrize("name", ["flow", "gradient"])
+@pytest.mark.parametrize("seam", ["training forward", "old, in chunks"])
+def test_low_rank_adapters_train_alike(tokenizer, tmp_path, seam, name):
+    """A policy under PEFT: gamma = 1 is stock GRPO bit for bit, and gamma = 1.5 is not."""
+    peft = pytest.importorskip("peft")
+    changes = {"peft_config": peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4), **SEAMS[seam]}
+    stock = train(tokenizer, tmp_path, cls=GRPOTrainer, **changes)
+    ours = train(tokenizer, tmp_path, credit=credit.get(name, gamma=1.0), task=Letters(), **changes)
+    assert same(stock, ours)
+    assert not same(stock, train(tokenizer, tmp_path, credit=name, task=Letters(), **changes))
 
 
 @pytest.mark.parametrize("seam", list(SEAMS))
