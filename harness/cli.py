@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--samples", type=int, metavar="K", help="samples a problem (default: the task's own)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
-    added.add_argument("--max-response-tokens", type=int, default=256, metavar="N")
+    _add_response_limit(added)
     added.add_argument("--batch-size", type=int, default=32, metavar="N")
 
     added = command(
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
     )
-    added.add_argument("--max-response-tokens", type=int, default=256, metavar="N")
+    _add_response_limit(added)
     added.add_argument("--html", type=Path, metavar="FILE", help="also write a page for the browser")
 
     added = command("tasks", _tasks, "List the tasks, or show sample problems of one.")
@@ -130,6 +130,22 @@ def _parser() -> argparse.ArgumentParser:
     added = command("doctor", _doctor, "Check recorded runs and say what is wrong with them.")
     added.add_argument("folder", type=Path, help="folder of a run, or of several")
     return parser
+
+
+def _add_response_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-response-tokens",
+        type=int,
+        metavar="N",
+        help="default: 256, or what the policy's context leaves",
+    )
+
+
+def _response_limit(asked: int | None, policy: Any, longest_prompt: int) -> int:
+    if asked is not None:
+        return asked
+    context = getattr(policy.model.config, "max_position_embeddings", None) or longest_prompt + 256
+    return max(1, min(256, context - longest_prompt))
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -217,7 +233,7 @@ def _trace(options: argparse.Namespace) -> int:
                 policy.tokenizer,
                 [prompt_ids],
                 [key],
-                options.max_response_tokens,
+                _response_limit(options.max_response_tokens, policy, len(prompt_ids)),
                 temperature=0.0,
             )[0]
         response_ids, text, reason = one.ids, one.text, one.finish_reason
@@ -281,6 +297,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     task = tasks.get(options.task)
     problems = task.problems("test", options.problems)
     policy = load_policy(options.policy)
+    longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     samples = options.samples or (1 if options.temperature == 0 else task.samples)
     with _Bars("", lines=False) as progress:
         progress.begin(len(problems) * samples, 0)
@@ -290,7 +307,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             problems,
             samples=samples,
             temperature=options.temperature,
-            max_new_tokens=options.max_response_tokens,
+            max_new_tokens=_response_limit(options.max_response_tokens, policy, longest),
             batch_size=options.batch_size,
             progress=progress.at,
         )
@@ -425,8 +442,6 @@ class _Bars:
         self.running: dict[str, Any] = {}
 
     def __enter__(self) -> _Bars:
-        if self.lines and not self.console.is_terminal:
-            self.console.print(self.title, highlight=False)
         self.bars.start()
         return self
 
@@ -437,6 +452,8 @@ class _Bars:
         self.bars.stop()
 
     def begin(self, steps: int, done: int) -> None:
+        if self.lines and not self.console.is_terminal:
+            self.console.print(self.title, highlight=False)
         self.whole = self.bars.add_task("all runs" if self.lines else "samples", total=steps, completed=done)
 
     def at(self, done: int, total: int) -> None:

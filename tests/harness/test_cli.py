@@ -1,0 +1,136 @@
+"""Protects the command line: a user's mistake is one line that names it, and exit status 2; never a traceback."""
+
+import errno
+import json
+
+import pytest
+
+from harness import cli
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of one command."""
+    try:
+        status = cli.main(list(map(str, arguments)))
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "nothing"], "unknown experiment 'nothing'; known: "),
+        (["reproduce", "missing.toml"], "missing.toml does not exist"),
+        (["reproduce", "--workers", "0", "--out", "{tmp}/runs"], "--workers must be at least 1"),
+        (["reproduce", "--out", "{tmp}"], "{tmp} is not empty and holds no experiment"),
+        (["train", "decision", "--method", "floww"], "no method 'floww'; it has: uniform"),
+        (["train", "decision", "--method", "flow", "--seed", "8"], "declares seeds 0 to 7"),
+        (["leaderboard", "{tmp}/none"], "no such folder"),
+        (["leaderboard", "{tmp}", "--export", "x.pdf"], "must end in .json, .csv, .md, .html"),
+        (["doctor", "{tmp}"], "no run in it"),
+        (["evaluate", "no-such-policy", "decision"], "no-such-policy"),
+        (["evaluate", "decision", "gsm9k"], "unknown task 'gsm9k'"),
+        (["trace", "--task", "gsm9k"], "unknown task 'gsm9k'"),
+        (
+            ["trace", "--policy", "decision", "--task", "decision", "--problem", "999"],
+            "has problems 0 to 255",
+        ),
+        (["tasks", "gsm9k"], "unknown task 'gsm9k'"),
+        (["validate", "gsm9k"], "unknown task 'gsm9k'"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(capsys, tmp_path, arguments, message):
+    (tmp_path / "something").write_text("here")
+    arguments = [text.format(tmp=tmp_path) for text in arguments]
+    status, output, errors = run(capsys, *arguments)
+    assert status == 2
+    assert message.format(tmp=tmp_path) in errors
+    assert errors.startswith("flowtracer: ") and errors.count("\n") == 1
+    assert not output
+
+
+def test_options_that_do_not_exist_are_refused(capsys):
+    status, _, errors = run(capsys, "reproduce", "--sede", "3")
+    assert status == 2 and "--sede" in errors
+
+
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(cli, "_reproduce", full)
+    status, _, errors = run(capsys, "reproduce")
+    assert status == 2
+    assert (
+        errors
+        == "flowtracer: the disk is full while writing runs/x: free some space and run the same command again\n"
+    )
+
+
+def test_defects_are_not_dressed_up_as_mistakes(monkeypatch):
+    def broken(_):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(cli, "_reproduce", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        cli.main(["reproduce"])
+
+
+def test_tasks_are_listed_and_shown(capsys):
+    import tasks
+
+    status, output, _ = run(capsys, "tasks")
+    assert status == 0 and all(name in output for name in tasks.names())
+    status, output, _ = run(capsys, "tasks", "decision")
+    assert status == 0 and "decision/test/0" in output and "gold" in output
+
+
+def test_evaluate_prints_every_verdict(capsys):
+    status, output, _ = run(capsys, "evaluate", "decision", "decision", "--problems", "5", "--samples", "2")
+    assert status == 0
+    counts = {line.split()[0]: int(line.split()[1]) for line in output.splitlines() if line.startswith("  ")}
+    assert sum(counts.values()) == 10
+    assert set(counts) == {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
+
+
+def test_trace_prints_and_writes_a_page(capsys, tmp_path):
+    page = tmp_path / "trace.html"
+    arguments = ["trace", "--policy", "decision", "--task", "decision", "--layers", "all", "--html", page]
+    status, output, _ = run(capsys, *arguments)
+    assert status == 0
+    assert "verdict: " in output and "decision/test/0" in output
+    assert page.read_text().startswith("<!doctype html>") or page.read_text().lower().startswith(
+        "<!doctype html>"
+    )
+
+
+def test_a_response_without_an_answer_cannot_be_traced_and_says_so(capsys):
+    arguments = ["trace", "--policy", "decision", "--task", "decision", "--response", "abc"]
+    status, _, errors = run(capsys, *arguments)
+    assert status == 2 and "answer" in errors
+
+
+def test_train_leaderboard_and_doctor(capsys, tmp_path):
+    """One run through the command line, read back by every command that reads."""
+    folder = tmp_path / "runs"
+    status, output, _ = run(
+        capsys, "train", "decision", "--method", "uniform", "--seed", "1", "--smoke", "--out", folder
+    )
+    assert status == 0 and output.strip() == str(folder / "uniform" / "seed-0001")
+    status, output, _ = run(capsys, "doctor", folder)
+    assert status == 0 and output == "uniform seed 1: finished, sound\n"
+    status, output, _ = run(capsys, "leaderboard", folder)
+    assert status == 0 and "uniform" in output
+    for suffix in ("json", "csv", "md", "html"):
+        file = tmp_path / f"board.{suffix}"
+        assert run(capsys, "leaderboard", folder, "--export", file)[0] == 0
+        assert "uniform" in file.read_text()
+    assert json.loads((tmp_path / "board.json").read_text())
+    status, _, errors = run(capsys, "leaderboard", folder, "--baseline", "grpo")
+    assert status == 2 and "no runs of 'grpo'" in errors
+    steps = folder / "uniform" / "seed-0001" / "steps.parquet"
+    steps.write_bytes(steps.read_bytes()[:-40])
+    status, output, _ = run(capsys, "doctor", folder)
+    assert status == 2 and "damaged" in output and "steps.parquet" in output

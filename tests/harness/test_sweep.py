@@ -1,0 +1,168 @@
+"""Protects sweeps, with real processes: how many workers run, kills and Ctrl-C change nothing in any result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness import ExperimentError, sweep
+from leaderboards import load
+
+TABLES = ("rollouts", "steps", "samples")
+
+
+class Recorder:
+    """A Progress that adds up what it is told."""
+
+    def begin(self, steps, done):
+        self.steps, self.done, self.jobs = steps, done, []
+
+    def advance(self, job, count):
+        self.done += count
+
+    def finished(self, job):
+        self.jobs.append(str(job))
+
+
+def hashes(folder):
+    return {
+        (run.method, run.seed, table): run.content_hash(table)
+        for run in load(folder)
+        for table in TABLES
+        if run.finished
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The folder of a sweep on one worker, arms in the other order."""
+    folder = tmp_path_factory.mktemp("reference") / "runs"
+    progress = Recorder()
+    sweep.reproduce(_experiment(("flow", "uniform")), folder, 1, progress)
+    assert progress.done == progress.steps == 4 * (6 + 3)
+    assert sorted(progress.jobs) == ["flow seed 0", "flow seed 1", "uniform seed 0", "uniform seed 1"]
+    return folder
+
+
+def _experiment(methods):
+    import tomllib
+
+    from harness import experiment
+
+    return experiment.from_table(
+        tomllib.loads(TOML + "".join(f"[methods.{name}]\n" for name in methods)), "tiny"
+    )
+
+
+TOML = """
+title = "tiny"
+seeds = 2
+[declaration]
+metric = "training_reward_area"
+smallest_difference = 0.01
+[policy]
+name = "decision"
+[task]
+name = "decision"
+contexts = 4
+[training]
+steps = 6
+prompts_per_step = 2
+samples_per_prompt = 8
+max_response_tokens = 20
+learning_rate = 1e-3
+save_every = 2
+[evaluation]
+every = 3
+problems = 6
+"""
+
+
+def start(file, folder, *more):
+    command = [sys.executable, "-m", "harness.cli", "reproduce", str(file), "--out", str(folder), *more]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_steps(process, folder, count):
+    """Until `count` steps of any run are on disk."""
+    for _ in range(2400):
+        if len(list(folder.glob("*/seed-*/steps/*.parquet"))) >= count or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no step within two minutes")
+
+
+def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference, tmp_path):
+    file, folder = tmp_path / "tiny.toml", tmp_path / "runs"
+    file.write_text(TOML + "[methods.uniform]\n[methods.flow]\n")
+
+    killed = start(file, folder)
+    wait_for_steps(killed, folder, 3)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert len(hashes(folder)) < len(hashes(reference))
+
+    stopped = start(file, folder)
+    wait_for_steps(stopped, folder, 8)
+    os.killpg(stopped.pid, signal.SIGINT)
+    _, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, errors
+    assert (
+        errors.splitlines()[-1]
+        == f"flowtracer: stopped; {folder} is whole: run the same command again, it goes on"
+    )
+
+    finished = start(file, folder)
+    output, errors = finished.communicate(timeout=300)
+    assert finished.returncode == 0, errors
+    assert "Traceback" not in errors and "leaked" not in errors
+    assert "T0: bitwise repeatable" in output and "uniform" in output
+    assert hashes(folder) == hashes(reference)
+
+
+def test_finished_runs_are_not_repeated(reference):
+    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*.parquet")}
+    progress = Recorder()
+    sweep.reproduce(_experiment(("flow", "uniform")), reference, 2, progress)
+    assert progress.done == progress.steps and not progress.jobs
+    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*.parquet")} == before
+
+
+def test_a_dead_worker_is_named(tmp_path, monkeypatch):
+    """The parent says which run lost its process, and how to go on."""
+
+    class Dies(Recorder):
+        def advance(self, job, count):
+            import multiprocessing
+
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(
+        ExperimentError, match="the process of uniform seed 0 ended with status -9.*it goes on"
+    ):
+        sweep.reproduce(_experiment(("uniform",)), tmp_path / "runs", 1, Dies())
+
+
+def test_folders_of_something_else_are_refused(reference, tmp_path):
+    other = _experiment(("uniform",))
+    object.__setattr__(other, "seeds", 3)
+    with pytest.raises(ExperimentError, match="holds another experiment.*--out"):
+        sweep.reproduce(other, reference, 1, Recorder())
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "thesis.txt").write_text("mine")
+    with pytest.raises(ExperimentError, match="not empty and holds no experiment"):
+        sweep.reproduce(other, strange, 1, Recorder())
+    (strange / "experiment.json").write_text('{"experi')
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        sweep.reproduce(other, strange, 1, Recorder())
+    assert json.loads((reference / "experiment.json").read_text())["experiment"]["seeds"] == 2
+    with pytest.raises(ExperimentError, match="--workers must be at least 1"):
+        sweep.reproduce(other, tmp_path / "new", 0, Recorder())
