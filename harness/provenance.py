@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+import urllib.parse
+import urllib.request
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,16 +63,27 @@ def tier() -> str:
 
 @cache
 def git_commit() -> str:
-    """The commit of the source tree that runs, "+changes" if it was edited since; "" for an installed package."""
-    folder = Path(__file__).resolve().parent
+    """The commit of the source tree that was installed, "+changes" if it was edited since; "" without a checkout."""
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        tracked = _git(folder, "ls-files", "--", Path(__file__).name)
-        if not tracked:
+        tree = _source_tree()
+        if not (tree / ".git").exists():
             return ""
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        commit = _git(tree, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(tree, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _source_tree() -> Path:
+    """The checkout that the package runs from, or was installed from."""
+    try:
+        origin = importlib.metadata.distribution("flowtracer").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        origin = None
+    url = json.loads(origin).get("url", "") if origin else ""
+    if url.startswith("file://"):
+        return Path(urllib.request.url2pathname(urllib.parse.urlparse(url).path))
+    return Path(__file__).resolve().parent.parent
 
 
 def _git(folder: Path, *arguments: str) -> str:

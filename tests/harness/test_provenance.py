@@ -1,0 +1,22 @@
+"""Protects what a manifest says about its origin: exact versions, and a commit that is one or nothing."""
+
+import re
+
+from harness import provenance
+
+
+def test_versions_name_what_results_depend_on():
+    found = provenance.versions()
+    assert set(found) == {"python", *provenance.PACKAGES}
+    for name in ("torch", "transformers", "trl", "lm-eval"):
+        assert re.match(r"\d+\.\d+", found[name])
+
+
+def test_hardware_and_tier_agree():
+    found = provenance.hardware()
+    assert found["cores"] >= 1 and found["memory_gigabytes"] >= 1 and found["processor"]
+    assert provenance.tier() == ("T2" if found["gpu"] else "T0")
+
+
+def test_commit_is_a_commit_or_nothing():
+    assert re.fullmatch(r"([0-9a-f]{40}(\+changes)?)?", provenance.git_commit())
