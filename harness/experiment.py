@@ -211,23 +211,23 @@ def load(source: str, smoke: bool = False) -> Experiment:
 
 def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Experiment:
     """An experiment from a TOML table. Raises ExperimentError as `load` does."""
-    table = copy.deepcopy(dict(table))
-    smaller = table.pop("smoke", {})
+    whole: dict[str, Any] = copy.deepcopy(dict(table))
+    smaller = whole.pop("smoke", {})
     if smoke:
         if not smaller:
             raise ExperimentError(
                 f"experiment {name} has no [smoke] table, which says how small a smoke run is"
             )
-        table = _merged(table, smaller)
+        whole = _merged(whole, smaller)
         name = f"{name}-smoke"
-    methods = table.get("methods", {})
+    methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
-    table["methods"] = {
+    whole["methods"] = {
         label: {"credit": label, **_expect_table(options, f"methods.{label}", name)}
         for label, options in methods.items()
     }
-    return _build(Experiment, {"name": name, **table}, "", name)
+    return _build(Experiment, {"name": name, **whole}, "", name)
 
 
 def check(experiment: Experiment) -> None:
@@ -245,8 +245,11 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     result = dict(base)
     for key, value in changes.items():
         known = result.get(key)
-        merge = isinstance(value, dict) and isinstance(known, dict) and key != "methods"
-        result[key] = _merged(known, value) if merge else value
+        # The methods of a smoke run replace the whole list; everything else is changed key by key.
+        if isinstance(value, dict) and isinstance(known, dict) and key != "methods":
+            result[key] = _merged(known, value)
+        else:
+            result[key] = value
     return result
 
 

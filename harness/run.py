@@ -463,6 +463,7 @@ def evaluate(
 
 def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
     settings = experiment.evaluation
+    sets: list[tuple[Mapping[str, Any], int, int, int | None]]
     sets = [(experiment.task, settings.problems, settings.samples, None)]
     sets += [
         (extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more
@@ -525,5 +526,5 @@ def parameters_hash(model: torch.nn.Module) -> str:
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         total.update(name.encode())
-        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -196,7 +196,7 @@ class _Sweep:
         """Handles what busy workers report."""
         busy = {worker.connection: worker for worker in self._busy()}
         for connection in wait(list(busy)):
-            worker = busy[connection]  # type: ignore[index]
+            worker = busy[connection]
             job = worker.job
             assert job is not None
             try:
