@@ -524,6 +524,10 @@ def test_browser_theme_follows_the_system_and_its_button(show, story):
         assert background(show(story)) < 150
     finally:
         window.prefer("light")
+    # A change of preference reaches an open page with its next frame.
+    until = time.monotonic() + 20
+    while background(window) < 600 and time.monotonic() < until:
+        time.sleep(0.05)
     assert background(window) > 600
 
 
