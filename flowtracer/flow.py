@@ -65,34 +65,34 @@ class Flow:
             raise CreditError("backbone takes the flow of one sequence (T,), not of a batch")
         if paths < 1:
             raise CreditError(f"backbone needs at least 1 path, not {paths}")
-        transition = self.transition().double().cpu()
+        transition = self.transition().cpu()
         reaching = (source.cpu() & (self.potential.cpu() >= UNREACHABLE)).tolist()
-        answer = self._answer.cpu().tolist()
         start = 1.0 / max(int(self.reaching_sources), 1)
-        # best[k]: up to `paths` entries (probability, predecessor, rank within the predecessor's own list).
-        best: list[list[tuple[float, int, int]]] = []
-        for k in range(len(answer)):
-            row = transition[k, :k]
-            candidates = [(start, -1, 0)] if reaching[k] else []
-            # A predecessor can only matter if its best path times the edge is among the best `paths`.
-            for i in row.nonzero().flatten().tolist():
-                edge = float(row[i])
-                candidates += [
-                    (probability * edge, i, rank) for rank, (probability, _, _) in enumerate(best[i])
-                ]
-            best.append(heapq.nlargest(paths, candidates))
-        ends = [
-            (entry[0], k, rank) for k in range(len(answer)) if answer[k] for rank, entry in enumerate(best[k])
+        length = len(reaching)
+        # Column k: the probabilities of the best partial paths into k, and for each the entry (rank, position) of
+        # `best` that it extends; -1 where it starts at k.
+        best = torch.zeros(paths, length, dtype=torch.float64)
+        previous = torch.full((paths, length), -1)
+        for k in range(length):
+            candidates = (best[:, :k] * transition[k, :k]).flatten()
+            if reaching[k]:
+                candidates = torch.cat((candidates, candidates.new_tensor([start])))
+            top = candidates.topk(min(paths, len(candidates)))
+            best[: len(top.values), k] = top.values
+            previous[: len(top.values), k] = torch.where(top.indices < paths * k, top.indices, -1)
+        ends = self._answer.cpu().nonzero().flatten().tolist()
+        entries = [
+            (float(best[rank, k]), k, rank) for k in ends for rank in range(paths) if best[rank, k] > 0
         ]
 
         def walk(k: int, rank: int) -> list[int]:
-            positions = []
-            while k >= 0:
+            positions = [k]
+            while (entry := int(previous[rank, k])) >= 0:
+                rank, k = divmod(entry, k)
                 positions.append(k)
-                _, k, rank = best[k][rank]
             return positions[::-1]
 
-        return [(probability, walk(k, rank)) for probability, k, rank in heapq.nlargest(paths, ends)]
+        return [(probability, walk(k, rank)) for probability, k, rank in heapq.nlargest(paths, entries)]
 
 
 def solve_flow(capacity: Tensor, source: Tensor, answer: Tensor, *, overwrite: bool = False) -> Flow:
