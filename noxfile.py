@@ -49,6 +49,14 @@ def tests(session: nox.Session) -> None:
     session.run(str(programs / "pytest"), *session.posargs, env={"HF_HUB_OFFLINE": "1"}, external=True)
 
 
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Ten thousand hostile texts against every verifier."""
+    programs = shared_environment(session, ".[dev]")
+    command = (str(programs / "pytest"), "-m", "fuzz", "-s", "tests/tasks/test_fuzz.py")
+    session.run(*command, env={"HF_HUB_OFFLINE": "1"}, external=True)
+
+
 @nox.session(reuse_venv=True)
 def tests_vllm(session: nox.Session) -> None:
     """Rollouts on the CPU build of vLLM, in an environment of their own: TRL behaves otherwise where it finds vLLM."""
