@@ -112,11 +112,13 @@ def sample(
     ]
 
 
-def duplicate_share(groups: Sequence[Sequence[Sample]]) -> float:
-    """The share of samples that repeat an earlier one of their group, token for token; 0 without samples."""
-    total = sum(map(len, groups))
-    different = sum(len({tuple(sample.ids) for sample in group}) for group in groups)
-    return 1 - different / total if total else 0.0
+def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
+    """The share of responses that repeat an earlier one of their group, token for token; 0 without any.
+
+    response_ids: token ids of each response. group: the group that each belongs to.
+    """
+    different = {(member, tuple(ids)) for ids, member in zip(response_ids, group, strict=True)}
+    return 1 - len(different) / len(response_ids) if response_ids else 0.0
 
 
 def gumbel(key: str, positions: int, vocabulary: int) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ from harness import provenance, seeds
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
 from harness.policy import Policy, load_policy
-from harness.rollout import sample
+from harness.rollout import duplicate_share, sample
 from leaderboards import RunWriter
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
@@ -228,7 +228,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
             "response_length": total / len(lengths),
             **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
             "abstained": len(batch.abstentions),
-            "duplicate_share": _duplicates(batch.response_ids, group),
+            "duplicate_share": duplicate_share(batch.response_ids, group),
             "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
             "mean_weight": sum(sum(row["weights"]) for row in rows) / max(total, 1),
             "distance_from_start": self._distance(),
@@ -249,12 +249,6 @@ class _RecordedTrainer(CreditGRPOTrainer):
             return math.nan
         pairs = zip(self.model.parameters(), self.start, strict=True)
         return math.sqrt(sum(float((now.detach() - then).double().square().sum()) for now, then in pairs))
-
-
-def _duplicates(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
-    """The share of rollouts that repeat an earlier one of their group, token for token."""
-    different = {(member, tuple(ids)) for member, ids in zip(group, response_ids, strict=True)}
-    return 1 - len(different) / max(len(response_ids), 1)
 
 
 def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:

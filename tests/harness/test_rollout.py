@@ -280,10 +280,12 @@ def test_noise_never_changes_between_versions() -> None:
 
 
 def test_duplicate_share() -> None:
-    one, other = Sample([2, 1], [0.0, 0.0], "stop", "a"), Sample([3, 1], [0.0, 0.0], "stop", "b")
-    assert rollout.duplicate_share([[one, one, other, one], [one, other]]) == pytest.approx(2 / 6)
-    assert rollout.duplicate_share([[one], [one]]) == 0.0
-    assert rollout.duplicate_share([]) == rollout.duplicate_share([[]]) == 0.0
+    one, other = [5, 1], [6, 1]
+    assert rollout.duplicate_share([one, one, other, one, one, other], [0, 0, 0, 0, 1, 1]) == pytest.approx(
+        2 / 6
+    )
+    assert rollout.duplicate_share([one, one], [0, 1]) == 0.0
+    assert rollout.duplicate_share([], []) == 0.0
 
 
 def test_nothing_asked_is_nothing_answered(
