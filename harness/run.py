@@ -36,6 +36,10 @@ from leaderboards import RunWriter
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
 SMALL = 10_000_000
 
+#: Read when this module is loaded, in the process that all workers of a sweep are forked from: the code that runs is
+#: the code of that moment, whatever is committed meanwhile.
+COMMIT = provenance.git_commit()
+
 Report = Callable[[str, int, int], None]
 
 
@@ -50,7 +54,7 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
         "seed": seed,
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
-        "git_commit": provenance.git_commit(),
+        "git_commit": COMMIT,
         "tier": provenance.tier(),
     }
 

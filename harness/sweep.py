@@ -242,7 +242,9 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
         return stop.is_set() or not parent.is_alive()
 
     def report(_: str, done: int, __: int) -> None:
-        connection.send(("progress", done))
+        # A parent that is gone hears nothing; the run asks for that next, saves and stops.
+        with suppress(OSError):
+            connection.send(("progress", done))
 
     known: dict[str, list[dict[str, Any]]] = {}
     while True:
