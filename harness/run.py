@@ -334,7 +334,7 @@ def train(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     settings = experiment.training
     writer = open_run(experiment, label, seed, folder)
-    if writer.finished or policy_folder(folder, settings.steps).is_dir():
+    if writer.finished or policy_folder(folder, settings.steps).is_dir() or (folder / "policy").is_dir():
         return True
     torch.set_num_threads(1)
     policy = policy_of(experiment)
