@@ -444,20 +444,23 @@ class CreditGRPOTrainer(GRPOTrainer):
             return answers, decisive
         for row, (ids, text) in enumerate(zip(response_ids, texts, strict=True)):
             decoded, spans = decode(self._tokenizer, ids)
-            if decoded != text:
+            # A chat parser may hand the reward a part of what was sampled, without the reasoning for one. The answer is
+            # the one that the reward saw, found where that part stands among the sampled tokens.
+            offset = decoded.rfind(text)
+            if offset < 0:
                 raise CreditError(
                     f"the reward saw {text[:60]!r} where the sampled tokens say {decoded[:60]!r}: "
                     "the answer cannot be located in a text that was changed after sampling"
                 )
-            if wants_answer and (answer := self.answer_task.extract(decoded)) is not None:
-                answers[row] = tokens_in(spans, [answer])
+            if wants_answer and (answer := self.answer_task.extract(text)) is not None:
+                answers[row] = tokens_in(spans, [(offset + answer[0], offset + answer[1])])
             if wants_decisive:
-                known = self.answer_task.decisive(decoded)
+                known = self.answer_task.decisive(text)
                 if known is None:
                     raise CreditError(
                         f"credit {self.credit.name} needs a task that knows its decisive tokens"
                     )
-                decisive[row] = tokens_in(spans, known)
+                decisive[row] = tokens_in(spans, [(offset + start, offset + end) for start, end in known])
         return answers, decisive
 
     def _question_tokens(

@@ -314,3 +314,27 @@ def test_compiled_forwards_are_refused(tokenizer, tmp_path):
 def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
     with pytest.raises(CreditError, match="unknown credit method 'floww'; known: answer_attention, "):
         train(tokenizer, tmp_path, credit="floww")
+
+
+def test_an_answer_in_a_part_of_the_response_is_found_in_the_whole(tokenizer, tmp_path):
+    """Chat parsers hand the reward a part of what was sampled; a text that was changed is refused."""
+
+    class Parsed(CreditGRPOTrainer):
+        cut = staticmethod(lambda text: text[1:])
+
+        def _generate(self, prompts):
+            output = super()._generate(prompts)
+            ids, whole = self._generated[1], self._generated[2]
+            self._generated = (self._generated[0], ids, [self.cut(text) for text in whole])
+            return output
+
+    batch = train(tokenizer, tmp_path, cls=Parsed, credit="flow", task=Letters(), steps=1).rollouts
+    for tokens, ids, text in zip(batch.answer, batch.response_ids, batch.texts, strict=True):
+        if text:
+            assert [tokenizer.decode(ids[token]) for token in tokens] == [text[-1]]
+
+    class Changed(Parsed):
+        cut = staticmethod(lambda text: text + "!")
+
+    with pytest.raises(CreditError, match="changed after sampling"):
+        train(tokenizer, tmp_path, cls=Changed, credit="flow", task=Letters(), steps=1)
