@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts.")
     added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
-    added.add_argument("task", help="name of a task")
+    added.add_argument("task", help="a task, NAME or NAME:OPTION=VALUE, decision:variant=chain for one")
     added.add_argument(
         "--problems", type=int, metavar="N", help="only the first N problems of the test split"
     )
@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
     )
     added.add_argument("--policy", default="smollm2-135m-instruct", help="policy name, folder or hub id")
-    added.add_argument("--task", default="gsm8k", help="task that asks and finds the answer (default: gsm8k)")
+    added.add_argument(
+        "--task", default="gsm8k", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE"
+    )
     added.add_argument(
         "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
     )
@@ -213,7 +215,7 @@ def _trace(options: argparse.Namespace) -> int:
     from harness.policy import load_policy
     from harness.rollout import sample
 
-    task = tasks.get(options.task)
+    task = _task(options.task)
     if options.question is None:
         problems = task.problems("test", options.problem + 1)
         if not 0 <= options.problem < len(problems):
@@ -294,7 +296,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from harness.evaluate import accuracy, evaluate
     from harness.policy import load_policy
 
-    task = tasks.get(options.task)
+    task = _task(options.task)
     problems = task.problems("test", options.problems)
     policy = load_policy(options.policy)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
@@ -357,6 +359,22 @@ def _validate(options: argparse.Namespace) -> int:
     for line in (*exceptions, *missing):
         console.print(line, markup=False, highlight=False)
     return MISTAKE if failed else 0
+
+
+def _task(text: str) -> Any:
+    """The task that `NAME` or `NAME:OPTION=VALUE,...` names."""
+    import tasks
+
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise ExperimentError(
+                f"task {text!r}: write options as NAME:OPTION=VALUE, decision:variant=chain for one"
+            )
+        options[option] = int(value) if value.isdecimal() else value
+    return tasks.get(name, **options)
 
 
 def _status(text: str) -> Any:

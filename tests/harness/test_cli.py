@@ -33,6 +33,8 @@ def run(capsys, *arguments):
         (["evaluate", "no-such-policy", "decision"], "no-such-policy"),
         (["evaluate", "decision", "gsm9k"], "unknown task 'gsm9k'"),
         (["trace", "--task", "gsm9k"], "unknown task 'gsm9k'"),
+        (["evaluate", "decision", "decision:variant"], "write options as NAME:OPTION=VALUE"),
+        (["evaluate", "decision", "decision:variant=x"], "no variant 'x'"),
         (
             ["trace", "--policy", "decision", "--task", "decision", "--problem", "999"],
             "has problems 0 to 255",
