@@ -251,7 +251,9 @@ class Countdown(Task):
 
     def gold_answer(self, problem: Problem) -> str | None:
         """Some expression that reaches the target, by search; None if there is none."""
-        return _search([(Fraction(number), str(number)) for number in problem.gold["numbers"]], problem.gold["target"])
+        return _search(
+            [(Fraction(number), str(number)) for number in problem.gold["numbers"]], problem.gold["target"]
+        )
 
     def extract(self, text: str) -> tuple[int, int] | None:
         return last_box(text)
