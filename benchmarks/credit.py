@@ -1,0 +1,327 @@
+"""What credit costs inside a forward that takes place anyway, against the ways of getting it without the tap.
+
+All on one sequence of random tokens, credit by flow over the middle third of the layers:
+
+training step        forward and backward with every token's log-probability, without credit
+plain forward        the decoder without its head, no gradient: what the tap sits in
+credit               tap and solves, as what they add to that forward
+extra forward        a forward of its own, eager with output_attentions=True, and vectorised solves
+extra forward, loops the same with Python loops for h and f, up to LOOPS tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import measure
+import psutil
+import torch
+from report import Report, Row, Table, figure, spread
+from torch import Tensor
+
+from flowtracer import AttentionTap, solve_flow, traced_layers
+from harness.policy import SMOLLM2, load_policy
+
+STEP, FORWARD, CREDIT = "training step", "plain forward", "credit"
+EXTRA, LOOPED = "extra forward", "extra forward, loops"
+METHODS = (STEP, FORWARD, CREDIT, EXTRA, LOOPED)
+#: Python loops take minutes beyond so many tokens.
+LOOPS = 512
+ANSWER = 8
+#: How far apart two ways to the same throughput may be, relative to its largest value.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+
+@dataclass
+class Case:
+    """One policy and one sequence (1, T): the first quarter is the prompt, the last ANSWER tokens the answer."""
+
+    policy: str
+    tokens: int
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(measure.cores())
+        device = measure.device()
+        dtype = "bfloat16" if device == "cuda" else "float32"
+        self.model = load_policy(self.policy, dtype=dtype, attention=self.attention).model.to(device)
+        self.dtype = self.model.dtype
+        self.decoder = self.model.get_decoder()
+        config = self.model.config
+        self.layers = traced_layers("middle", config.num_hidden_layers)
+        if self.attention == "eager":
+            self._check_room(config.num_hidden_layers * config.num_attention_heads)
+        self.resize(self.tokens)
+
+    def resize(self, tokens: int) -> None:
+        """Another sequence, of `tokens` tokens."""
+        generator = torch.Generator().manual_seed(tokens)
+        ids = torch.randint(self.model.config.vocab_size, (1, tokens), generator=generator)
+        self.ids = ids.to(self.model.device)
+        self.mask = torch.ones_like(self.ids)
+        position = torch.arange(tokens, device=self.ids.device).unsqueeze(0)
+        self.source, self.answer = position < tokens // 4, position >= tokens - ANSWER
+
+    def warm_up(self, function: Callable[[], object]) -> None:
+        """Runs `function` on a short sequence, so that code and workspaces do not count as memory of the long one."""
+        self.resize(2 * ANSWER)
+        function()
+        self.resize(self.tokens)
+
+    def _check_room(self, maps: int) -> None:
+        needed = maps * self.tokens**2 * self.dtype.itemsize
+        cuda = self.model.device.type == "cuda"
+        free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+        if needed > 0.8 * free:
+            raise MemoryError(f"not run: its attention maps need {needed / 1e9:.0f} of {free / 1e9:.0f} GB")
+
+    def train(self) -> None:
+        """Forward and backward of a training step."""
+        self.model(self.ids, labels=self.ids, use_cache=False).loss.backward()
+        self.model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        """The forward that a step takes anyway, less the head, whose logits would hide what credit needs."""
+        self.decoder(self.ids, use_cache=False)
+
+    @torch.no_grad()
+    def forward_with_credit(self) -> tuple[Tensor, float]:
+        """The same with the tap open, and the solves: throughput (T,), and seconds by the host's clock."""
+        with self.tap.open(self.mask) as capture:
+            self.decoder(self.ids, use_cache=False)
+        found: list[Tensor] = []
+        seconds = measure.clock(
+            lambda: found.append(
+                solve_flow(capture.capacity, self.source, self.answer, overwrite=True).throughput
+            )
+        )
+        return found[0][0], capture.seconds + seconds
+
+    @torch.no_grad()
+    def extra_forward(self, solve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Throughput (T,) from a forward that returns its attention maps."""
+        maps = self.decoder(self.ids, use_cache=False, output_attentions=True).attentions
+        capacity = sum(maps[layer].float().mean(1) for layer in self.layers) / len(self.layers)
+        return solve(capacity, self.source, self.answer)
+
+    @property
+    def tap(self) -> AttentionTap:
+        """A tap on the traced layers."""
+        return AttentionTap(self.model, self.layers)
+
+
+def vectorised(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
+    """Throughput (T,) by two triangular solves."""
+    return solve_flow(capacity, source, answer).throughput[0]
+
+
+def loops(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
+    """Throughput (T,) by the recursions for h and f as written, node by node (arXiv 2606.10646, section 3)."""
+    weight, starts, ends = capacity[0], source[0].tolist(), answer[0].tolist()
+    length = len(weight)
+    potential = torch.zeros(length, device=weight.device)
+    for i in reversed(range(length)):
+        if ends[i]:
+            potential[i] = 1.0
+            continue
+        for k in range(i + 1, length):
+            potential[i] += weight[k, i] * potential[k]
+    reaching = [i for i in range(length) if starts[i] and potential[i] > 0]
+    flow = torch.zeros(length, device=weight.device)
+    for k in range(length):
+        if starts[k] and potential[k] > 0:
+            flow[k] += 1.0 / len(reaching)
+        for i in range(k):
+            if not ends[i] and potential[i] > 0:
+                flow[k] += weight[k, i] * potential[k] / potential[i] * flow[i]
+    return 2.0 * flow
+
+
+def measure_step(policy: str, tokens: int, repeats: int) -> list[Row]:
+    """The training step without credit, in this process."""
+    case = Case(policy, tokens)
+    return [{"method": STEP, **_alone(case, case.train, repeats)}]
+
+
+def measure_extra(policy: str, tokens: int, repeats: int, looped: bool) -> list[Row]:
+    """An extra forward with its maps, in this process."""
+    case = Case(policy, tokens, attention="eager")
+    found: list[Tensor] = []
+    solve = loops if looped else vectorised
+    row = {"method": LOOPED if looped else EXTRA}
+    row |= _alone(case, lambda: found.append(case.extra_forward(solve)), repeats)
+    return [{**row, "throughput": found[-1].tolist()}]
+
+
+def _alone(case: Case, function: Callable[[], None], repeats: int) -> Row:
+    """Seconds, and memory beyond the loaded policy. The first run is not timed."""
+    case.warm_up(function)
+    held = measure.restart_peak()
+    function()
+    seconds = [measure.clock(function) for _ in range(repeats)]
+    return {"seconds": measure.quartiles(seconds), "megabytes": measure.peak() - held}
+
+
+def measure_credit(policy: str, tokens: int, repeats: int) -> list[Row]:
+    """The plain forward, and what credit adds to it: forwards without and with credit in turns, in this process."""
+    case = Case(policy, tokens)
+    case.warm_up(case.forward_with_credit)
+    held = measure.restart_peak()
+    case.forward()
+    forward_peak = measure.peak()
+    measure.restart_peak()
+    throughput, _ = case.forward_with_credit()
+    extra = max(0.0, measure.peak() - forward_peak)
+    forwards, added, clocks = [], [], []
+    for _ in range(repeats):
+        forwards.append(measure.clock(case.forward))
+        added.append(measure.clock(lambda: clocks.append(case.forward_with_credit()[1])) - forwards[-1])
+    # Only the host's clock was read inside, which a GPU does not wait for.
+    own = None if case.ids.is_cuda else measure.quartiles(clocks)
+    return [
+        {"method": FORWARD, "seconds": measure.quartiles(forwards), "megabytes": forward_peak - held},
+        {
+            "method": CREDIT,
+            "seconds": measure.quartiles(added),
+            "megabytes": extra,
+            "own_clock": own,
+            "throughput": throughput.tolist(),
+            "tolerance": TOLERANCE[case.dtype],
+        },
+    ]
+
+
+def run(settings: measure.Settings) -> Report:
+    """All methods at every length, each in a fresh process."""
+    policy = "decision" if settings.smoke else SMOLLM2
+    lengths = [32, 64] if settings.smoke else []
+    while not settings.smoke and 256 << len(lengths) <= settings.max_tokens:
+        lengths.append(256 << len(lengths))
+    rows: list[Row] = []
+    for tokens in lengths:
+        rows += _at(policy, tokens, settings.repeats)
+    kind = "bfloat16 on the GPU" if measure.device() == "cuda" else f"float32 on {measure.cores()} threads"
+    text = [
+        f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
+        f"{settings.repeats} repeats after one that is not counted; those of credit are differences between forwards "
+        "with and without it, taken in turns. Beside them, what the tap and the solves took by their own clock.",
+        "Memory: for credit, the peak of the forward with it less the peak without; for all else, the peak beyond the "
+        "loaded policy. Each training step and each extra forward in a process of its own, as are the pairs of credit.",
+    ]
+    return Report(
+        name="credit",
+        title="What credit costs, by length",
+        text=text,
+        tables=[Table(COLUMNS, rows), Table(GROWTH_COLUMNS, _growth(rows))],
+        plot=partial(plot, rows),
+    )
+
+
+def _at(policy: str, tokens: int, repeats: int) -> list[Row]:
+    """The rows of one length. Raises ValueError if two methods disagree about the throughput."""
+    found: dict[str, Row] = {}
+    parts: list[tuple[str, Callable[[], list[Row]]]] = [
+        (STEP, lambda: measure.fresh(measure_step, policy, tokens, repeats)),
+        (CREDIT, lambda: measure.fresh(measure_credit, policy, tokens, repeats)),
+        (EXTRA, lambda: measure.fresh(measure_extra, policy, tokens, repeats, False)),
+    ]
+    if tokens <= LOOPS:
+        parts.append((LOOPED, lambda: measure.fresh(measure_extra, policy, tokens, repeats, True)))
+    for method, part in parts:
+        measure.progress(f"credit: {method}, {tokens} tokens")
+        try:
+            measured = part()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            measured = [{"method": method, "note": str(error).splitlines()[0]}]
+        found |= {row["method"]: row for row in measured}
+    found.setdefault(LOOPED, {"method": LOOPED, "note": f"not run beyond {LOOPS} tokens"})
+    credit, step = found[CREDIT], found[STEP]
+    expected = credit.pop("throughput", None)
+    for method in METHODS:
+        row = found.setdefault(method, {"method": method, "note": "not run"})
+        row["tokens"] = tokens
+        throughput = row.pop("throughput", None)
+        if throughput is not None and expected is not None:
+            apart = max(abs(a - b) for a, b in zip(throughput, expected, strict=True)) / max(expected)
+            if not apart <= credit["tolerance"]:
+                raise ValueError(f"{method} at {tokens} tokens: its throughput is off by {apart:.1e}")
+            row["difference"] = apart
+        if "seconds" in row:
+            for name, base in (("of_step", step), ("of_credit", credit)):
+                if base.get("seconds", {}).get("median", 0) > 0:
+                    row[name] = row["seconds"]["median"] / base["seconds"]["median"]
+    return [found[method] for method in METHODS]
+
+
+def _note(row: Row) -> str:
+    if row.get("own_clock"):
+        return f"own clock: {spread(row, 'own_clock')} s"
+    if "difference" in row:
+        return f"same throughput to {row['difference']:.0e}"
+    return row.get("note", "")
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "tokens": lambda row: str(row["tokens"]),
+    "what": lambda row: row["method"],
+    "seconds (quartiles)": lambda row: spread(row, "seconds"),
+    "of a training step": lambda row: f"{row['of_step']:.1%}" if "of_step" in row else "–",
+    "times credit": lambda row: figure(row.get("of_credit")),
+    "extra memory, MB": lambda row: figure(row.get("megabytes")),
+    "": _note,
+}
+GROWTH_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "what": lambda row: row["method"],
+    "tokens": lambda row: f"{row['from']} to {row['to']}",
+    "seconds times": lambda row: figure(row["seconds"]),
+    "memory times": lambda row: figure(row["megabytes"]),
+}
+
+
+def _growth(rows: list[Row]) -> list[Row]:
+    """How each method grows over the last doubling at which it was measured."""
+    growth = []
+    for method in METHODS:
+        measured = [row for row in rows if row["method"] == method and "seconds" in row]
+        if len(measured) > 1:
+            before, after = measured[-2:]
+            first, last = before["seconds"]["median"], after["seconds"]["median"]
+            growth.append(
+                {
+                    "method": method,
+                    "from": before["tokens"],
+                    "to": after["tokens"],
+                    "seconds": last / first if first > 0 else None,
+                    "megabytes": after["megabytes"] / before["megabytes"]
+                    if before["megabytes"] > 0
+                    else None,
+                }
+            )
+    return growth
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Seconds and memory by tokens, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(10, 4), layout="constrained")
+    for axes, label in zip(picture.subplots(1, 2), ("seconds", "extra memory, MB"), strict=True):
+        for method in METHODS:
+            measured = [row for row in rows if row["method"] == method and "seconds" in row]
+            tokens = [row["tokens"] for row in measured]
+            if label == "seconds":
+                values = [row["seconds"]["median"] for row in measured]
+            else:
+                values = [row["megabytes"] for row in measured]
+            axes.loglog(tokens, values, marker="o", linewidth=3 if method == CREDIT else 1.5, label=method)
+        lengths = sorted({row["tokens"] for row in rows})
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+        axes.set(xlabel="tokens", ylabel=label)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    picture.savefig(path, dpi=120)
