@@ -204,7 +204,12 @@ def run(settings: measure.Settings) -> Report:
     rows: list[Row] = []
     for tokens in lengths:
         rows += _at(policy, tokens, settings.repeats)
-    kind = "bfloat16 on the GPU" if measure.device() == "cuda" else f"float32 on {measure.cores()} threads"
+    growth = _growth(rows)
+    kind = (
+        "bfloat16 on the GPU"
+        if measure.device() == "cuda"
+        else f"float32, a thread a core ({measure.cores()})"
+    )
     text = [
         f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
         f"{settings.repeats} repeats after one that is not counted; those of credit are differences between forwards "
@@ -216,7 +221,7 @@ def run(settings: measure.Settings) -> Report:
         name="credit",
         title="What credit costs, by length",
         text=text,
-        tables=[Table(COLUMNS, rows), Table(GROWTH_COLUMNS, _growth(rows))],
+        tables=[Table(COLUMNS, rows), *([Table(GROWTH_COLUMNS, growth)] if growth else [])],
         plot=partial(plot, rows),
     )
 
