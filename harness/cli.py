@@ -261,8 +261,6 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    import dataclasses
-
     from harness import experiment as experiments
     from harness import sweep
 
@@ -278,10 +276,9 @@ def _train(options: argparse.Namespace) -> int:
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
     folder = options.out or Path("runs") / experiment.name
-    only = dataclasses.replace(experiment, methods={options.method: experiment.methods[options.method]})
     with _Bars(experiment.title) as progress:
         try:
-            sweep.reproduce(only, folder, 1, progress, seeds=[options.seed])
+            sweep.reproduce(experiment, folder, 1, progress, only=(options.method, options.seed))
         except sweep.Stopped:
             progress.stop()
             return _say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)

@@ -44,11 +44,9 @@ Report = Callable[[str, int, int], None]
 
 
 def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
-    """What a run's manifest holds: the experiment with this run's own arm, and where it was made."""
-    resolved = experiment.resolved()
-    resolved["methods"] = {label: resolved["methods"][label]}
+    """What a run's manifest holds: the experiment with all its arms, whose run this is, and where it was made."""
     return {
-        "experiment": resolved,
+        "experiment": experiment.resolved(),
         "experiment_hash": experiment.hash,
         "method": label,
         "seed": seed,

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -61,9 +61,15 @@ def run_folder(folder: Path, label: str, seed: int) -> Path:
 
 
 def reproduce(
-    experiment: Experiment, folder: Path, workers: int, progress: Progress, seeds: Sequence[int] | None = None
+    experiment: Experiment,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+    only: tuple[str, int] | None = None,
 ) -> None:
-    """Brings every run of the experiment (of its training `seeds`) to its end in `folder`; finished ones stay.
+    """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
+
+    Finished runs are not repeated.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -75,15 +81,14 @@ def reproduce(
     done = 0
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
-    chosen = range(experiment.seeds) if seeds is None else seeds
-    for seed in chosen:
-        for label in experiment.methods:
-            place = run_folder(folder, label, seed)
-            if (place / "finished.json").exists():
-                done += whole
-            else:
-                jobs.append(Job(TRAIN, label, seed, place))
-    progress.begin(whole * len(chosen) * len(experiment.methods), done)
+    chosen = [(label, seed) for seed in range(experiment.seeds) for label in experiment.methods]
+    for label, seed in chosen if only is None else [only]:
+        place = run_folder(folder, label, seed)
+        if (place / "finished.json").exists():
+            done += whole
+        else:
+            jobs.append(Job(TRAIN, label, seed, place))
+    progress.begin(whole * (1 if only else len(chosen)), done)
     if jobs:
         _Sweep(experiment, jobs, workers, progress).run()
 

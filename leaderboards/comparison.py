@@ -386,8 +386,9 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
     declaration, metric, smallest, alpha = _declaration(finished[0])
     scores = {(run.method, run.seed): score_run(run) for run in finished}
     _check_alike(list(scores.values()), metric)
-    experiment = finished[0].manifest["experiment"]
     methods = _methods(finished)
+    # Arms that were added later stand in the later manifests only.
+    experiment = {**finished[0].manifest["experiment"], "methods": methods}
     labels = sorted({run.method for run in finished})
     # The adjustment is over what was declared, not over what was run: leaving arms out must not sharpen a
     # test.
