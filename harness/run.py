@@ -165,7 +165,11 @@ class _RecordedTrainer(CreditGRPOTrainer):
             self._stop_on_garbage(logs)
             if self.state.global_step % self.experiment.training.updates_per_batch == 0:
                 self._record({**logs, "entropy": sum(entropy) / len(entropy)})
-                self.report("step", self.batch_step + 1, self.experiment.training.steps)
+                done = self.batch_step + 1
+                if done in self.experiment.evaluation_steps():
+                    # After the step's record: where the last policy stands, every record does.
+                    save_policy(self.run_policy, policy_folder(self.writer.folder, done))
+                self.report("step", done, self.experiment.training.steps)
         super().log(logs, start_time)
 
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
@@ -290,23 +294,17 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
 
 
 class _Boundaries(TrainerCallback):
-    """Saves policies for evaluation, marks whole checkpoints, and stops when asked; all where a new batch begins."""
+    """Stops when asked, where a new rollout batch begins, and marks whole checkpoints."""
 
-    def __init__(
-        self, experiment: Experiment, folder: Path, policy: Policy, stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, experiment: Experiment, stop: Callable[[], bool]) -> None:
         self.updates = experiment.training.updates_per_batch
-        self.evaluated = set(experiment.evaluation_steps())
-        self.folder, self.policy, self.stop = folder, policy, stop
+        self.stop = stop
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        step, middle = divmod(state.global_step, self.updates)
-        if middle:
-            return
-        if step in self.evaluated:
-            save_policy(self.policy, policy_folder(self.folder, step))
-        if state.global_step < state.max_steps and self.stop():
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the policy itself is saved, and nothing goes on from here
+        elif state.global_step % self.updates == 0 and self.stop():
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -340,7 +338,7 @@ def train(
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
     options = {key: value for key, value in experiment.methods[label].items() if key != "credit"}
-    boundaries = _Boundaries(experiment, folder, policy, stop)
+    boundaries = _Boundaries(experiment, stop)
     micro = settings.micro_batch or settings.rollouts
     trainer = _RecordedTrainer(
         policy=policy,

@@ -165,3 +165,17 @@ def test_data_order_depends_on_the_seed_alone_and_repeats_no_prompt_in_a_step():
         assert len({problem.id for problem in order[4 * step : 4 * step + 4]}) == 4
     with pytest.raises(ExperimentError, match="there are 10"):
         run.data_order(problems, steps=1, prompts=11, seed=0)
+
+
+def test_a_policy_is_saved_after_the_records_that_led_to_it(tiny_experiment, tmp_path, monkeypatch):
+    """A saved last policy means "trained": a kill right after it must not have cost a record."""
+    original, seen = run.save_policy, []
+
+    def watched(policy, folder):
+        seen.append((folder.name, len(list((tmp_path / "steps").glob("*.parquet")))))
+        original(policy, folder)
+
+    monkeypatch.setattr(run, "save_policy", watched)
+    run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
+    assert seen == [("step-000003", 3), ("step-000006", 6)]
+    assert not (tmp_path / "checkpoint" / "checkpoint-6").exists()
