@@ -243,7 +243,7 @@ def _verdicts(comparison: Comparison) -> list[Sheet]:
 
 def _number(entries: Mapping[str, float], name: str, digits: int) -> str:
     value = entries.get(name, math.nan)
-    return f"{value:.{digits}f}" if math.isfinite(value) else "nan"
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def _training(comparison: Comparison) -> Sheet | None:

@@ -202,7 +202,7 @@ def test_json_turns_nan_into_null(tmp_path: Path) -> None:
     runs = load(tmp_path)
     comparison = compare(runs)
     assert json.loads(report.to_json(comparison, runs))["arms"][0]["training"]["entropy"] is None
-    assert any("nan" in line for line in printed(comparison, runs))
+    assert any(" - " in line or line.rstrip().endswith("-") for line in printed(comparison, runs))
 
 
 def test_csv_has_one_row_a_run(few: tuple[Comparison, list[Run]]) -> None:
