@@ -246,9 +246,7 @@ def _trace(options: argparse.Namespace) -> int:
     with _status("tracing it"):
         traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=task)
     console = _console()
-    console.print(
-        f"[bold]{policy.model.config.model_type}[/bold] {options.policy} on {problem.id}", highlight=False
-    )
+    console.print(f"{options.policy} on {problem.id}", markup=False, highlight=False)
     console.print(problem.question, markup=False, highlight=False)
     if problem.gold is not None:
         verdict = task.verify(problem, text, reason)
