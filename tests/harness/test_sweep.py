@@ -91,11 +91,11 @@ def start(file, folder, *more):
 
 def wait_for_steps(process, folder, count):
     """Until `count` steps of any run are on disk."""
-    for _ in range(2400):
+    for _ in range(12_000):
         if len(list(folder.glob("*/seed-*/steps/*.parquet"))) >= count or process.poll() is not None:
             return
         time.sleep(0.05)
-    raise AssertionError("no step within two minutes")
+    raise AssertionError("no step within ten minutes")
 
 
 def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference, tmp_path):
@@ -111,7 +111,7 @@ def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference,
     stopped = start(file, folder)
     wait_for_steps(stopped, folder, 8)
     os.killpg(stopped.pid, signal.SIGINT)
-    _, errors = stopped.communicate(timeout=120)
+    _, errors = stopped.communicate(timeout=600)
     assert stopped.returncode == 130, errors
     assert (
         errors.splitlines()[-1]
@@ -119,7 +119,7 @@ def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference,
     )
 
     finished = start(file, folder)
-    output, errors = finished.communicate(timeout=300)
+    output, errors = finished.communicate(timeout=900)
     assert finished.returncode == 0, errors
     assert "Traceback" not in errors and "leaked" not in errors
     assert "T0: bitwise repeatable" in output and "uniform" in output

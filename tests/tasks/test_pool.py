@@ -66,10 +66,15 @@ def test_an_answer_that_hangs_its_verifier_earns_nothing_and_not_later_than_the_
 
 
 def test_many_slow_pieces_share_one_deadline(pool):
-    started = time.monotonic()
-    hanging = ", ".join(f"9^{{9^{{9^{{{n}}}}}}}" for n in range(2, 12))
-    assert answers.judge(", ".join(map(str, range(10))), hanging, pool=pool) == "timeout"
-    assert time.monotonic() - started < 2 * pool.deadline + 2
+    """Against the time that one piece takes here and now: the machine may be busy."""
+
+    def seconds(pieces):
+        hanging = ", ".join(f"9^{{9^{{9^{{{n}}}}}}}" for n in range(2, 2 + pieces))
+        started = time.monotonic()
+        assert answers.judge(", ".join(map(str, range(pieces))), hanging, pool=pool) == "timeout"
+        return time.monotonic() - started
+
+    assert seconds(10) < 3 * max(seconds(1), seconds(1)) + 2
 
 
 def test_memory_and_processor_time_are_limited(pool):
