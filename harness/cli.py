@@ -16,6 +16,9 @@ from harness.errors import ExperimentError
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
 MISTAKE, STOPPED = 2, 130
 
+#: Tasks whose problems need no data set.
+GENERATED = ("arithmetic", "countdown", "decision", "reasoning_gym", "sums", "word_problems")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
@@ -397,10 +400,11 @@ def _tasks(options: argparse.Namespace) -> int:
     if options.name is None:
         from rich.table import Table
 
-        table = Table("task", "source", "licence", "splits", "answer", box=None, header_style="bold")
-        for name in tasks.names():
-            kind = tasks.kind(name)
-            table.add_row(name, kind.source, kind.licence, ", ".join(kind.splits), kind.answer_format)
+        table = Table("task", "problems", "source", "licence", "answer", box=None, header_style="bold")
+        with _status("counting"):
+            for name in tasks.names():
+                kind = tasks.kind(name)
+                table.add_row(name, _counts(name), kind.source, kind.licence, kind.answer_format)
         console.print(table)
         return 0
     task = tasks.get(options.name)
@@ -408,6 +412,19 @@ def _tasks(options: argparse.Namespace) -> int:
         console.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         console.print(task.prompt(problem) + "\n", markup=False, highlight=False)
     return 0
+
+
+def _counts(name: str) -> str:
+    """How many problems each split has; nothing is downloaded to find out."""
+    import tasks
+
+    if name not in GENERATED and "FLOWTRACER_DATA" not in os.environ:
+        return "on the hub"
+    try:
+        task = tasks.get(name)
+        return ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
+    except tasks.TaskError:
+        return "not here"
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -40,6 +40,10 @@ SMALL = 10_000_000
 #: the code of that moment, whatever is committed meanwhile.
 COMMIT = provenance.git_commit()
 
+#: A step's rollouts are judged within this; what is not is a timeout. Texts that hang their verifier must not hang
+#: the training.
+VERIFICATION_SECONDS = 60.0
+
 Report = Callable[[str, int, int], None]
 
 
@@ -120,7 +124,7 @@ class _Rewards:
             (self.problems[problem], text, reason)
             for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
         ]
-        self.verdicts = self.task.verify_all(items)
+        self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
         self.seconds = time.perf_counter() - begin
         return [tasks.reward_of(verdict) for verdict in self.verdicts]
 
