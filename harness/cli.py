@@ -16,9 +16,6 @@ from harness.errors import ExperimentError
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
 MISTAKE, STOPPED = 2, 130
 
-#: Tasks whose problems need no data set.
-GENERATED = ("arithmetic", "countdown", "decision", "reasoning_gym", "sums", "word_problems")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
@@ -418,7 +415,7 @@ def _counts(name: str) -> str:
     """How many problems each split has; nothing is downloaded to find out."""
     import tasks
 
-    if name not in GENERATED and "FLOWTRACER_DATA" not in os.environ:
+    if getattr(tasks.kind(name), "hub", None) is not None and "FLOWTRACER_DATA" not in os.environ:
         return "on the hub"
     try:
         task = tasks.get(name)
