@@ -132,5 +132,5 @@ def test_arithmetic_can_be_improved() -> None:
     """Neither ignorant nor finished: reinforcement learning needs right answers to find, and wrong ones to lose."""
     task, answered = answers("arithmetic", 256, temperature=0)
     right = sum(task.verify(problem, one.text) == "correct" for problem, one in answered)
-    assert 0.4 < right / len(answered) < 0.6
+    assert 0.4 < right / len(answered) < 0.7
     assert sum(task.extract(one.text) is not None for _, one in answered) > 250
