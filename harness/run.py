@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
 import tasks
@@ -31,7 +31,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment
 from harness.policy import Policy, load_policy
 from harness.rollout import duplicate_share, sample
-from leaderboards import RunWriter
+from leaderboards import RunWriter, read_run
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
 SMALL = 10_000_000
@@ -402,7 +402,7 @@ def train(
             disable_tqdm=True,
         ),
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
     checkpoint = last_checkpoint(folder)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
     for table in ("rollouts", "steps"):
@@ -410,13 +410,6 @@ def train(
     report("step", done, settings.steps)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
-
-
-def _printer() -> type[TrainerCallback]:
-    """The callback that prints every log line to standard output: the record holds them."""
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 def evaluate(
@@ -483,18 +476,13 @@ def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
 
 def _summary(experiment: Experiment, writer: RunWriter) -> dict[str, Any]:
     """A finished run's tier: a timed-out verdict costs it the bitwise one, since time depends on the machine."""
-    run = _read(writer.folder)
+    run = read_run(writer.folder)
     timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
     timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")
     places = 1 + len(writer.manifest.get("resumed", ()))
-    bitwise = writer.manifest["tier"] == provenance.BITWISE and not timeouts and places == 1
-    return {"tier": writer.manifest["tier"] if bitwise or writer.manifest["tier"] != "T0" else "T2"}
-
-
-def _read(folder: Path) -> Any:
-    from leaderboards import read_run
-
-    return read_run(folder)
+    tier = writer.manifest["tier"]
+    lost = tier == provenance.BITWISE and (timeouts or places > 1)
+    return {"tier": provenance.DISTRIBUTION if lost else tier}
 
 
 def policy_folder(folder: Path, step: int) -> Path:
