@@ -23,7 +23,7 @@ from datasets import Dataset
 from report import Report, Row, Table, figure, spread
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 import tasks
 from harness import experiment as experiments
@@ -92,33 +92,12 @@ def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
         processing_class=policy.tokenizer,
         reward_funcs=_Rewards(task, order),
         train_dataset=Dataset.from_list(rows),
-        args=GRPOConfig(
-            output_dir=str(folder),
-            seed=seed,
-            max_steps=settings.steps,
-            per_device_train_batch_size=settings.rollouts,
-            steps_per_generation=1,
-            num_generations=settings.samples_per_prompt,
-            max_completion_length=settings.max_response_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            adam_beta2=settings.adam_beta2,
-            max_grad_norm=settings.max_gradient_norm,
-            loss_type=settings.loss_type,
-            scale_rewards=settings.scale_rewards,
-            epsilon=settings.clip_range,
-            beta=settings.kl_coefficient,
-            shuffle_dataset=False,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
+        # A checkpoint is no part of a step: none is due before the end.
+        args=runs.grpo_config(
+            dataclasses.replace(settings, save_every=settings.steps + 1),
+            experiment.policy.dtype,
+            seed,
+            folder,
         ),
     )
     trainer.remove_callback(PrinterCallback)

@@ -23,6 +23,11 @@ from harness.errors import ExperimentError
 
 FOLDER = Path(__file__).parent / "experiments"
 METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
+ENGINES = ("transformers", "vllm")
+REWARDS = ("verdict", "random")
+FIXED, UNTIL_DECIDED = "fixed number of seeds", "until decided"
+#: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
+SHARED = ("steps", "prompts_per_step", "reward")
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,17 @@ class Declaration:
 
     metric: "training_reward_area" (mean reward over training), "evaluation_area" (area under the evaluation curve) or
     "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's unit. alpha: the
-    error rate over all arms together. estimand, stopping: in words.
+    error rate over all arms together. estimand: in words. stopping: "fixed number of seeds", or "until decided", where
+    the experiment's seeds are the most that will be run and `scale` is the spread of a per-seed difference that the
+    e-process assumes.
     """
 
     metric: str
     smallest_difference: float
     alpha: float = 0.05
     estimand: str = "these problems, new training seeds"
-    stopping: str = "fixed number of seeds"
+    stopping: str = FIXED
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ class Training:
 
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
     save_every: steps between checkpoints, from which a stopped run goes on; between rollout batches, where alone a
-    run resumes bit for bit.
+    run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower. mask_truncated:
+    responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict", or "random", a
+    control that rewards half of the rollouts whatever they say.
     """
 
     steps: int
@@ -71,6 +81,9 @@ class Training:
     loss_type: str = "dapo"
     scale_rewards: str = "group"
     clip_range: float = 0.2
+    clip_range_high: float | None = None
+    mask_truncated: bool = False
+    reward: str = "verdict"
     kl_coefficient: float = 0.0
     max_gradient_norm: float = 1.0
     adam_beta2: float = 0.999
@@ -79,6 +92,8 @@ class Training:
     warmup_steps: int = 0
     micro_batch: int = 0
     updates_per_batch: int = 1
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
     save_every: int = 25
 
     @property
@@ -114,7 +129,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A whole experiment. `methods`: label of an arm -> {"credit": method name, option: value, ...}."""
+    """A whole experiment.
+
+    engine: what samples rollouts and evaluations, "transformers" or "vllm". methods: label of an arm -> {"credit":
+    method name, "training": what this arm trains otherwise, option: value, ...}.
+    """
 
     name: str
     title: str
@@ -124,6 +143,7 @@ class Experiment:
     task: Mapping[str, Any]
     training: Training
     evaluation: Evaluation
+    engine: str = "transformers"
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,27 +151,22 @@ class Experiment:
             (self.seeds >= 1, "seeds must be at least 1"),
             (bool(self.methods), "at least one arm under [methods] is needed"),
             (self.declaration.metric in METRICS, f"declaration.metric must be one of {', '.join(METRICS)}"),
+            (self.engine in ENGINES, f"engine must be one of {', '.join(ENGINES)}"),
+            (
+                self.declaration.stopping in (FIXED, UNTIL_DECIDED),
+                f"declaration.stopping must be {FIXED!r} or {UNTIL_DECIDED!r}",
+            ),
+            (
+                (self.declaration.stopping == UNTIL_DECIDED) == (self.declaration.scale is not None)
+                and (self.declaration.scale is None or self.declaration.scale > 0),
+                f"declaration.scale, a positive number, goes with stopping {UNTIL_DECIDED!r} and with no other",
+            ),
+            (
+                self.training.reward == "verdict" or self.declaration.metric != "training_reward_area",
+                "declaration.metric must be one of the evaluation where training.reward is random",
+            ),
             (0 < self.declaration.alpha < 1, "declaration.alpha must lie between 0 and 1"),
             (self.declaration.smallest_difference > 0, "declaration.smallest_difference must be positive"),
-            (self.training.steps >= 1, "training.steps must be at least 1"),
-            (self.training.prompts_per_step >= 1, "training.prompts_per_step must be at least 1"),
-            (
-                self.training.samples_per_prompt >= 2,
-                "training.samples_per_prompt must be at least 2, a group",
-            ),
-            (self.training.max_response_tokens >= 1, "training.max_response_tokens must be at least 1"),
-            (self.training.learning_rate > 0, "training.learning_rate must be positive"),
-            (
-                self.training.temperature > 0,
-                "training.temperature must be positive: greedy groups have no signal",
-            ),
-            (self.training.save_every >= 1, "training.save_every must be at least 1"),
-            (self.training.updates_per_batch >= 1, "training.updates_per_batch must be at least 1"),
-            (
-                self.training.micro_batch >= 0
-                and self.training.rollouts % (self.training.micro_batch or self.training.rollouts) == 0,
-                f"training.micro_batch must divide the {self.training.rollouts} rollouts of a step",
-            ),
             (self.evaluation.every >= 1, "evaluation.every must be at least 1"),
             (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
             (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
@@ -166,6 +181,28 @@ class Experiment:
                 raise ExperimentError(
                     f"experiment {self.name}: the arm {label!r} names a folder; use letters, digits, _, - and ."
                 )
+        _check_training(self.training, f"experiment {self.name}: training")
+        for label in self.methods:
+            _check_training(self.training_of(label), f"experiment {self.name}: methods.{label}.training")
+
+    def training_of(self, label: str) -> Training:
+        """The training of one arm: the experiment's, with what the arm changes.
+
+        Raises ExperimentError for an unknown key, and for one that all arms share.
+        """
+        place = f"methods.{label}.training"
+        changes = _expect_table(self.methods[label].get("training", {}), place, self.name)
+        for key in SHARED:
+            if key in changes:
+                raise ExperimentError(f"experiment {self.name}: {place}.{key}: all arms share {key}")
+        return typing.cast(
+            Training, _build(Training, {**asdict(self.training), **changes}, f"{place}.", self.name)
+        )
+
+    def credit_of(self, label: str) -> tuple[str, dict[str, Any]]:
+        """The name and the options of an arm's credit method."""
+        options = {key: value for key, value in self.methods[label].items() if key != "training"}
+        return options.pop("credit"), options
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
@@ -181,6 +218,29 @@ class Experiment:
         """Steps at which the policy is evaluated: 0, every `evaluation.every`, and the last."""
         steps = self.training.steps
         return sorted({0, steps, *range(0, steps + 1, self.evaluation.every)})
+
+
+def _check_training(training: Training, place: str) -> None:
+    micro = training.micro_batch or training.rollouts
+    checks = [
+        (training.steps >= 1, "steps must be at least 1"),
+        (training.prompts_per_step >= 1, "prompts_per_step must be at least 1"),
+        (training.samples_per_prompt >= 2, "samples_per_prompt must be at least 2, a group"),
+        (training.max_response_tokens >= 1, "max_response_tokens must be at least 1"),
+        (training.learning_rate > 0, "learning_rate must be positive"),
+        (training.temperature > 0, "temperature must be positive: greedy groups have no signal"),
+        (training.save_every >= 1, "save_every must be at least 1"),
+        (training.updates_per_batch >= 1, "updates_per_batch must be at least 1"),
+        (training.lora_rank >= 0, "lora_rank must not be negative"),
+        (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
+        (
+            training.micro_batch >= 0 and training.rollouts % micro == 0,
+            f"micro_batch must divide the {training.rollouts} rollouts of a step",
+        ),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise ExperimentError(f"{place}.{message}")
 
 
 def names() -> list[str]:
@@ -200,18 +260,35 @@ def load(source: str, smoke: bool = False) -> Experiment:
             raise ExperimentError(
                 f"unknown experiment {source!r}; known: {', '.join(names())}; or give the path of a .toml file"
             )
+    return from_table(_read(path), name=path.stem, smoke=smoke)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentError(f"experiment file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ExperimentError(f"experiment file {path} cannot be read: {error}") from None
-    return from_table(table, name=path.stem, smoke=smoke)
+
+
+def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The table over that of the shipped experiment that its key `base` names, and so on."""
+    own = copy.deepcopy(dict(table))
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    if base not in names() or base == name:
+        raise ExperimentError(f"experiment {name}: unknown base {base!r}; known: {', '.join(names())}")
+    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), own)
 
 
 def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Experiment:
-    """An experiment from a TOML table. Raises ExperimentError as `load` does."""
-    whole: dict[str, Any] = copy.deepcopy(dict(table))
+    """An experiment from a TOML table. Raises ExperimentError as `load` does.
+
+    Its key `base` names a shipped experiment, of which the table then says only what differs.
+    """
+    whole = _with_base(table, name)
     smaller = whole.pop("smoke", {})
     if smoke:
         if not smaller:
@@ -237,15 +314,16 @@ def check(experiment: Experiment) -> None:
 
     for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
         tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
-    for options in experiment.methods.values():
-        credit.get(options["credit"], **{key: value for key, value in options.items() if key != "credit"})
+    for label in experiment.methods:
+        name, options = experiment.credit_of(label)
+        credit.get(name, **options)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in changes.items():
         known = result.get(key)
-        # The methods of a smoke run replace the whole list; everything else is changed key by key.
+        # Methods replace the whole list, of a smoke run or of another base; everything else is changed key by key.
         if isinstance(value, dict) and isinstance(known, dict) and key != "methods":
             result[key] = _merged(known, value)
         else:
@@ -288,6 +366,8 @@ def _typed(hint: Any, value: Any, place: str, name: str) -> Any:
             _typed(arguments[0], item, f"{place}[{index}]", name) for index, item in enumerate(value)
         )
     if origin is types.UnionType:
+        if value is None:  # never from TOML, which has no null: from a table that was resolved before
+            return None
         hint = next(option for option in arguments if option is not type(None))
     elif origin is not None:
         return _expect_table(value, place, name)

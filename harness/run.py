@@ -28,7 +28,7 @@ from flowtracer import CreditGRPOTrainer, credit
 from harness import evaluate as evaluation
 from harness import provenance, seeds
 from harness.errors import ExperimentError
-from harness.experiment import Experiment
+from harness.experiment import Experiment, Training
 from harness.policy import Policy, load_policy
 from harness.rollout import duplicate_share, sample
 from leaderboards import RunWriter, read_run
@@ -110,14 +110,19 @@ class _Rewards:
 
     __name__ = "verdict"
 
-    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem]) -> None:
-        self.task = task
+    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
+        self.task, self.random = task, random
         self.problems = {problem.id: problem for problem in problems}
         self.verdicts: list[tasks.Verdict] = []
         self.seconds = 0.0
 
     def __call__(
-        self, completions: list[str], problem_id: list[str], finish_reason: list[str], **_: Any
+        self,
+        completions: list[str],
+        problem_id: list[str],
+        finish_reason: list[str],
+        key: list[str],
+        **_: Any,
     ) -> list[float | None]:
         begin = time.perf_counter()
         items = [
@@ -126,6 +131,9 @@ class _Rewards:
         ]
         self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
         self.seconds = time.perf_counter() - begin
+        if self.random:
+            # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
+            return [float(int(seeds.key("random reward", one), 16) & 1) for one in key]
         return [tasks.reward_of(verdict) for verdict in self.verdicts]
 
 
@@ -137,12 +145,13 @@ class _RecordedTrainer(CreditGRPOTrainer):
         *,
         policy: Policy,
         experiment: Experiment,
+        settings: Training,
         seed: int,
         writer: RunWriter,
         report: Report,
         **keywords: Any,
     ) -> None:
-        self.run_policy, self.run_seed, self.experiment = policy, seed, experiment
+        self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
         self.writer, self.report = writer, report
         self.verdicts: _Rewards = keywords["reward_funcs"]
         super().__init__(
@@ -159,7 +168,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
-        self.batch_step = self.state.global_step // self.experiment.training.updates_per_batch
+        self.batch_step = self.state.global_step // self.settings.updates_per_batch
         return super()._generate_and_score_completions(inputs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -167,13 +176,13 @@ class _RecordedTrainer(CreditGRPOTrainer):
         if "loss" in logs:
             entropy = self._metrics["train"].get("entropy", [math.nan])
             self._stop_on_garbage(logs)
-            if self.state.global_step % self.experiment.training.updates_per_batch == 0:
+            if self.state.global_step % self.settings.updates_per_batch == 0:
                 self._record({**logs, "entropy": sum(entropy) / len(entropy)})
                 done = self.batch_step + 1
                 if done in self.experiment.evaluation_steps():
                     # After the step's record: where the last policy stands, every record does.
                     save_policy(self.run_policy, policy_folder(self.writer.folder, done))
-                self.report("step", done, self.experiment.training.steps)
+                self.report("step", done, self.settings.steps)
         super().log(logs, start_time)
 
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
@@ -264,7 +273,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
 def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
     """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here."""
     begin = time.perf_counter()
-    rows, settings = trainer._pending_rows, trainer.experiment.training
+    rows, settings = trainer._pending_rows, trainer.settings
     count: Counter[str] = Counter()
     numbers = []
     for row in rows:
@@ -300,8 +309,8 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
 class _Boundaries(TrainerCallback):
     """Stops when asked, where a new rollout batch begins, and marks whole checkpoints."""
 
-    def __init__(self, experiment: Experiment, stop: Callable[[], bool]) -> None:
-        self.updates = experiment.training.updates_per_batch
+    def __init__(self, updates: int, stop: Callable[[], bool]) -> None:
+        self.updates = updates
         self.stop = stop
         self.stopped = False
 
@@ -315,6 +324,49 @@ class _Boundaries(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         # Written last: a checkpoint without it was cut off in the middle and is not resumed from.
         (checkpoint / "whole").write_text(f"{state.global_step}\n")
+
+
+def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPOConfig:
+    """TRL's arguments for one run, every choice of the experiment's spelt out; checkpoints go to `folder`."""
+    micro = settings.micro_batch or settings.rollouts
+    return GRPOConfig(
+        output_dir=str(folder),
+        seed=seeds.integer(seeds.key("initialisation", seed)),
+        max_steps=settings.steps * settings.updates_per_batch,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.rollouts // micro,
+        steps_per_generation=settings.rollouts // micro,
+        num_iterations=settings.updates_per_batch,
+        num_generations=settings.samples_per_prompt,
+        max_completion_length=settings.max_response_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.adam_beta2,
+        max_grad_norm=settings.max_gradient_norm,
+        loss_type=settings.loss_type,
+        scale_rewards=settings.scale_rewards,
+        epsilon=settings.clip_range,
+        epsilon_high=settings.clip_range_high,
+        mask_truncated_completions=settings.mask_truncated,
+        beta=settings.kl_coefficient,
+        shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
+        remove_unused_columns=False,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=settings.save_every * settings.updates_per_batch,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+    )
 
 
 def train(
@@ -332,7 +384,7 @@ def train(
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    settings = experiment.training
+    settings = experiment.training_of(label)
     writer = open_run(experiment, label, seed, folder)
     if writer.finished or policy_folder(folder, settings.steps).is_dir() or (folder / "policy").is_dir():
         return True
@@ -341,18 +393,18 @@ def train(
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
-    options = {key: value for key, value in experiment.methods[label].items() if key != "credit"}
-    boundaries = _Boundaries(experiment, stop)
-    micro = settings.micro_batch or settings.rollouts
+    method, options = experiment.credit_of(label)
+    boundaries = _Boundaries(settings.updates_per_batch, stop)
     trainer = _RecordedTrainer(
         policy=policy,
         experiment=experiment,
+        settings=settings,
         seed=seed,
         writer=writer,
         report=report,
-        credit=credit.get(experiment.methods[label]["credit"], **options),
+        credit=credit.get(method, **options),
         task=task,
-        reward_funcs=_Rewards(task, order),
+        reward_funcs=_Rewards(task, order, settings.reward == "random"),
         callbacks=[boundaries],
         train_dataset=Dataset.from_list(
             [
@@ -365,42 +417,7 @@ def train(
                 for problem in order
             ]
         ),
-        args=GRPOConfig(
-            output_dir=str(folder / "checkpoint"),
-            seed=seeds.integer(seeds.key("initialisation", seed)),
-            max_steps=settings.steps * settings.updates_per_batch,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=settings.rollouts // micro,
-            steps_per_generation=settings.rollouts // micro,
-            num_iterations=settings.updates_per_batch,
-            num_generations=settings.samples_per_prompt,
-            max_completion_length=settings.max_response_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            adam_beta2=settings.adam_beta2,
-            max_grad_norm=settings.max_gradient_norm,
-            loss_type=settings.loss_type,
-            scale_rewards=settings.scale_rewards,
-            epsilon=settings.clip_range,
-            beta=settings.kl_coefficient,
-            shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
-            remove_unused_columns=False,
-            gradient_checkpointing=False,
-            bf16=experiment.policy.dtype == "bfloat16",
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
-            save_steps=settings.save_every * settings.updates_per_batch,
-            save_total_limit=2,
-            report_to=[],
-            disable_tqdm=True,
-        ),
+        args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
     checkpoint = last_checkpoint(folder)

@@ -125,3 +125,57 @@ def test_files_and_names(tmp_path):
 @pytest.mark.parametrize("smoke", [False, True])
 def test_every_experiment_of_the_package_is_sound(name, smoke):
     experiment.check(experiment.load(name, smoke=smoke))
+
+
+def test_an_arm_trains_otherwise_and_the_others_do_not():
+    table = changed("methods.strong.training", {"learning_rate": 1e-4, "samples_per_prompt": 6})
+    built = experiment.from_table(table, "x")
+    assert built.training_of("strong").learning_rate == 1e-4
+    assert built.training_of("strong").rollouts == 12
+    assert built.training_of("uniform") == built.training
+    assert built.credit_of("strong") == ("flow", {"gamma": 3.0})
+    assert built.hash == experiment.from_table(TABLE, "x").hash
+    experiment.check(built)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"stepz": 3}, r"methods\.strong\.training\.stepz"),
+        ({"steps": 3}, "all arms share steps"),
+        ({"prompts_per_step": 3}, "all arms share prompts_per_step"),
+        ({"samples_per_prompt": 1}, r"methods\.strong\.training\.samples_per_prompt must be at least 2"),
+        (3, r"methods\.strong\.training must be a table"),
+    ],
+)
+def test_what_an_arm_cannot_change(training, message):
+    with pytest.raises(ExperimentError, match=message):
+        experiment.from_table(changed("methods.strong.training", training), "x")
+
+
+def test_a_table_over_the_one_that_it_is_based_on():
+    table = {"base": "decision", "training": {"loss_type": "grpo"}, "methods": {"uniform": {}}}
+    built, base = experiment.from_table(table, "x"), experiment.load("decision")
+    assert built.training.loss_type == "grpo" and built.training.learning_rate == base.training.learning_rate
+    assert built.methods == {"uniform": {"credit": "uniform"}} and built.hash != base.hash
+    assert experiment.from_table(table, "x", smoke=True).training.steps == 6
+    with pytest.raises(ExperimentError, match="unknown base 'decisoin'"):
+        experiment.from_table({**table, "base": "decisoin"}, "x")
+
+
+def test_a_random_reward_is_not_what_is_measured():
+    table = changed("training.reward", "random")
+    experiment.from_table(table, "x")
+    table["declaration"]["metric"] = "training_reward_area"
+    with pytest.raises(ExperimentError, match="where training.reward is random"):
+        experiment.from_table(table, "x")
+
+
+def test_stopping_until_decided_declares_its_scale():
+    table = changed("declaration.stopping", "until decided")
+    with pytest.raises(ExperimentError, match="scale, a positive number"):
+        experiment.from_table(table, "x")
+    table["declaration"]["scale"] = 0.05
+    assert experiment.from_table(table, "x").declaration.scale == 0.05
+    with pytest.raises(ExperimentError, match="stopping must be"):
+        experiment.from_table(changed("declaration.stopping", "when it looks clear"), "x")
