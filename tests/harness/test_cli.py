@@ -6,6 +6,7 @@ import json
 import pytest
 
 from harness import cli
+from harness.commands import experiments
 
 
 def run(capsys, *arguments):
@@ -62,7 +63,7 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
 
-    monkeypatch.setattr(cli, "_reproduce", full)
+    monkeypatch.setattr(experiments, "_reproduce", full)
     status, _, errors = run(capsys, "reproduce")
     assert status == 2
     assert (
@@ -75,7 +76,7 @@ def test_defects_are_not_dressed_up_as_mistakes(monkeypatch):
     def broken(_):
         raise ValueError("a defect")
 
-    monkeypatch.setattr(cli, "_reproduce", broken)
+    monkeypatch.setattr(experiments, "_reproduce", broken)
     with pytest.raises(ValueError, match="a defect"):
         cli.main(["reproduce"])
 

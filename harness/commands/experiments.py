@@ -1,0 +1,79 @@
+"""reproduce and train: running experiments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands.records import show
+from harness.commands.shared import STOPPED, Bars, Commands, command, say
+from harness.errors import ExperimentError
+
+
+def add(commands: Commands) -> None:
+    """Adds these commands."""
+    added = command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "Train and evaluate every method and seed, and print what came out.",
+    )
+    added.add_argument(
+        "experiment",
+        nargs="?",
+        default="decision",
+        help="name or .toml file of an experiment (default: decision)",
+    )
+    added.add_argument("--smoke", action="store_true", help="two seeds and a few steps, to see that it works")
+    added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    added.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+
+    added = command(commands, "train", _train, "Train and evaluate one method of an experiment on one seed.")
+    added.add_argument("experiment", help="name or .toml file of an experiment")
+    added.add_argument("--method", required=True, help="one of the experiment's methods")
+    added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
+    added.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
+    added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from harness import experiment as experiments
+    from harness import sweep
+
+    experiment = experiments.load(options.experiment, smoke=options.smoke)
+    experiments.check(experiment)
+    folder = options.out or Path("runs") / experiment.name
+    with Bars(experiment.title) as progress:
+        try:
+            sweep.reproduce(experiment, folder, options.workers, progress)
+        except sweep.Stopped:
+            progress.stop()
+            return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
+    show(folder, "uniform")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from harness import experiment as experiments
+    from harness import sweep
+
+    experiment = experiments.load(options.experiment, smoke=options.smoke)
+    experiments.check(experiment)
+    if options.method not in experiment.methods:
+        known = ", ".join(experiment.methods)
+        raise ExperimentError(
+            f"experiment {experiment.name} has no method {options.method!r}; it has: {known}"
+        )
+    if not 0 <= options.seed < experiment.seeds:
+        raise ExperimentError(
+            f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
+        )
+    folder = options.out or Path("runs") / experiment.name
+    with Bars(experiment.title) as progress:
+        try:
+            sweep.reproduce(experiment, folder, 1, progress, only=(options.method, options.seed))
+        except sweep.Stopped:
+            progress.stop()
+            return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
+    print(sweep.run_folder(folder, options.method, options.seed))
+    return 0

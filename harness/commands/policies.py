@@ -1,0 +1,138 @@
+"""evaluate and trace: looking at one policy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands.shared import (
+    Bars,
+    Commands,
+    add_response_limit,
+    command,
+    console,
+    response_limit,
+    status,
+    task_named,
+    write,
+)
+from harness.errors import ExperimentError
+
+
+def add(commands: Commands) -> None:
+    """Adds these commands."""
+    added = command(
+        commands, "evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts."
+    )
+    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
+    added.add_argument("task", help="a task, NAME or NAME:OPTION=VALUE, decision:variant=chain for one")
+    added.add_argument(
+        "--problems", type=int, metavar="N", help="only the first N problems of the test split"
+    )
+    added.add_argument("--samples", type=int, metavar="K", help="samples a problem (default: the task's own)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    add_response_limit(added)
+    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+
+    added = command(
+        commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
+    )
+    added.add_argument("--policy", default="smollm2-135m-instruct", help="policy name, folder or hub id")
+    added.add_argument(
+        "--task", default="gsm8k", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE"
+    )
+    added.add_argument(
+        "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
+    )
+    added.add_argument("--question", help="ask this instead of a test problem")
+    added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
+    added.add_argument(
+        "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
+    )
+    add_response_limit(added)
+    added.add_argument("--html", type=Path, metavar="FILE", help="also write a page for the browser")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    import tasks
+    from harness.evaluate import accuracy, evaluate
+    from harness.policy import load_policy
+
+    task = task_named(options.task)
+    problems = task.problems("test", options.problems)
+    policy = load_policy(options.policy)
+    longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    samples = options.samples or (1 if options.temperature == 0 else task.samples)
+    with Bars("", lines=False) as progress:
+        progress.begin(len(problems) * samples, 0)
+        rows = evaluate(
+            policy,
+            task,
+            problems,
+            samples=samples,
+            temperature=options.temperature,
+            max_new_tokens=response_limit(options.max_response_tokens, policy, longest),
+            batch_size=options.batch_size,
+            progress=progress.at,
+        )
+    counts = Counter(row["verdict"] for row in rows)
+    screen = console()
+    screen.print(
+        f"{options.policy} on {task.name}: {len(problems)} problems, {samples} samples each", highlight=False
+    )
+    screen.print(f"accuracy {accuracy(rows):.4f}", highlight=False)
+    for verdict in tasks.Verdict:
+        screen.print(f"  {verdict:<10} {counts.get(verdict, 0)}", highlight=False)
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    import tasks
+    from flowtracer import trace
+    from harness import seeds
+    from harness.policy import load_policy
+    from harness.rollout import sample
+
+    task = task_named(options.task)
+    if options.question is None:
+        problems = task.problems("test", options.problem + 1)
+        if not 0 <= options.problem < len(problems):
+            raise ExperimentError(
+                f"--problem {options.problem}: the test split has problems 0 to {len(problems) - 1}"
+            )
+        problem = problems[options.problem]
+    else:
+        problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
+    policy = load_policy(options.policy)
+    prompt_ids = policy.encode(task.prompt(problem))
+    if options.response is None:
+        key = seeds.key("evaluation", task.name, problem.id, 0)
+        with status("sampling a response"):
+            one = sample(
+                policy.model,
+                policy.tokenizer,
+                [prompt_ids],
+                [key],
+                response_limit(options.max_response_tokens, policy, len(prompt_ids)),
+                temperature=0.0,
+            )[0]
+        response_ids, text, reason = one.ids, one.text, one.finish_reason
+    else:
+        response_ids = policy.tokenizer(options.response, add_special_tokens=False).input_ids
+        text, reason = options.response, "stop"
+    layers = options.layers
+    with status("tracing it"):
+        traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=task)
+    screen = console()
+    screen.print(f"{options.policy} on {problem.id}", markup=False, highlight=False)
+    screen.print(problem.question, markup=False, highlight=False)
+    if problem.gold is not None:
+        verdict = task.verify(problem, text, reason)
+        screen.print(f"\nverdict: {verdict} ({len(response_ids)} tokens, {reason})\n", highlight=False)
+    screen.print(traced.to_terminal(screen.width))
+    if options.html is not None:
+        write(options.html, traced.to_html())
+        screen.print(f"\nwrote {options.html}", highlight=False)
+    return 0

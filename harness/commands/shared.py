@@ -1,0 +1,148 @@
+"""What several commands share: options, consoles, progress, files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ExperimentError
+
+#: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
+MISTAKE, STOPPED = 2, 130
+
+Commands = Any  # what argparse's add_subparsers gives; its type is private
+Run = Callable[[argparse.Namespace], int]
+
+
+def command(commands: Commands, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    """Adds a command that `run` carries out, giving its exit status."""
+    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    added.set_defaults(run=run)
+    return added
+
+
+def say(line: str, status: int) -> int:
+    """Prints one line on standard error and gives the exit status."""
+    print(f"flowtracer: {line}", file=sys.stderr)
+    return status
+
+
+def console() -> Any:
+    """Where results are printed."""
+    from rich.console import Console
+
+    # Where output is no terminal, a width that fits a page beats rich's guess.
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def status(text: str) -> Any:
+    """A sign of life while something without steps is done."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file. Raises ExperimentError where that is not possible."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def task_named(text: str) -> Any:
+    """The task that `NAME` or `NAME:OPTION=VALUE,...` names."""
+    import tasks
+
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise ExperimentError(
+                f"task {text!r}: write options as NAME:OPTION=VALUE, decision:variant=chain for one"
+            )
+        options[option] = int(value) if value.isdecimal() else value
+    return tasks.get(name, **options)
+
+
+def add_response_limit(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-response-tokens."""
+    parser.add_argument(
+        "--max-response-tokens",
+        type=int,
+        metavar="N",
+        help="default: 256, or what the policy's context leaves",
+    )
+
+
+def response_limit(asked: int | None, policy: Any, longest_prompt: int) -> int:
+    """Tokens that a response may have: as asked, else 256 or what the policy's context leaves."""
+    if asked is not None:
+        return asked
+    context = getattr(policy.model.config, "max_position_embeddings", None) or longest_prompt + 256
+    return max(1, min(256, context - longest_prompt))
+
+
+class Bars:
+    """Progress of a sweep: bars with the time left on a terminal, a line a finished run elsewhere."""
+
+    def __init__(self, title: str, lines: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.screen = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.screen,
+            disable=not self.screen.is_terminal,
+            transient=True,
+        )
+        self.title, self.lines = title, lines
+        self.running: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.bars.stop()
+
+    def begin(self, steps: int, done: int) -> None:
+        if self.lines and not self.screen.is_terminal:
+            self.screen.print(self.title, highlight=False)
+        self.whole = self.bars.add_task("all runs" if self.lines else "samples", total=steps, completed=done)
+
+    def at(self, done: int, total: int) -> None:
+        """`done` of `total` are done, where there are no jobs to tell apart."""
+        self.bars.update(self.whole, completed=done, total=total)
+
+    def advance(self, job: Any, count: int) -> None:
+        self.bars.advance(self.whole, count)
+        name = f"  {job.action} {job}"
+        if name not in self.running:
+            self.running[name] = self.bars.add_task(name, total=None)
+        self.bars.advance(self.running[name], count)
+
+    def finished(self, job: Any) -> None:
+        for name in [name for name in self.running if name.endswith(f" {job}")]:
+            self.bars.remove_task(self.running.pop(name))
+        self.screen.print(f"finished {job}", highlight=False)
