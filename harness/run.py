@@ -105,7 +105,7 @@ def data_order(problems: Sequence[tasks.Problem], steps: int, prompts: int, seed
     return order[: steps * prompts]
 
 
-class _Rewards:
+class Rewards:
     """The reward function that TRL calls: verdicts by the task, kept for the record."""
 
     __name__ = "verdict"
@@ -153,7 +153,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
         self.writer, self.report = writer, report
-        self.verdicts: _Rewards = keywords["reward_funcs"]
+        self.verdicts: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
         )
@@ -404,7 +404,7 @@ def train(
         report=report,
         credit=credit.get(method, **options),
         task=task,
-        reward_funcs=_Rewards(task, order, settings.reward == "random"),
+        reward_funcs=Rewards(task, order, settings.reward == "random"),
         callbacks=[boundaries],
         train_dataset=Dataset.from_list(
             [
