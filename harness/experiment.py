@@ -26,6 +26,10 @@ METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
 ENGINES = ("transformers", "vllm")
 REWARDS = ("verdict", "random")
 FIXED, UNTIL_DECIDED = "fixed number of seeds", "until decided"
+#: The method that all others are compared with, where nobody says otherwise.
+BASELINE = "uniform"
+#: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
+LEAST_CAP = 30
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
 
@@ -162,6 +166,10 @@ class Experiment:
                 f"declaration.scale, a positive number, goes with stopping {UNTIL_DECIDED!r} and with no other",
             ),
             (
+                self.declaration.stopping != UNTIL_DECIDED or BASELINE in self.methods,
+                f"stopping {UNTIL_DECIDED!r} needs the arm {BASELINE}, which the others are compared with",
+            ),
+            (
                 self.training.reward == "verdict" or self.declaration.metric != "training_reward_area",
                 "declaration.metric must be one of the evaluation where training.reward is random",
             ),
@@ -248,8 +256,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(source: str, smoke: bool = False) -> Experiment:
-    """The experiment called `source`, or in the TOML file `source`; with `smoke`, its [smoke] table applied.
+def load(source: str, smoke: bool = False, until_decided: bool = False) -> Experiment:
+    """The experiment called `source`, or in the TOML file `source`.
+
+    With `smoke` or `until_decided`, the table of that name is applied over it: another experiment, NAME-smoke or
+    NAME-until-decided.
 
     Raises ExperimentError for an unknown name, a file that is not TOML, and a missing, misspelt or mistyped key.
     """
@@ -260,7 +271,7 @@ def load(source: str, smoke: bool = False) -> Experiment:
             raise ExperimentError(
                 f"unknown experiment {source!r}; known: {', '.join(names())}; or give the path of a .toml file"
             )
-    return from_table(_read(path), name=path.stem, smoke=smoke)
+    return from_table(_read(path), name=path.stem, smoke=smoke, until_decided=until_decided)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -283,13 +294,15 @@ def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), own)
 
 
-def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Experiment:
+def from_table(
+    table: Mapping[str, Any], name: str, smoke: bool = False, until_decided: bool = False
+) -> Experiment:
     """An experiment from a TOML table. Raises ExperimentError as `load` does.
 
     Its key `base` names a shipped experiment, of which the table then says only what differs.
     """
     whole = _with_base(table, name)
-    smaller = whole.pop("smoke", {})
+    smaller, open_end = whole.pop("smoke", {}), whole.pop("until_decided", {})
     if smoke:
         if not smaller:
             raise ExperimentError(
@@ -297,6 +310,17 @@ def from_table(table: Mapping[str, Any], name: str, smoke: bool = False) -> Expe
             )
         whole = _merged(whole, smaller)
         name = f"{name}-smoke"
+    if until_decided:
+        if not open_end:
+            raise ExperimentError(
+                f"experiment {name} has no [until_decided] table, which declares the most seeds and the scale"
+            )
+        whole = _merged(_merged(whole, {"declaration": {"stopping": UNTIL_DECIDED}}), open_end)
+        name = f"{name}-until-decided"
+        if isinstance(whole.get("seeds"), int) and whole["seeds"] < LEAST_CAP:
+            raise ExperimentError(
+                f"experiment {name}: until_decided.seeds, the most that are run, must be at least {LEAST_CAP}"
+            )
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")

@@ -12,15 +12,16 @@ import multiprocessing
 import os
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import ExperimentError
-from harness.experiment import Experiment
+from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment
 
 TRAIN, EVALUATE = "train", "evaluate"
 
@@ -69,7 +70,8 @@ def reproduce(
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
-    Finished runs are not repeated.
+    Finished runs are not repeated. Where the experiment declares to stop when decided, seeds are run one after the
+    other, all arms of each, until every arm has a verdict.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -77,20 +79,38 @@ def reproduce(
     if workers < 1:
         raise ExperimentError(f"--workers must be at least 1, not {workers}")
     _claim(experiment, folder)
-    jobs: deque[Job] = deque()
-    done = 0
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
-    chosen = [(label, seed) for seed in range(experiment.seeds) for label in experiment.methods]
-    for label, seed in chosen if only is None else [only]:
-        place = run_folder(folder, label, seed)
-        if (place / "finished.json").exists():
-            done += whole
-        else:
-            jobs.append(Job(TRAIN, label, seed, place))
-    progress.begin(whole * (1 if only else len(chosen)), done)
-    if jobs:
-        _Sweep(experiment, jobs, workers, progress).run()
+    seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds)]
+    chosen = [[only]] if only else seeds
+    jobs = [[_job(folder, label, seed) for label, seed in pairs] for pairs in chosen]
+    done = sum(_finished(job) for job in chain.from_iterable(jobs))
+    progress.begin(whole * sum(map(len, jobs)), whole * done)
+    if only is None and experiment.declaration.stopping == UNTIL_DECIDED:
+        rounds = _until_decided(experiment, folder, jobs)
+    else:
+        rounds = iter([list(chain.from_iterable(jobs))])
+    _Sweep(experiment, rounds, workers, progress).run()
+
+
+def _job(folder: Path, label: str, seed: int) -> Job:
+    return Job(TRAIN, label, seed, run_folder(folder, label, seed))
+
+
+def _finished(job: Job) -> bool:
+    return (job.folder / "finished.json").exists()
+
+
+def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job]]) -> Iterator[list[Job]]:
+    """The jobs of one seed after the other, up to the seed after which every arm is decided."""
+    from leaderboards import compare, load
+
+    for seed, of_seed in enumerate(jobs):
+        yield of_seed
+        # A folder may hold later seeds, of arms that were there before another was added: the rule looks at none.
+        runs = [run for run in load(folder) if run.seed <= seed and run.method in experiment.methods]
+        if not compare(runs, baseline=BASELINE).undecided:
+            return
 
 
 def _claim(experiment: Experiment, folder: Path) -> None:
@@ -150,9 +170,12 @@ class _Worker:
 class _Sweep:
     """One sweep in progress."""
 
-    def __init__(self, experiment: Experiment, jobs: deque[Job], workers: int, progress: Progress) -> None:
+    def __init__(
+        self, experiment: Experiment, rounds: Iterator[list[Job]], workers: int, progress: Progress
+    ) -> None:
         self.experiment, self.progress, self.limit = experiment, progress, workers
-        self.waiting = {TRAIN: jobs, EVALUATE: deque[Job]()}
+        self.rounds = rounds
+        self.waiting = {TRAIN: deque[Job](), EVALUATE: deque[Job]()}
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.run"])
@@ -163,7 +186,7 @@ class _Sweep:
         interrupted = False
         with _environment():
             try:
-                while self._assign() or self._busy():
+                while self._assign() or self._busy() or self._next_round():
                     try:
                         self._listen()
                     except KeyboardInterrupt:
@@ -180,6 +203,14 @@ class _Sweep:
                     worker.close()
         if interrupted:
             raise Stopped
+
+    def _next_round(self) -> bool:
+        """Puts the unfinished jobs of the next round in line, once the round before is done. False after the last."""
+        if self.stop.is_set():
+            return False
+        jobs = next(self.rounds, None)
+        self.waiting[TRAIN].extend(job for job in jobs or () if not _finished(job))
+        return jobs is not None
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.job is not None]

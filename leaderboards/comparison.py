@@ -155,6 +155,15 @@ class Comparison:
     notes: tuple[str, ...]
     scores: dict[tuple[str, int], RunScores] = field(repr=False)
 
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Arms without a verdict; declared ones of which nothing has run count among them."""
+        told = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
+        declared = [*self.experiment["methods"], *(arm.label for arm in self.arms)]
+        return tuple(
+            label for label in dict.fromkeys(declared) if label not in told and label != self.baseline
+        )
+
     def arm(self, label: str) -> Arm:
         """The arm of that label; RecordError for an unknown one."""
         for arm in self.arms:
@@ -342,6 +351,16 @@ def _declaration(run: Run) -> tuple[dict[str, Any], str, float, float]:
     return declaration, str(metric), float(smallest), float(alpha)
 
 
+def _scale(run: Run, declaration: Mapping[str, Any]) -> float:
+    scale = declaration.get("scale")
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise RecordError(
+            f"{run.folder / 'manifest.json'}: the declaration stops when decided and has scale {scale!r}; "
+            "it is a positive number"
+        )
+    return float(scale)
+
+
 def _check_alike(scores: Sequence[RunScores], metric: str) -> None:
     first = scores[0]
     by_seed: dict[int, RunScores] = {}
@@ -394,7 +413,7 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
     # test.
     count = max(len({*methods, *labels} - {baseline}), 1)
     sequential = str(declaration.get("stopping", "")).strip().lower().startswith(SEQUENTIAL)
-    scale = float(declaration.get("scale", smallest)) if sequential else None
+    scale = _scale(finished[0], declaration) if sequential else None
 
     pairs = {
         label: [seed for seed in _seeds(scores, label) if (baseline, seed) in scores and label != baseline]

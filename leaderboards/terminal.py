@@ -308,6 +308,22 @@ def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
     return [sheet for sheet in every if sheet is not None]
 
 
+def stopping(comparison: Comparison) -> str:
+    """The declared stopping rule and, where it depends on what is found, at which seed it stopped."""
+    declared = str(comparison.declaration.get("stopping", "not declared"))
+    if not comparison.sequential:
+        return declared
+    seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
+    most, undecided = comparison.experiment["seeds"], ", ".join(comparison.undecided)
+    if not undecided:
+        found = f"every arm is decided after {seeds} of at most {most} seeds"
+    elif seeds >= most:
+        found = f"the most seeds, {most}, are run; undecided: {undecided}"
+    else:
+        found = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
+    return f"{declared} (e-process, scale {comparison.declaration['scale']:g}): {found}"
+
+
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str]]:
     """What was declared beforehand, and what was run: pairs of a name and its text."""
     declaration = comparison.declaration
@@ -318,7 +334,7 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, s
     return [
         ("declared", f"{comparison.metric}, {rule}"),
         ("estimand", str(declaration.get("estimand", "not declared"))),
-        ("stopping", str(declaration.get("stopping", "not declared"))),
+        ("stopping", stopping(comparison)),
         ("assay", comparison.assay.text),
         ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
         ("tier", f"{comparison.tier}: {TIERS.get(comparison.tier, 'unknown')}"),

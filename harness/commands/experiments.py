@@ -25,6 +25,11 @@ def add(commands: Commands) -> None:
         help="name or .toml file of an experiment (default: decision)",
     )
     added.add_argument("--smoke", action="store_true", help="two seeds and a few steps, to see that it works")
+    added.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="seed after seed until every method has a verdict, as the experiment declares under [until_decided]",
+    )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     added.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
 
@@ -40,7 +45,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
     from harness import sweep
 
-    experiment = experiments.load(options.experiment, smoke=options.smoke)
+    experiment = experiments.load(
+        options.experiment, smoke=options.smoke, until_decided=options.until_decided
+    )
     experiments.check(experiment)
     folder = options.out or Path("runs") / experiment.name
     with Bars(experiment.title) as progress:
@@ -49,7 +56,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         except sweep.Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
-    show(folder, "uniform")
+    show(folder, experiments.BASELINE)
     return 0
 
 

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Iterator
 
 import pytest
 
-from harness import ExperimentError, sweep
-from leaderboards import load
+from harness import ExperimentError, cli, run, sweep
+from harness import experiment as experiments
+from leaderboards import RunWriter, compare, load, records
 
 TABLES = ("rollouts", "steps", "samples")
 
@@ -48,14 +51,9 @@ def reference(tmp_path_factory):
     return folder
 
 
-def _experiment(methods):
-    import tomllib
-
-    from harness import experiment
-
-    return experiment.from_table(
-        tomllib.loads(TOML + "".join(f"[methods.{name}]\n" for name in methods)), "tiny"
-    )
+def _experiment(methods, **options):
+    text = TOML + "".join(f"[methods.{name}]\n" for name in methods)
+    return experiments.from_table(tomllib.loads(text), "tiny", **options)
 
 
 TOML = """
@@ -79,6 +77,12 @@ save_every = 2
 [evaluation]
 every = 3
 problems = 6
+[until_decided]
+seeds = 30
+[until_decided.declaration]
+smallest_difference = 0.5
+alpha = 0.3
+scale = 0.05
 """
 
 
@@ -173,3 +177,98 @@ def test_folders_of_something_else_are_refused(reference, tmp_path):
     assert json.loads((reference / "experiment.json").read_text())["experiment"]["seeds"] == 2
     with pytest.raises(ExperimentError, match="--workers must be at least 1"):
         sweep.reproduce(other, tmp_path / "new", 0, Recorder())
+
+
+class Recording:
+    """In place of a sweep's processes: a run is one step whose reward is given by `reward(label, seed)`."""
+
+    def __init__(self, experiment, reward):
+        self.experiment, self.reward, self.order = experiment, reward, []
+
+    def __call__(self, *arguments):
+        self.rounds = next(argument for argument in arguments if isinstance(argument, Iterator))
+        return self
+
+    def run(self):
+        for jobs in self.rounds:
+            for job in jobs:
+                if (job.folder / "finished.json").exists():
+                    continue
+                self.order.append(str(job))
+                writer = RunWriter(job.folder, run.manifest(self.experiment, job.label, job.seed))
+                row = dict.fromkeys(records.TABLES["steps"].names, 0) | {"step": 0, "parameters_hash": ""}
+                writer.write("steps", 0, [row | {"reward": self.reward(job.label, job.seed)}])
+                writer.finish({})
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Sweeps the arms with the given rewards into a folder; gives the runs that were made, in their order."""
+
+    def build(methods, folder, reward):
+        experiment = _experiment(methods, until_decided=True)
+        fake = Recording(experiment, reward)
+        monkeypatch.setattr(sweep, "_Sweep", fake)
+        sweep.reproduce(experiment, folder, 2, Recorder())
+        return fake.order
+
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    return build
+
+
+def test_seeds_are_run_until_every_arm_is_decided(recorded, tmp_path):
+    """Two arms: Holm asks 0.15 of the first and 0.3 of the second, that is three seeds of within d and two."""
+    made = recorded(
+        ("uniform", "flow", "random"), tmp_path / "runs", lambda label, seed: 0.1 * (label == "flow")
+    )
+    assert made == [f"{label} seed {seed}" for seed in range(3) for label in ("uniform", "flow", "random")]
+    found = compare(load(tmp_path / "runs"))
+    assert found.sequential and not found.undecided
+    assert {arm.verdict for arm in found.arms} == {"baseline", "no difference larger than 0.5"}
+    assert not recorded(
+        ("uniform", "flow", "random"), tmp_path / "runs", None
+    )  # decided: nothing more is run
+
+
+def test_a_sweep_until_decided_goes_on_where_it_stopped(recorded, tmp_path):
+    """At a lost run, and for an added arm from its first seed, whatever seeds there are already."""
+    folder = tmp_path / "runs"
+    recorded(("uniform", "flow"), folder, lambda label, seed: 0.1 * seed)
+    assert len(load(folder)) == 2 * 2
+    for path in (folder / "flow" / "seed-0001").iterdir():
+        path.unlink()
+    assert recorded(("uniform", "flow"), folder, lambda label, seed: 0.1 * seed) == ["flow seed 1"]
+    added = recorded(("uniform", "flow", "random"), folder, lambda label, seed: 0.1 * seed)
+    assert added == ["random seed 0", "random seed 1", "uniform seed 2", "flow seed 2", "random seed 2"]
+
+
+def test_a_sweep_that_is_never_decided_ends_at_its_cap(recorded, tmp_path):
+    """The arm is much better on one seed and much worse on the next."""
+    rewards = {"uniform": lambda seed: 0.5, "flow": lambda seed: 0.5 + 0.9 * (-1) ** seed}
+    made = recorded(tuple(rewards), tmp_path, lambda label, seed: rewards[label](seed))
+    assert len(made) == 2 * 30
+    assert compare(load(tmp_path)).undecided == ("flow",)
+
+
+def test_until_decided_on_the_command_line(capsys, tmp_path):
+    """Real processes, which go from one seed to the next; equal arms are alike after two seeds."""
+    file = tmp_path / "tiny.toml"
+    text = TOML.replace("steps = 6", "steps = 1").replace("every = 3", "every = 1")
+    file.write_text(f"{text}[methods.uniform]\n[methods.constant]\n")
+    arguments = ["reproduce", str(file), "--until-decided", "--out", str(tmp_path / "runs")]
+    assert cli.main(arguments) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "every arm is decided after 2 of at most 30 seeds" in output
+    assert json.loads((tmp_path / "runs" / "experiment.json").read_text())["experiment"]["seeds"] == 30
+
+
+def test_what_until_decided_needs(tmp_path):
+    table = tomllib.loads(TOML + "[methods.flow]\n")
+    with pytest.raises(ExperimentError, match="needs the arm uniform"):
+        experiments.from_table(table, "tiny", until_decided=True)
+    table["methods"]["uniform"], table["until_decided"]["seeds"] = {}, 29
+    with pytest.raises(ExperimentError, match="must be at least 30"):
+        experiments.from_table(table, "tiny", until_decided=True)
+    del table["until_decided"]
+    with pytest.raises(ExperimentError, match=r"no \[until_decided\] table"):
+        experiments.from_table(table, "tiny", until_decided=True)

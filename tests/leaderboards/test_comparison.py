@@ -206,7 +206,7 @@ def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
 
 
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
-    rule = {"stopping": "until decided: at most 30 seeds", "scale": 0.05}
+    rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
     assert few.sequential and few.arm("flow").verdict.startswith("cannot tell: about")
     uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
@@ -326,6 +326,7 @@ def test_other_evaluation_keys_are_refused(tmp_path: Path) -> None:
         ({"smallest_difference": 0}, "smallest_difference 0"),
         ({"alpha": 5}, "alpha 5"),
         ({"metric": "evaluation_area"}, "has no evaluation_area"),
+        ({"stopping": "until decided"}, "scale None; it is a positive number"),
     ],
 )
 def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], words: str) -> None:

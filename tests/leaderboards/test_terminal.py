@@ -36,12 +36,13 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, list[Run]
 
 
 def sweep(
-    root: Path, seeds: int = 8, methods: Sequence[str] = METHODS, **declaration: Any
+    root: Path, seeds: int = 8, methods: Sequence[str] = METHODS, most: int = 8, **declaration: Any
 ) -> tuple[Comparison, list[Run]]:
     """A sweep in which each method gains 0.02 more than the one before, with seeds that differ."""
     experiment = copy.deepcopy(EXPERIMENT)
     experiment["methods"] = {method: {"credit": method} for method in methods}
     experiment["declaration"] |= declaration
+    experiment["seeds"] = most
     for index, method in enumerate(methods):
         for seed in range(seeds):
             reward = 0.3 + 0.01 * seed + 0.02 * index + 0.004 * index * math.sin(seed)
@@ -135,10 +136,24 @@ def test_unfinished_runs_show_as_such(tmp_path: Path) -> None:
 
 
 def test_sequential_declarations_show_the_e_value(tmp_path: Path) -> None:
-    comparison, runs = sweep(tmp_path, 3, stopping="until decided: at most 30 seeds")
+    comparison, runs = sweep(tmp_path, 3, stopping="until decided", scale=0.02)
     lines = printed(comparison, runs)
     assert max(map(len, lines)) <= 80
     assert any("e-value" in line for line in lines) and any("e-process" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most", "words"),
+    [
+        (3, 30, "3 of at most 30 seeds are run; undecided: flow, oracle_mask"),
+        (3, 3, "the most seeds, 3, are run; undecided: flow, oracle_mask"),
+        (14, 30, "every arm is decided after 14 of at most 30 seeds"),
+    ],
+)
+def test_where_a_sequential_sweep_stopped(tmp_path: Path, seeds: int, most: int, words: str) -> None:
+    comparison, runs = sweep(tmp_path, seeds, most=most, stopping="until decided", scale=0.01)
+    assert terminal.stopping(comparison) == f"until decided (e-process, scale 0.01): {words}"
+    assert max(map(len, printed(comparison, runs))) <= 80
 
 
 def test_several_tasks_get_a_table(tmp_path: Path) -> None:
