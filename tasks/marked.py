@@ -83,6 +83,7 @@ class ExpressionTask(Task):
 
     answer_format: ClassVar[str] = "the last \\boxed{}"
     samples: ClassVar[int] = 4
+    slow: ClassVar[bool] = True
 
     def prompt(self, problem: Problem) -> str:
         return f"{problem.question}\n{BOXED_INSTRUCTION}"

@@ -54,6 +54,8 @@ class Task(ABC):
     answer_format: ClassVar[str]
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
+    #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
+    slow: ClassVar[bool] = False
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
     removed: Sequence[tuple[str, str]] = ()
 

