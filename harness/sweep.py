@@ -1,4 +1,4 @@
-"""Sweeps: every (method, seed) of an experiment, on worker processes of one thread each.
+"""Sweeps: every (method, seed) of an experiment, on worker processes of one thread each, here or on a Ray cluster.
 
 Training and evaluation run in processes of their own (lm-eval seeds the global generators), at most `workers` of them
 busy at once. Processes are reused, so imports are paid once. Nothing depends on how many there are, or on who runs
@@ -7,12 +7,14 @@ what: every random choice of a run is keyed.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
+import time
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +26,10 @@ from harness.errors import ExperimentError
 from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment
 
 TRAIN, EVALUATE = "train", "evaluate"
+
+#: What workers report: steps done so far; a job's end, and whether it was reached; a user's mistake; a defect of the
+#: program, with its traceback; and that the worker is gone, with the reason.
+PROGRESS, DONE, MISTAKE, DEFECT, LOST = "progress", "done", "mistake", "defect", "lost"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,47 @@ class Progress(Protocol):
     def finished(self, job: Job) -> None:
         """A job is done."""
 
+    def note(self, line: str) -> None:
+        """Something that the user should know, and that stops nothing."""
+
+
+class Worker(Protocol):
+    """What does one job after the other."""
+
+    job: Job | None
+    reported: int
+
+    def takes(self, action: str) -> bool:
+        """Whether it does jobs of that kind."""
+
+    def give(self, job: Job) -> None:
+        """Starts the job."""
+
+    def close(self) -> None:
+        """Ends the worker, whatever it is doing."""
+
+
+class Workers(Protocol):
+    """Where a sweep's workers run."""
+
+    #: How often a run may lose its worker before the sweep gives up.
+    losses: int
+
+    def limit(self) -> int:
+        """How many may be busy at once, now."""
+
+    def start(self, action: str) -> Worker:
+        """A new worker, for jobs of one kind or of both."""
+
+    def listen(self, busy: Sequence[Any]) -> Iterable[tuple[Any, str, Any]]:
+        """Waits until busy workers report something, and gives it: worker, what (PROGRESS and so on), value."""
+
+    def stop(self) -> None:
+        """Asks every worker to save and stop."""
+
+    def close(self) -> None:
+        """Lets go of what they run on."""
+
 
 class Stopped(Exception):
     """The user stopped the sweep; every run has saved where it was."""
@@ -67,11 +114,12 @@ def reproduce(
     workers: int,
     progress: Progress,
     only: tuple[str, int] | None = None,
+    elsewhere: Workers | None = None,
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
-    Finished runs are not repeated. Where the experiment declares to stop when decided, seeds are run one after the
-    other, all arms of each, until every arm has a verdict.
+    By `workers` processes here, or by those `elsewhere`. Finished runs are not repeated. Where the experiment declares
+    to stop when decided, seeds are run one after the other, all arms of each, until every arm has a verdict.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -90,7 +138,7 @@ def reproduce(
         rounds = _until_decided(experiment, folder, jobs)
     else:
         rounds = iter([list(chain.from_iterable(jobs))])
-    _Sweep(experiment, rounds, workers, progress).run()
+    _Sweep(rounds, elsewhere or Processes(experiment, workers), progress).run()
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:
@@ -139,7 +187,7 @@ def _claim(experiment: Experiment, folder: Path) -> None:
     aside.rename(path)
 
 
-class _Worker:
+class LocalWorker:
     """A process that does one kind of job, one after the other."""
 
     def __init__(self, context: Any, action: str, experiment: Experiment, stop: Any) -> None:
@@ -151,9 +199,21 @@ class _Worker:
         self.job: Job | None = None
         self.reported = 0
 
+    def takes(self, action: str) -> bool:
+        return action == self.action
+
     def give(self, job: Job) -> None:
         self.job, self.reported = job, 0
         self.connection.send(job)
+
+    def report(self) -> tuple[str, Any]:
+        """What the process says next; waits for it."""
+        try:
+            kind, value = self.connection.recv()
+            return kind, value
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return LOST, f"ended with status {self.process.exitcode} (-9 often means out of memory)"
 
     def close(self) -> None:
         if self.job is None:
@@ -167,62 +227,93 @@ class _Worker:
         self.connection.close()
 
 
-class _Sweep:
-    """One sweep in progress."""
+class Processes:
+    """Workers on this machine: a process of one thread for each."""
 
-    def __init__(
-        self, experiment: Experiment, rounds: Iterator[list[Job]], workers: int, progress: Progress
-    ) -> None:
-        self.experiment, self.progress, self.limit = experiment, progress, workers
-        self.rounds = rounds
-        self.waiting = {TRAIN: deque[Job](), EVALUATE: deque[Job]()}
+    losses = 0  # a process here ends for a reason that would end the next one too
+
+    def __init__(self, experiment: Experiment, count: int) -> None:
+        self.experiment, self.count = experiment, count
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.run"])
-        self.stop = self.context.Event()
-        self.workers: list[_Worker] = []
+        self.asked_to_stop = self.context.Event()
+
+    def limit(self) -> int:
+        return self.count
+
+    def start(self, action: str) -> LocalWorker:
+        with environment():
+            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop)
+
+    def listen(
+        self, busy: Sequence[LocalWorker], timeout: float | None = None
+    ) -> Iterator[tuple[LocalWorker, str, Any]]:
+        by_connection = {worker.connection: worker for worker in busy}
+        for connection in wait(list(by_connection), timeout):
+            worker = by_connection[connection]
+            yield worker, *worker.report()
+
+    def stop(self) -> None:
+        self.asked_to_stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+class _Sweep:
+    """One sweep in progress."""
+
+    def __init__(self, rounds: Iterator[list[Job]], pool: Workers, progress: Progress) -> None:
+        self.rounds, self.pool, self.progress = rounds, pool, progress
+        self.waiting = {TRAIN: deque[Job](), EVALUATE: deque[Job]()}
+        self.workers: list[Worker] = []
+        self.lost: Counter[Path] = Counter()
+        self.told: Counter[Path] = Counter()
+        self.interrupted = False
 
     def run(self) -> None:
-        interrupted = False
-        with _environment():
-            try:
-                while self._assign() or self._busy() or self._next_round():
-                    try:
-                        self._listen()
-                    except KeyboardInterrupt:
-                        if interrupted:
-                            raise Stopped from None
-                        interrupted = True
-                        self.stop.set()
-                        for queue in self.waiting.values():
-                            queue.clear()
-            except KeyboardInterrupt:
-                raise Stopped from None
-            finally:
-                for worker in self.workers:
-                    worker.close()
-        if interrupted:
+        try:
+            while self._assign() or self._busy() or self._next_round():
+                try:
+                    self._listen()
+                except KeyboardInterrupt:
+                    if self.interrupted:
+                        raise
+                    self.interrupted = True
+                    self.pool.stop()
+                    for queue in self.waiting.values():
+                        queue.clear()
+        except KeyboardInterrupt:
+            raise Stopped from None
+        finally:
+            for worker in self.workers:
+                worker.close()
+            self.pool.close()
+        if self.interrupted:
             raise Stopped
 
     def _next_round(self) -> bool:
-        """Puts the unfinished jobs of the next round in line, once the round before is done. False after the last."""
-        if self.stop.is_set():
+        """Fills the queue with the next jobs that are not finished. False when there are none."""
+        if self.interrupted:
             return False
-        jobs = next(self.rounds, None)
-        self.waiting[TRAIN].extend(job for job in jobs or () if not _finished(job))
-        return jobs is not None
+        for jobs in self.rounds:
+            self.waiting[TRAIN].extend(job for job in jobs if not _finished(job))
+            if self.waiting[TRAIN]:
+                return True
+        return False
 
-    def _busy(self) -> list[_Worker]:
+    def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.job is not None]
 
     def _assign(self) -> bool:
         """Gives waiting jobs to idle workers, evaluations first: they finish runs. True if it gave any."""
         gave = False
         for action in (EVALUATE, TRAIN):
-            while self.waiting[action] and len(self._busy()) < self.limit:
-                idle = [worker for worker in self.workers if worker.action == action and worker.job is None]
+            while self.waiting[action] and len(self._busy()) < self.pool.limit():
+                idle = [worker for worker in self.workers if worker.takes(action) and worker.job is None]
                 if not idle:
-                    idle = [_Worker(self.context, action, self.experiment, self.stop)]
+                    idle = [self.pool.start(action)]
                     self.workers += idle
                 idle[0].give(self.waiting[action].popleft())
                 gave = True
@@ -230,32 +321,57 @@ class _Sweep:
 
     def _listen(self) -> None:
         """Handles what busy workers report."""
-        busy = {worker.connection: worker for worker in self._busy()}
-        for connection in wait(list(busy)):
-            worker = busy[connection]
+        busy = self._busy()
+        if not busy:
+            return  # a round has only just begun
+        for worker, kind, value in self.pool.listen(busy):
             job = worker.job
             assert job is not None
-            try:
-                kind, value = worker.connection.recv()
-            except (EOFError, ConnectionResetError):
-                worker.process.join()
-                raise ExperimentError(
-                    f"the process of {job} ended with status {worker.process.exitcode} "
-                    "(-9 often means out of memory: try --workers 1); run the same command again, it goes on"
-                ) from None
-            if kind == "progress":
+            if kind == PROGRESS:
                 self.progress.advance(job, value - worker.reported)
+                self.told[job.folder] += value - worker.reported
                 worker.reported = value
-            elif kind == "mistake":
+            elif kind == MISTAKE:
                 raise ExperimentError(value)
-            elif kind == "defect":
+            elif kind == DEFECT:
                 raise RuntimeError(f"{job} failed:\n{value}")
+            elif kind == LOST:
+                self._again(worker, job, value)
             else:
                 worker.job = None
-                if value and job.action == TRAIN and not self.stop.is_set():
-                    self.waiting[EVALUATE].append(Job(EVALUATE, job.label, job.seed, job.folder))
+                if value and job.action == TRAIN and not self.interrupted:
+                    evaluation = Job(EVALUATE, job.label, job.seed, job.folder)
+                    # On the same worker if it does both: the run's files are there.
+                    if worker.takes(EVALUATE):
+                        worker.give(evaluation)
+                    else:
+                        self.waiting[EVALUATE].append(evaluation)
                 elif value:
                     self.progress.finished(job)
+
+    def _again(self, worker: Worker, job: Job, reason: str) -> None:
+        """Puts the job of a worker that is gone in front of the others, or gives up."""
+        worker.close()
+        self.workers.remove(worker)
+        self.lost[job.folder] += 1
+        if self.lost[job.folder] > self.pool.losses:
+            raise ExperimentError(
+                f"the process of {job} {reason}; {_last_checkpoint(job.folder)}: "
+                "run the same command again, it goes on"
+            )
+        self.progress.advance(job, -self.told.pop(job.folder, 0))
+        if self.interrupted:
+            return
+        self.progress.note(f"the process of {job} {reason}; it is started again")
+        self.waiting[TRAIN].appendleft(Job(TRAIN, job.label, job.seed, job.folder))
+
+
+def _last_checkpoint(folder: Path) -> str:
+    """Where a run that was cut off goes on from, in words."""
+    from harness.run import last_checkpoint
+
+    found = last_checkpoint(folder)
+    return f"its last good checkpoint is {found}" if found else "it has no checkpoint yet"
 
 
 def _serve(connection: Connection, action: str, experiment: Experiment, stop: Any) -> None:
@@ -265,12 +381,14 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent says when to stop
+    import torch
+
     from flowtracer import CreditError
     from harness import run
     from leaderboards import RecordError
     from tasks import TaskError
 
-    _quiet()
+    quiet()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -280,7 +398,7 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
     def report(_: str, done: int, __: int) -> None:
         # A parent that is gone hears nothing; the run asks for that next, saves and stops.
         with suppress(OSError):
-            connection.send(("progress", done))
+            connection.send((PROGRESS, done))
 
     known: dict[str, list[dict[str, Any]]] = {}
     while True:
@@ -292,20 +410,44 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
             return
         arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop)
         try:
-            if action == TRAIN:
-                done = run.train(*arguments)
-            else:
-                done = run.evaluate(*arguments, known=known)
-            connection.send(("done", done))
+            with _alone(job.folder, asked_to_stop) as alone:
+                if not alone:
+                    done = False
+                elif action == TRAIN:
+                    done = run.train(*arguments)
+                else:
+                    done = run.evaluate(*arguments, known=known)
+            connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
-            connection.send(("mistake", str(error)))
+            connection.send((MISTAKE, str(error)))
         except (BrokenPipeError, ConnectionResetError):
             return
+        except torch.AcceleratorError as error:
+            # Nothing works on that GPU in this process any more.
+            connection.send((LOST, f"lost its GPU: {str(error).splitlines()[0]}"))
+            return
         except Exception:
-            connection.send(("defect", traceback.format_exc()))
+            connection.send((DEFECT, traceback.format_exc()))
 
 
-def _quiet() -> None:
+@contextmanager
+def _alone(folder: Path, stop: Callable[[], bool]) -> Iterator[bool]:
+    """Holds the run's lock: one that outlives its sweep by a step must not meet its successor. False if stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop():
+                    yield False
+                    return
+                time.sleep(0.1)
+        yield True
+
+
+def quiet() -> None:
     """Leaves errors, and silences the chatter of libraries that would tear the progress bars."""
     import warnings
 
@@ -320,7 +462,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
+def environment() -> Iterator[None]:
     """What worker processes must find when they import torch: one thread, no telemetry, no progress bars."""
     wanted = {
         "OMP_NUM_THREADS": "1",
