@@ -31,7 +31,19 @@ def add(commands: Commands) -> None:
         help="seed after seed until every method has a verdict, as the experiment declares under [until_decided]",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
-    added.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+    added.add_argument(
+        "--workers",
+        type=int,
+        help="processes of one thread each (default: 2; with --ray, as many as the cluster has room for)",
+    )
+    added.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: HOST:PORT, auto (the one of this machine) or local (started for this)",
+    )
+    added.add_argument(
+        "--gpus", type=float, metavar="N", help="with --ray, of each run (default: 1 where there are any)"
+    )
 
     added = command(commands, "train", _train, "Train and evaluate one method of an experiment on one seed.")
     added.add_argument("experiment", help="name or .toml file of an experiment")
@@ -52,7 +64,15 @@ def _reproduce(options: argparse.Namespace) -> int:
     folder = options.out or Path("runs") / experiment.name
     with Bars(experiment.title) as progress:
         try:
-            sweep.reproduce(experiment, folder, options.workers, progress)
+            elsewhere = None
+            if options.ray is not None:
+                from harness.cluster import Cluster
+
+                elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
+            elif options.gpus is not None:
+                raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
+            workers = 2 if options.workers is None else options.workers
+            sweep.reproduce(experiment, folder, workers, progress, elsewhere=elsewhere)
         except sweep.Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)

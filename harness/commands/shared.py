@@ -146,3 +146,6 @@ class Bars:
         for name in [name for name in self.running if name.endswith(f" {job}")]:
             self.bars.remove_task(self.running.pop(name))
         self.screen.print(f"finished {job}", highlight=False)
+
+    def note(self, line: str) -> None:
+        self.screen.print(line, highlight=False, markup=False)
