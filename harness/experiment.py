@@ -337,7 +337,12 @@ def check(experiment: Experiment) -> None:
     from flowtracer import credit
 
     for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
-        tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
+        task = tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
+        if "test" not in task.splits and not (settings is experiment.task and experiment.evaluation.more):
+            raise ExperimentError(
+                f"experiment {experiment.name}: the task {task.name} has no test problems; name test sets under "
+                "[[evaluation.more]]"
+            )
     for label in experiment.methods:
         name, options = experiment.credit_of(label)
         credit.get(name, **options)

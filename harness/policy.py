@@ -50,12 +50,18 @@ class Policy:
     system: str | None = None
 
     def render(self, prompt: str) -> str:
-        """The exact text the model reads: chat template and an open assistant turn, or the bare prompt."""
+        """The exact text the model reads: chat template and an open assistant turn, or the bare prompt.
+
+        An instruction at the prompt's end that is the system message too is said once, there.
+        """
         if not self.chat:
             return prompt
         messages = [{"role": "user", "content": prompt}]
         if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
+            messages = [
+                {"role": "system", "content": self.system},
+                {"role": "user", "content": prompt.removesuffix(self.system).rstrip()},
+            ]
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def encode(self, prompt: str) -> list[int]:
@@ -92,7 +98,7 @@ def load_policy(
     """The policy called `name`, in evaluation mode on the CPU.
 
     `chat` defaults to whether the tokenizer has a chat template; `system` is the system message of that
-    template (None: the template's own). `dtype` is one of `DTYPES`, `attention` an attention implementation
+    template (None or "": the template's own). `dtype` is one of `DTYPES`, `attention` an attention implementation
     of transformers.
 
     The model's generation configuration is reduced to its special tokens, so that no sampling option of a
@@ -113,14 +119,25 @@ def load_policy(
             # The embedding takes its padding row from here: with pad = end, the end token would never be
             # trained.
             config.pad_token_id = tokenizer.pad_token_id
-            model = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=DTYPES[dtype], attn_implementation=attention
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=DTYPES[dtype],
+                attn_implementation=attention,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ExperimentError(_unreadable(name, source, error)) from error
+    if found["missing_keys"]:
+        # transformers draws them at random and goes on.
+        raise ExperimentError(
+            f"policy {name}: its weights lack {min(found['missing_keys'])} and {len(found['missing_keys']) - 1} others "
+            f"that its config.json asks for; they belong to another architecture than {config.model_type}"
+        )
     if chat and not tokenizer.chat_template:
         raise ExperimentError(f"policy {name} has no chat template: set chat = false, or name a chat model")
     chat = bool(tokenizer.chat_template) if chat is None else chat
+    system = system or None
     if system is not None and not chat:
         raise ExperimentError(
             f"policy {name} is read without a chat template, which has no place for `system`"
@@ -129,12 +146,32 @@ def load_policy(
     ends = [] if published is None else [published] if isinstance(published, int) else list(published)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         ends.insert(0, tokenizer.eos_token_id)
+    closing = _end_of_turn(tokenizer) if chat else None
+    if closing is not None and closing not in ends:
+        ends.append(closing)
     if not ends:
         raise ExperimentError(f"policy {name} has no end-of-sequence token: its responses would never end")
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
     return Policy(model=model.eval(), tokenizer=tokenizer, chat=chat, system=system)
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which a chat template closes the assistant's turn, None for one that writes none.
+
+    Qwen's base models come with a template that ends turns by <|im_end|>, and with <|endoftext|> as their end token.
+    """
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "the answer"}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (
+        Exception
+    ):  # a template is a program of its publisher's; one that refuses two plain turns says nothing
+        return None
+    _, found, after = text.rpartition("the answer")
+    ids = tokenizer(after, add_special_tokens=False).input_ids if found and after else []
+    return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

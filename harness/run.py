@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
@@ -284,16 +285,17 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
         for row, number in zip(rows, numbers, strict=True)
     ]
     prompt_ids = [row["prompt_ids"] for row in rows]
-    samples = sample(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.run_policy.tokenizer,
-        prompt_ids,
-        keys,
-        settings.max_response_tokens,
-        settings.temperature,
-        settings.top_k,
-        settings.top_p,
-    )
+    with trainer.accelerator.autocast():
+        samples = sample(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.run_policy.tokenizer,
+            prompt_ids,
+            keys,
+            settings.max_response_tokens,
+            settings.temperature,
+            settings.top_k,
+            settings.top_p,
+        )
     trainer.rollout_seconds = time.perf_counter() - begin
     return {
         "prompt_ids": prompt_ids,
@@ -369,6 +371,28 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
     )
 
 
+def adapters_of(settings: Training) -> Any | None:
+    """peft's LoRA configuration (Hu et al. 2021, arXiv 2106.09685) for `lora_rank`; None where every parameter trains.
+
+    On every linear layer but the head, scaled by 2, without dropout: our choice. Raises ExperimentError without peft.
+    """
+    if not settings.lora_rank:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ExperimentError(
+            f"training.lora_rank = {settings.lora_rank} needs peft: pip install 'flowtracer[lora]', or set it to 0"
+        ) from None
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
 def train(
     experiment: Experiment,
     label: str,
@@ -385,11 +409,20 @@ def train(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     settings = experiment.training_of(label)
+    adapters = adapters_of(settings)
+    if experiment.policy.dtype == "float16":
+        raise ExperimentError(
+            f"experiment {experiment.name}: policies train in float32 or bfloat16; float16 needs a loss scale"
+        )
     writer = open_run(experiment, label, seed, folder)
     if writer.finished or policy_folder(folder, settings.steps).is_dir() or (folder / "policy").is_dir():
         return True
     torch.set_num_threads(1)
     policy = policy_of(experiment)
+    if adapters is None:
+        # What is trained is kept in float32: steps of 1e-6 are lost in the eight bits of a bfloat16 weight. TRL casts
+        # to bfloat16 for forward and backward.
+        policy.model.float()
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
@@ -418,9 +451,12 @@ def train(
             ]
         ),
         args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
+        peft_config=adapters,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
     checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        _check_same_policy(checkpoint, trainer.model)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
     for table in ("rollouts", "steps"):
         writer.drop_after(table, done - 1)
@@ -471,8 +507,9 @@ def evaluate(
 
 def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
     settings = experiment.evaluation
-    sets: list[tuple[Mapping[str, Any], int, int, int | None]]
-    sets = [(experiment.task, settings.problems, settings.samples, None)]
+    sets: list[tuple[Mapping[str, Any], int, int, int | None]] = []
+    if "test" in task_of(experiment.task).splits:
+        sets.append((experiment.task, settings.problems, settings.samples, None))
     sets += [
         (extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more
     ]
@@ -511,10 +548,47 @@ def save_policy(policy: Policy, folder: Path) -> None:
     """Saves a policy so that its folder exists only when it is whole."""
     aside = folder.with_name(f".{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    policy.model.save_pretrained(aside)
+    policy.model.save_pretrained(aside, state_dict=_merged_weights(policy.model))
     policy.tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+def _merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """A policy's weights with its adapters added in, under its own names; None for one without adapters.
+
+    Computed aside: to merge in place and take it back would change the last bits of what goes on training.
+    """
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    if not adapted:
+        return None
+    weights = {}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        layer, base, kind = name.partition(".base_layer.")
+        if base and kind == "weight":
+            delta = adapted[layer].get_delta_weight("default")
+            value = (value.float() + delta.float()).to(value.dtype)
+        weights[f"{layer}.{kind}" if base else name] = value
+    return weights
+
+
+def _check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
+    """Raises ExperimentError for a checkpoint whose weights have other names or shapes than the policy's.
+
+    As when the folder that an experiment names as its policy has been filled anew since the run began.
+    """
+    here = {name.replace(".default", ""): tuple(value.shape) for name, value in model.state_dict().items()}
+    for file in sorted(checkpoint.glob("*model*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  no dictionary: it cannot be iterated over
+                there = tuple(stored.get_slice(name).get_shape())
+                if here.get(name) != there:
+                    raise ExperimentError(
+                        f"{checkpoint} holds another policy: {name} is {there} there and {here.get(name, 'nowhere')} "
+                        "here; bring back the policy that the run began with, or give another output folder"
+                    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -110,6 +110,17 @@ def test_unknown_methods_tasks_and_options_show_before_the_first_run(path, value
         experiment.check(experiment.from_table(changed(path, value), "x"))
 
 
+def test_a_task_without_test_problems_needs_test_sets(tmp_path):
+    table = changed("task", {"name": "dapo_math"})
+    with pytest.raises(ExperimentError, match="dapo_math has no test problems"):
+        experiment.check(experiment.from_table(table, "x"))
+    table["evaluation"]["more"] = [{"task": {"name": "aime24"}, "problems": 30}]
+    experiment.check(experiment.from_table(table, "x"))
+    table["evaluation"]["more"] = [{"task": {"name": "dapo_math"}, "problems": 30}]
+    with pytest.raises(ExperimentError, match="dapo_math has no test problems"):
+        experiment.check(experiment.from_table(table, "x"))
+
+
 def test_files_and_names(tmp_path):
     with pytest.raises(ExperimentError, match="unknown experiment 'nothing'; known: .*decision"):
         experiment.load("nothing")

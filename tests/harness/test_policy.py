@@ -1,5 +1,6 @@
 """Protects what a model reads: exact prompts and decoding, special tokens, loud errors for missing models."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,21 @@ def test_chat_renders_the_template_once(folder: Path) -> None:
     chatty = policy.Policy(loaded.model, tokenizer, chat=True, system="cab")
     assert chatty.render("abc?") == "2=cab\n1=abc?\na="
     assert tokenizer.decode(chatty.encode("abc?")) == chatty.render("abc?")
+    # The instruction that the system message is stands there alone.
+    assert chatty.render("abc? 1\ncab") == "2=cab\n1=abc? 1\na="
     assert policy.Policy(loaded.model, tokenizer).render("abc?") == "abc?"
+
+
+def test_what_closes_a_turn_ends_a_response(folder: Path, tmp_path: Path) -> None:
+    """A base model's own end token is another; its chat responses would all run on to the last token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["#"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '#\n' }}{% endfor %}"
+    policy.load_policy(str(folder)).model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    closing = tokenizer.convert_tokens_to_ids("#")
+    assert policy.load_policy(str(tmp_path)).model.generation_config.eos_token_id == [1, 4, closing]
+    assert policy.load_policy(str(tmp_path), chat=False).model.generation_config.eos_token_id == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +119,22 @@ def test_mistakes_are_one_line(
     with pytest.raises(ExperimentError, match=said) as error:
         policy.load_policy(name, **options)
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers fills what is missing at random, and only warns."""
+    policy.load_policy(str(folder)).model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    deeper = {**config, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    for changed, said in (
+        (deeper, "lack model.layers.1"),
+        ({**config, "hidden_size": 32}, "cannot be loaded"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ExperimentError, match=said) as error:
+            policy.load_policy(str(tmp_path))
+        assert "\n" not in str(error.value)
 
 
 def test_a_shipped_policy_without_weights_says_how_to_make_them(

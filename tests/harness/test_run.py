@@ -1,10 +1,13 @@
 """Protects a run: repeated, resumed or stopped, it is the same run bit for bit, and arms share what they must."""
 
+import dataclasses
 import itertools
 import json
 import shutil
+import sys
 
 import pytest
+import torch
 
 from harness import ExperimentError, run
 from leaderboards import RecordError, read_run
@@ -95,6 +98,87 @@ def test_updates_on_one_rollout_batch_resume_between_batches(tiny_experiment, tm
     assert len(hashes(tmp_path / "cut")["steps"]) == 4
 
 
+def test_adapters_resume_bit_for_bit_and_are_saved_merged(tiny_experiment, tmp_path):
+    built = tiny_experiment(("flow",), lora_rank=4)
+    assert run.train(built, "flow", 0, tmp_path / "whole")
+    answers = itertools.chain([False] * 2, itertools.repeat(True))
+    assert not run.train(built, "flow", 0, tmp_path / "cut", stop=lambda: next(answers))
+    assert run.train(built, "flow", 0, tmp_path / "cut")
+    assert hashes(tmp_path / "whole") == hashes(tmp_path / "cut")
+    assert run.train(built, "flow", 1, tmp_path / "other")
+    assert hashes(tmp_path / "whole") != hashes(tmp_path / "other")
+    # The folder holds the policy itself, trained, as `evaluate` and everybody else loads it.
+    initial, saved = run.policy_of(built), run.policy_of(built, run.policy_folder(tmp_path / "whole", 6))
+    assert type(saved.model) is type(initial.model)
+    names = [name for name, _ in initial.model.named_parameters()]
+    assert [name for name, _ in saved.model.named_parameters()] == names
+    changed = [
+        name
+        for (name, before), after in zip(
+            initial.model.named_parameters(), saved.model.parameters(), strict=True
+        )
+        if not torch.equal(before, after)
+    ]
+    assert len(changed) == 2 * 7 and all("proj" in name for name in changed)
+
+
+def test_merged_weights_answer_as_the_adapters_do(tiny_experiment):
+    from peft import get_peft_model
+
+    built = tiny_experiment(lora_rank=4)
+    policy, plain = run.policy_of(built), run.policy_of(built)
+    adapted = get_peft_model(policy.model, run.adapters_of(built.training))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([plain.encode("abcd?")])
+    before = plain.model(ids).logits
+    plain.model.load_state_dict(run._merged_weights(policy.model))
+    with torch.no_grad():
+        torch.testing.assert_close(plain.model(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(plain.model(ids).logits, before, atol=0.1)
+
+
+def test_adapters_without_peft_say_how_to_get_it(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ExperimentError, match=r"lora_rank = 4 needs peft: pip install 'flowtracer\[lora\]'"):
+        run.train(tiny_experiment(("uniform",), lora_rank=4), "uniform", 0, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tiny_experiment, whole, tmp_path):
+    built = tiny_experiment(("flow",), gradient_checkpointing=True)
+    assert run.train(built, "flow", 0, tmp_path)
+    # Everything but the experiment that the manifest names: hashes are of the tables alone.
+    assert hashes(tmp_path) == hashes(whole("flow"))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_bfloat16_trains_float32_weights(tiny_experiment, tmp_path, rank):
+    """A step of 1e-6 is less than half of the last bit of nearly every bfloat16 weight."""
+    built = tiny_experiment(("flow",), learning_rate=1e-6, lora_rank=rank)
+    object.__setattr__(built, "policy", dataclasses.replace(built.policy, dtype="bfloat16"))
+    assert run.train(built, "flow", 0, tmp_path)
+    steps = read_run(tmp_path).table("steps").to_pylist()
+    # Adam's first step moves a parameter by the learning rate, in whichever direction.
+    assert steps[0]["distance_from_start"] > (1e-4 if rank == 0 else 1e-5)
+    assert all(step["sampler_gap"] < 0.02 for step in steps)
+    assert run.evaluate(built, "flow", 0, tmp_path)
+    object.__setattr__(built, "policy", dataclasses.replace(built.policy, dtype="float16"))
+    with pytest.raises(ExperimentError, match="float32 or bfloat16"):
+        run.train(built, "flow", 0, tmp_path / "half")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny_experiment, tmp_path):
+    built = tiny_experiment(("uniform",))
+    answers = itertools.chain([False] * 2, itertools.repeat(True))
+    assert not run.train(built, "uniform", 0, tmp_path, stop=lambda: next(answers))
+    other = run.load_policy("arithmetic")
+    other.model.save_pretrained(run.last_checkpoint(tmp_path))
+    with pytest.raises(ExperimentError, match="checkpoint-3 holds another policy"):
+        run.train(built, "uniform", 0, tmp_path)
+
+
 def test_records_say_what_happened(whole):
     recorded = read_run(whole("flow"))
     rows = recorded.table("rollouts").to_pylist()
@@ -149,8 +233,31 @@ def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
 
 
 def test_garbage_stops_training(tiny_experiment, tmp_path):
-    with pytest.raises(ExperimentError, match="training stopped.*lower the learning rate"):
+    with pytest.raises(
+        ExperimentError, match="training stopped.*last good checkpoint.*; lower the learning rate"
+    ):
         run.train(tiny_experiment(("uniform",), learning_rate=1e30), "uniform", 0, tmp_path)
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_garbage_names_the_last_good_checkpoint_and_is_never_saved(
+    tiny_experiment, tmp_path, monkeypatch, spoilt
+):
+    original = run._RecordedTrainer._compute_loss
+
+    def compute_loss(self, model, inputs):
+        loss = original(self, model, inputs)
+        if self.state.global_step < 3:
+            return loss
+        # A loss that is finite and whose gradient is not: the derivative of a square root at 0.
+        return loss * float("nan") if spoilt == "loss" else loss + (loss - loss).sqrt() * 0
+
+    monkeypatch.setattr(run._RecordedTrainer, "_compute_loss", compute_loss)
+    named = {"loss": "loss is nan", "gradient": "grad_norm is nan"}[spoilt]
+    with pytest.raises(ExperimentError, match=f"{named} at step 4.*good checkpoint.*checkpoint"):
+        run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
+    assert run.last_checkpoint(tmp_path).name == "checkpoint-2"
+    assert len(hashes(tmp_path)["steps"]) == 3
 
 
 def test_data_order_depends_on_the_seed_alone_and_repeats_no_prompt_in_a_step():
