@@ -14,7 +14,7 @@ from leaderboards.comparison import METRICS, Arm, Comparison
 from leaderboards.page import to_html
 from leaderboards.records import SCHEMA_VERSION, VERDICTS, Run
 
-__all__ = ["to_csv", "to_html", "to_json", "to_markdown"]
+__all__ = ["sheet_to_markdown", "to_csv", "to_html", "to_json", "to_markdown"]
 
 
 def _plain(value: Any) -> Any:
@@ -148,6 +148,17 @@ def _escaped(text: str) -> str:
     return " ".join(text.split())
 
 
+def sheet_to_markdown(sheet: terminal.Sheet) -> str:
+    """One table in Markdown, under its title."""
+    lines = [f"### {_escaped(sheet.title)}", ""]
+    lines.append("| " + " | ".join(map(_escaped, sheet.columns)) + " |")
+    lines.append(
+        "|" + "|".join("---" if i in sheet.words else "--:" for i in range(len(sheet.columns))) + "|"
+    )
+    lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in sheet.rows]
+    return "\n".join([*lines, *(["", _escaped(sheet.note)] if sheet.note else []), ""])
+
+
 def to_markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
     """The leaderboard's tables in Markdown, with what was declared and the hashes of what was run."""
     lines = [
@@ -158,13 +169,7 @@ def to_markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
     ]
     lines += [f"**{_escaped(comparison.assay.text)}**", ""]
     for sheet in terminal.sheets(comparison, runs):
-        lines += [f"### {_escaped(sheet.title)}", ""]
-        lines.append("| " + " | ".join(map(_escaped, sheet.columns)) + " |")
-        lines.append(
-            "|" + "|".join("---" if i in sheet.words else "--:" for i in range(len(sheet.columns))) + "|"
-        )
-        lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in sheet.rows]
-        lines += ["", *([_escaped(sheet.note), ""] if sheet.note else [])]
+        lines.append(sheet_to_markdown(sheet))
     for name, text in terminal.provenance(comparison, runs):
         if name != "assay":
             lines.append(f"- {name}: {_escaped(text)}")

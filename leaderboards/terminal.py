@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich import box
@@ -362,7 +362,18 @@ def headline(comparison: Comparison) -> str:
 
 # ------------------------------------------------------------------------------------- rich
 
-_STYLES = {"better": "bold green", "worse": "bold red", "no difference": "cyan", "cannot tell": "yellow"}
+_STYLES = {
+    "better": "bold green",
+    "worse": "bold red",
+    "no difference": "cyan",
+    "cannot tell": "yellow",
+    "reproduced": "bold green",
+    "smaller than claimed": "green",
+    "not reproduced": "red",
+    "contradicted": "bold red",
+}
+#: Columns that hold a verdict, which has a colour.
+JUDGED = ("verdict", "status")
 _ASSAY = {"sensitive": "green", "not sensitive": "bold red", "not tested": "yellow"}
 
 
@@ -413,7 +424,8 @@ def _pieces(sheet: Sheet, width: int) -> list[Sheet]:
     ]
 
 
-def _table(sheet: Sheet, comparison: Comparison, width: int) -> RenderableType:
+def _table(sheet: Sheet, comparison: Comparison | None = None, width: int = 0) -> RenderableType:
+    """The sheet; with the arms' intervals drawn where they are those of a comparison, and there is room."""
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="dim",
@@ -426,23 +438,29 @@ def _table(sheet: Sheet, comparison: Comparison, width: int) -> RenderableType:
         words = index in sheet.words
         breaks = words and index > 0
         table.add_column(column, justify="left" if words else "right", no_wrap=not breaks)
-    drawn = "difference" in sheet.columns and width >= 100
+    drawn = comparison if "difference" in sheet.columns and width >= 100 else None
     if drawn:
-        bounds = [abs(bound) for arm in comparison.arms for bound in arm.interval_of_difference or ()]
-        sizes = [abs(arm.difference) for arm in comparison.arms if arm.difference is not None]
-        reach = max([*bounds, *sizes, comparison.smallest_difference]) * 1.02
+        bounds = [abs(bound) for arm in drawn.arms for bound in arm.interval_of_difference or ()]
+        sizes = [abs(arm.difference) for arm in drawn.arms if arm.difference is not None]
+        reach = max([*bounds, *sizes, drawn.smallest_difference]) * 1.02
         table.add_column(f"-{reach:.2g} to +{reach:.2g}", justify="left", no_wrap=True)
     for row in sheet.rows:
-        arm = comparison.arm(row[0])
-        own = arm.label == comparison.baseline
-        cells: list[Text] = [Text(cell, style="dim" if own else "") for cell in row]
-        if sheet.columns[-1] == "verdict":
-            cells[-1] = Text(row[-1], style=_style(row[-1]))
+        own = comparison is not None and row[0] == comparison.baseline
+        cells = [
+            Text(cell, style=_style(cell) if column in JUDGED else "dim" if own else "")
+            for column, cell in zip(sheet.columns, row, strict=True)
+        ]
         if drawn:
-            cells.append(forest(arm, reach, 25) if not own else Text("baseline".center(25), style="dim"))
+            empty = Text("baseline".center(25), style="dim")
+            cells.append(empty if own else forest(drawn.arm(row[0]), reach, 25))
         table.add_row(*cells)
     parts: list[RenderableType] = [Text(), Text(sheet.title, style="bold"), table]
     return Group(*parts, Text(sheet.note, style="dim italic")) if sheet.note else Group(*parts)
+
+
+def render_sheets(sheets: Iterable[Sheet], width: int = 80) -> RenderableType:
+    """Tables that belong to no comparison, for a console of `width` columns."""
+    return Group(*(_table(piece) for sheet in sheets for piece in _pieces(sheet, width)))
 
 
 def render(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> RenderableType:
