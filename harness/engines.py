@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 
 from harness import provenance, rollout, seeds
 from harness.errors import ExperimentError
-from harness.policy import Policy
+from harness.policy import Policy, merged_weights
 from harness.rollout import Sample
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -167,11 +167,13 @@ class _Vllm:
         self.asked = 0
         self.take(policy.model)
 
-    def take(self, model: PreTrainedModel) -> None:
+    def take(self, model: Any) -> None:
         self.model = model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         with _guarded("cannot take the policy's weights"), torch.no_grad():
+            weights = merged_weights(plain) or plain.state_dict()
             self.running.llm.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": iter(list(weights(model)))}
+                "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
             )
 
     def sample(
@@ -232,7 +234,7 @@ class _Vllm:
                     )
                     engine.add_request(str(self.asked), {"prompt_token_ids": list(prompt)}, parameters)
             while rows:
-                with _guarded("broke down while it sampled"), _own_generators():
+                with _guarded("broke down while it sampled"), _apart():
                     outputs = engine.step()
                 for output in outputs:
                     row = rows.pop(output.request_id)
@@ -251,24 +253,6 @@ class _Vllm:
             finish_reason="stop" if ids[-1] in self.ends else "length",
             text=rollout.decoded(self.tokenizer, ids),
         )
-
-
-def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and values of a policy's weights, as its architecture names them, with an adapter added where it adapts.
-
-    The model is not changed: merging and unmerging an adapter would leave rounding errors in the weights below it.
-    """
-    changes = {
-        f"{name}.base_layer.weight": module.get_delta_weight("default")
-        for name, module in model.named_modules()
-        if hasattr(module, "get_delta_weight")
-    }
-    for name, value in model.state_dict().items():
-        if ".lora_" not in name:
-            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            if name in changes:
-                value = (value.float() + changes[name].float()).to(value.dtype)
-            yield plain, value
 
 
 @dataclass
@@ -292,7 +276,9 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     """
     global _current
     configuration = policy.model.config
-    architecture = json.dumps([configuration.to_dict(), dtype, share], sort_keys=True, default=str)
+    architecture = json.dumps(
+        [{**configuration.to_dict(), "_name_or_path": ""}, dtype, share], sort_keys=True, default=str
+    )
     found = _current
     if found and found.architecture == architecture and found.context >= context and found.rows >= rows:
         return found
@@ -300,7 +286,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     context = max(context, min(limit, 64 * math.ceil(context / 64)))
     close()
     os.environ.update(_environment(configuration, dtype, context))
-    with _guarded("does not start"), _own_generators(), tempfile.TemporaryDirectory() as folder:
+    with _guarded("does not start"), _apart(), tempfile.TemporaryDirectory() as folder:
         configuration.save_pretrained(folder)
         warnings.simplefilter("ignore")
         from vllm import LLM
@@ -360,11 +346,18 @@ def _environment(configuration: Any, dtype: str, context: int) -> dict[str, str]
 
 
 @contextmanager
-def _own_generators() -> Iterator[None]:
-    """Python's, numpy's and torch's global generators, which vLLM seeds and draws from, are as before afterwards."""
+def _apart() -> Iterator[None]:
+    """Keeps vLLM and the training apart: it seeds and moves python's, numpy's and torch's global generators, which are
+    as before afterwards, and it computes in its own precision, whatever the trainer casts to.
+    """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
+    gpu = torch.cuda.is_available()
+    devices = [torch.cuda.current_device()] if gpu else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.autocast("cuda" if gpu else "cpu", enabled=False),
+        warnings.catch_warnings(),
+    ):
         try:
             yield
         finally:
@@ -380,6 +373,8 @@ def _guarded(what: str) -> Iterator[None]:
     except (EngineError, KeyboardInterrupt):
         raise
     except Exception as error:
+        global _current
+        _current = None  # whatever it still holds, nothing more can be asked of it
         raise EngineError(f"engine vllm {what}: {reason(error)}") from error
 
 

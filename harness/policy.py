@@ -174,6 +174,26 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
 
 
+def merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """A policy's weights with its adapters added in, under its own names; None for one without adapters.
+
+    Computed aside: to merge in place and take it back would change the last bits of what goes on training.
+    """
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    if not adapted:
+        return None
+    weights = {}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        layer, base, kind = name.partition(".base_layer.")
+        if base and kind == "weight":
+            delta = adapted[layer].get_delta_weight("default")
+            value = (value.float() + delta.float()).to(value.dtype)
+        weights[f"{layer}.{kind}" if base else name] = value
+    return weights
+
+
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     """A tokenizer with `<pad>` (0), `<eos>` (1) and a token for each character of `alphabet`, in that order.
 

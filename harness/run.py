@@ -12,9 +12,12 @@ import math
 import os
 import shutil
 import time
+import typing
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,13 @@ from trl import GRPOConfig
 
 import tasks
 from flowtracer import CreditGRPOTrainer, credit
+from harness import engines, provenance, seeds
 from harness import evaluate as evaluation
-from harness import provenance, seeds
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
-from harness.policy import Policy, load_policy
-from harness.rollout import duplicate_share, sample
+from harness.policy import Policy, load_policy, merged_weights
+from harness.rollout import Sample, duplicate_share
+from harness.verification import Judged, Verification
 from leaderboards import RunWriter, read_run
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
@@ -58,7 +62,8 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "git_commit": COMMIT,
-        "tier": provenance.tier(),
+        "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(),
+        "tier": engines.tier(experiment.engine),
     }
 
 
@@ -114,8 +119,15 @@ class Rewards:
     def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
         self.task, self.random = task, random
         self.problems = {problem.id: problem for problem in problems}
+        self.verification = Verification(task)
+        #: Verdicts that were asked for while responses were written, by key.
+        self.asked: dict[str, Judged] = {}
         self.verdicts: list[tasks.Verdict] = []
         self.seconds = 0.0
+
+    def ask(self, key: str, problem_id: str, one: Sample) -> None:
+        """Asks for the verdict on a response, which may take long, while others of its batch are written."""
+        self.asked[key] = self.verification.begin(self.problems[problem_id], one.text, one.finish_reason)
 
     def __call__(
         self,
@@ -130,7 +142,11 @@ class Rewards:
             (self.problems[problem], text, reason)
             for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
         ]
-        self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
+        asked = [self.asked.pop(one, None) for one in key]
+        if all(one is not None and one.text == text for one, text in zip(asked, completions, strict=True)):
+            self.verdicts = self.verification.verdicts(typing.cast(list[Judged], asked), VERIFICATION_SECONDS)
+        else:
+            self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
         self.seconds = time.perf_counter() - begin
         if self.random:
             # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
@@ -150,6 +166,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
         seed: int,
         writer: RunWriter,
         report: Report,
+        context: int,
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
@@ -163,6 +180,20 @@ class _RecordedTrainer(CreditGRPOTrainer):
         self.start = (
             [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
         )
+        self.engine = engines.start(
+            experiment.engine,
+            policy,
+            experiment.policy.dtype,
+            context,
+            settings.rollouts,
+            engines.BESIDE_TRAINING,
+        )
+        if experiment.engine == engines.VLLM:
+            # TRL's importance-sampling correction, without its own engine. What it would load before a generation,
+            # `_rollouts` does.
+            self.use_vllm = True
+            self.vllm_generation: Any = SimpleNamespace(sync_weights=lambda: None)
+            self._last_loaded_step = -1
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
@@ -191,7 +222,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise ExperimentError(
                     f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
-                    f"The last good checkpoint is in {self.writer.folder / 'checkpoint'}; lower the learning rate"
+                    f"{_good_until(self.writer.folder)}; lower the learning rate"
                 )
 
     def _record(self, logs: Mapping[str, float]) -> None:
@@ -285,16 +316,20 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
         for row, number in zip(rows, numbers, strict=True)
     ]
     prompt_ids = [row["prompt_ids"] for row in rows]
+
+    def finished(row: int, one: Sample) -> None:
+        trainer.verdicts.ask(keys[row], rows[row]["problem_id"], one)
+
     with trainer.accelerator.autocast():
-        samples = sample(
-            trainer.accelerator.unwrap_model(trainer.model),
-            trainer.run_policy.tokenizer,
+        trainer.engine.take(trainer.accelerator.unwrap_model(trainer.model))
+        samples = trainer.engine.sample(
             prompt_ids,
             keys,
             settings.max_response_tokens,
             settings.temperature,
             settings.top_k,
             settings.top_p,
+            finished if trainer.verdicts.task.slow else None,
         )
     trainer.rollout_seconds = time.perf_counter() - begin
     return {
@@ -356,6 +391,9 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         epsilon_high=settings.clip_range_high,
         mask_truncated_completions=settings.mask_truncated,
         beta=settings.kl_coefficient,
+        vllm_importance_sampling_correction=True,  # where the engine is vLLM; the mode and its bound are TRL's own
+        vllm_importance_sampling_mode="sequence_mask",
+        vllm_importance_sampling_clip_max=3.0,
         shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
         remove_unused_columns=False,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -435,6 +473,7 @@ def train(
         seed=seed,
         writer=writer,
         report=report,
+        context=max(map(len, encoded.values())) + settings.max_response_tokens,
         credit=credit.get(method, **options),
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
@@ -461,7 +500,8 @@ def train(
     for table in ("rollouts", "steps"):
         writer.drop_after(table, done - 1)
     report("step", done, settings.steps)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with _naming_checkpoint(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
 
 
@@ -524,6 +564,7 @@ def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
             temperature=settings.temperature,
             max_new_tokens=tokens or experiment.training.max_response_tokens,
             batch_size=settings.batch_size,
+            engine=experiment.engine,
         )
     return rows
 
@@ -539,6 +580,26 @@ def _summary(experiment: Experiment, writer: RunWriter) -> dict[str, Any]:
     return {"tier": provenance.DISTRIBUTION if lost else tier}
 
 
+@contextmanager
+def _naming_checkpoint(folder: Path) -> Iterator[None]:
+    """One line for a machine or an engine that fails in the middle of a run, with what the run goes on from."""
+    try:
+        yield
+    except engines.EngineError as error:
+        raise ExperimentError(f"{folder}: {error}. {_good_until(folder)}") from error
+    except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError) as error:
+        raise ExperimentError(
+            f"{folder}: training broke down: {engines.reason(error)}. {_good_until(folder)}"
+        ) from error
+
+
+def _good_until(folder: Path) -> str:
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return "There is no checkpoint yet: the run starts again"
+    return f"The last good checkpoint is {checkpoint}"
+
+
 def policy_folder(folder: Path, step: int) -> Path:
     """Where a run keeps the policy after `step` steps until it has been evaluated."""
     return folder / "policies" / f"step-{step:06d}"
@@ -548,30 +609,10 @@ def save_policy(policy: Policy, folder: Path) -> None:
     """Saves a policy so that its folder exists only when it is whole."""
     aside = folder.with_name(f".{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    policy.model.save_pretrained(aside, state_dict=_merged_weights(policy.model))
+    policy.model.save_pretrained(aside, state_dict=merged_weights(policy.model))
     policy.tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-
-
-def _merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """A policy's weights with its adapters added in, under its own names; None for one without adapters.
-
-    Computed aside: to merge in place and take it back would change the last bits of what goes on training.
-    """
-    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
-    if not adapted:
-        return None
-    weights = {}
-    for name, value in model.state_dict().items():
-        if ".lora_" in name:
-            continue
-        layer, base, kind = name.partition(".base_layer.")
-        if base and kind == "weight":
-            delta = adapted[layer].get_delta_weight("default")
-            value = (value.float() + delta.float()).to(value.dtype)
-        weights[f"{layer}.{kind}" if base else name] = value
-    return weights
 
 
 def _check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness import ExperimentError, run
+from harness.policy import merged_weights
 from leaderboards import RecordError, read_run
 
 TABLES = ("rollouts", "steps")
@@ -133,7 +134,7 @@ def test_merged_weights_answer_as_the_adapters_do(tiny_experiment):
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([plain.encode("abcd?")])
     before = plain.model(ids).logits
-    plain.model.load_state_dict(run._merged_weights(policy.model))
+    plain.model.load_state_dict(merged_weights(policy.model))
     with torch.no_grad():
         torch.testing.assert_close(plain.model(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(plain.model(ids).logits, before, atol=0.1)
