@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import claims, experiments, policies, problems, records
+from harness.commands import causes, claims, experiments, policies, problems, records
 from harness.commands.shared import MISTAKE, STOPPED, say
 
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, records, claims, policies, problems):
+    for subject in (experiments, records, claims, policies, causes, problems):
         subject.add(commands)
     return parser
 

@@ -16,7 +16,7 @@ agree. In half precision, and over many long responses, expect exceptions. Calls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -65,13 +65,15 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     finished: Callable[[int, Sample], None] | None = None,
+    hidden: Sequence[Collection[int]] | None = None,
 ) -> list[Sample]:
     """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
 
     `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would make copies of a
     sample. `temperature` 0 takes the likeliest token, without noise; `top_k` 0 and `top_p` 1 leave the
     distribution whole. The model's mode and generation options are as before when this returns. `finished` hears
-    of each sample once, with its row: where there is noise, as soon as its end token is written.
+    of each sample once, with its row: where there is noise, as soon as its end token is written. `hidden`: for each
+    row, the positions in its prompt that nothing attends to, in any layer; the other tokens stay where they are.
 
     Raises ExperimentError for options without meaning and for prompts that do not fit the policy's context;
     ValueError for keys that are missing, malformed or repeated, and for a prompt without tokens.
@@ -98,13 +100,19 @@ def sample(
     picker = _Picker(
         keys, width, max_new_tokens, ends, warpers, temperature > 0, None if finished is None else end
     )
+    extra: dict[str, torch.Tensor] = {}
+    if hidden is not None:
+        # Without these, generate would count visible tokens only, and what follows a hidden one would move.
+        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        for row, (ids, positions) in enumerate(zip(prompt_ids, hidden, strict=True)):
+            mask[row, [width - len(ids) + position for position in positions]] = 0
     # A bare configuration for the length of the call: a published model's own would add its sampling options.
     options = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
     )
     with _generating(model, options):
         sequences = cast(Any, model).generate(
-            padded, attention_mask=mask, logits_processor=LogitsProcessorList([picker])
+            padded, attention_mask=mask, logits_processor=LogitsProcessorList([picker]), **extra
         )
     rows = sequences[:, width:].tolist()
     logprobs = torch.stack(picker.logprobs, dim=1).tolist()

@@ -14,6 +14,10 @@ stream            further parts                         decides
 `rollout`         run seed, step, problem id, sample    the tokens of one training rollout
 `credit`          run seed, step, problem id, sample    draws of a credit method (the random control)
 `evaluation`      task, problem id, sample              the tokens of one evaluation sample
+`continuation`    rollout key, prefix length, number    the tokens of one continuation of a rollout's prefix
+`intervention`    task, problem id, sample              the tokens that follow a masked response, in every arm
+`masking`         task, problem id, sample              the order in which tokens are hidden at random
+`projection`      nothing                               the signs that gradients are projected with
 ================  ====================================  ==================================================
 
 The evaluation stream names no step and no method: every checkpoint of every arm is asked with the same noise.

@@ -1,0 +1,199 @@
+"""replay and intervene: what credit methods make of responses, without training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from harness.commands.shared import (
+    Bars,
+    Commands,
+    add_response_limit,
+    command,
+    console,
+    response_limit,
+    task_named,
+    write,
+)
+from harness.errors import ExperimentError
+
+
+def add(commands: Commands) -> None:
+    """Adds these commands."""
+    added = command(
+        commands,
+        "replay",
+        _replay,
+        "Compare all credit methods on the same rollouts, by gradient and weights, without training.",
+    )
+    added.add_argument(
+        "source",
+        help="an experiment (name or .toml): rollouts are sampled as a run would; or a folder of recorded runs: their "
+        "earliest rollouts, at the experiment's initial policy",
+    )
+    added.add_argument(
+        "--policy", help="sample from this policy instead of the initial one (a run's policy/ for one)"
+    )
+    added.add_argument(
+        "--seed", type=int, default=0, help="training seed whose rollouts to sample (default: 0)"
+    )
+    added.add_argument("--batches", type=int, default=32, metavar="N", help="rollout batches (default: 32)")
+    added.add_argument("--prompts", type=int, metavar="N", help="prompts a batch (default: the experiment's)")
+    added.add_argument("--methods", metavar="A,B", help="credit methods beside uniform (default: all)")
+    added.add_argument(
+        "--valued",
+        type=int,
+        default=32,
+        metavar="N",
+        help="responses whose token values are measured (default: 32)",
+    )
+    added.add_argument(
+        "--continuations",
+        type=int,
+        default=16,
+        metavar="K",
+        help="of each prefix, 0 for no values (default: 16)",
+    )
+    added.add_argument("--export", type=Path, metavar="FILE", help="also write it to FILE: .json or .md")
+
+    added = command(
+        commands,
+        "intervene",
+        _intervene,
+        "Hide a fifth of a response's tokens, chosen by a credit method, and see whether its answer changes.",
+    )
+    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
+    added.add_argument("task", help="a task, NAME or NAME:OPTION=VALUE, sums:largest=9 for one")
+    added.add_argument(
+        "--methods",
+        default="flow",
+        metavar="A,B",
+        help="credit methods to take rankings from (default: flow)",
+    )
+    added.add_argument("--problems", type=int, metavar="N", help="only the first N problems of the split")
+    added.add_argument("--split", default="test", help="test or train (default: test)")
+    added.add_argument("--samples", type=int, default=4, metavar="K", help="responses a problem (default: 4)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    added.add_argument(
+        "--masking", default="attention", help="attention, or deletion of the tokens (default: attention)"
+    )
+    add_response_limit(added)
+    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+    added.add_argument("--export", type=Path, metavar="FILE", help="also write it to FILE: .json or .md")
+
+
+def _replay(options: argparse.Namespace) -> int:
+    for name, least in (("batches", 1), ("valued", 1), ("continuations", 0), ("prompts", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ExperimentError(f"--{name} {value}: give at least {least}")
+    _check_export(options.export)
+    import torch
+
+    from harness import experiment as experiments
+    from harness import replay as replays
+    from harness.policy import load_policy
+    from harness.run import policy_of
+
+    torch.set_num_threads(1)
+    wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
+    folder = Path(options.source)
+    if folder.is_dir():
+        for name in ("policy", "prompts"):
+            if getattr(options, name) is not None:
+                raise ExperimentError(
+                    f"--{name} goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
+                )
+        experiment, batches = replays.stored(folder, options.batches)
+        methods = replays.methods_of(experiment, wanted)
+        policy = policy_of(experiment)
+        source = f"recorded in {folder}"
+    else:
+        experiment = experiments.load(options.source)
+        methods = replays.methods_of(experiment, wanted)
+        if options.prompts is not None:
+            training = replace(experiment.training, prompts_per_step=options.prompts, micro_batch=0)
+            experiment = replace(experiment, training=training)
+        settings = experiment.policy
+        policy = policy_of(experiment)
+        if options.policy is not None:
+            policy = load_policy(options.policy, policy.chat, settings.system, settings.dtype)
+        batches = replays.fresh(experiment, policy, options.batches, options.seed)
+        source = f"sampled, seed {options.seed}"
+    policy.model.float()  # as it is trained, whatever it is read in
+    with Bars("", lines=False) as progress:
+        progress.begin(len(methods) + 1, 0)
+        found = replays.replay(
+            experiment,
+            policy,
+            batches,
+            source,
+            methods,
+            options.valued,
+            options.continuations,
+            options.policy or experiment.policy.name,
+            progress.at,
+        )
+    _print(
+        found, f"Replay of {found.experiment}", replays.facts(found), replays.sheets(found), options.export
+    )
+    return 0
+
+
+def _intervene(options: argparse.Namespace) -> int:
+    for name, least in (("problems", 1), ("samples", 1), ("batch-size", 1), ("max-response-tokens", 1)):
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and value < least:
+            raise ExperimentError(f"--{name} {value}: give at least {least}")
+    _check_export(options.export)
+    import torch
+
+    from flowtracer import credit
+    from harness import intervene as interventions
+    from harness.policy import load_policy
+
+    torch.set_num_threads(1)
+    task = task_named(options.task)
+    problems = task.problems(options.split, options.problems)
+    methods = {name: credit.get(name) for name in options.methods.split(",") if name}
+    policy = load_policy(options.policy)
+    longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    with Bars("", lines=False) as progress:
+        progress.begin(3 + 3 * len(methods), 0)
+        found = interventions.intervene(
+            policy,
+            task,
+            problems,
+            methods,
+            options.samples,
+            options.temperature,
+            response_limit(options.max_response_tokens, policy, longest),
+            options.masking,
+            options.batch_size,
+            options.policy,
+            progress.at,
+        )
+    title = f"Intervention on {found.task}"
+    _print(found, title, interventions.facts(found), interventions.sheets(found), options.export)
+    return 0
+
+
+def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: Path | None) -> None:
+    from harness.tables import plain, show, to_markdown
+
+    screen = console()
+    screen.print(title, style="bold", markup=False, highlight=False)
+    for fact in facts:
+        screen.print(fact, markup=False, highlight=False)
+    show(screen, sheets)
+    if export is not None:
+        page = to_markdown(title, facts, sheets)
+        write(export, page if export.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
+
+
+def _check_export(path: Path | None) -> None:
+    if path is not None and path.suffix not in (".json", ".md"):
+        raise ExperimentError(f"--export {path}: the name must end in .json or .md")
