@@ -57,6 +57,21 @@ def fuzz(session: nox.Session) -> None:
     session.run(*command, env={"HF_HUB_OFFLINE": "1"}, external=True)
 
 
+@nox.session(venv_backend="none")
+def kills(session: nox.Session) -> None:
+    """Twenty kills of a sweep at random moments: its results must not change."""
+    programs = shared_environment(session, ".[dev]")
+    session.run(str(programs / "python"), "benchmarks/kills.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def simulations(session: nox.Session) -> None:
+    """The statistics against simulations with known truth, at the full count."""
+    programs = shared_environment(session, ".[dev]")
+    options = session.posargs or ["--output", "benchmarks/results/statistics_simulation.md"]
+    session.run(str(programs / "python"), "benchmarks/statistics_simulation.py", *options, external=True)
+
+
 @nox.session(reuse_venv=True)
 def tests_vllm(session: nox.Session) -> None:
     """Rollouts on the CPU build of vLLM, in an environment of their own: TRL behaves otherwise where it finds vLLM."""

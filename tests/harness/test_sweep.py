@@ -2,12 +2,13 @@
 
 import json
 import os
+import random
 import signal
-import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ from harness import ExperimentError, cli, run, sweep
 from harness import experiment as experiments
 from leaderboards import RunWriter, compare, load, records
 
-TABLES = ("rollouts", "steps", "samples")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import kills
 
 
 class Recorder:
@@ -29,15 +31,6 @@ class Recorder:
 
     def finished(self, job):
         self.jobs.append(str(job))
-
-
-def hashes(folder):
-    return {
-        (run.method, run.seed, table): run.content_hash(table)
-        for run in load(folder)
-        for table in TABLES
-        if run.finished
-    }
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +79,6 @@ scale = 0.05
 """
 
 
-def start(file, folder, *more):
-    command = [sys.executable, "-m", "harness.cli", "reproduce", str(file), "--out", str(folder), *more]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
 def steps_done(folder):
     """Training steps on disk, over all runs; the parts of a finished run have become one file."""
     finished = [path.parent for path in folder.glob("*/seed-*/finished.json")]
@@ -101,7 +87,7 @@ def steps_done(folder):
 
 
 def wait_for_steps(process, folder, count):
-    """Until `count` of the sweep's 24 training steps are on disk."""
+    """Until `count` of the sweep's 36 training steps are on disk."""
     for _ in range(12_000):
         if steps_done(folder) >= count or process.poll() is not None:
             return
@@ -110,17 +96,16 @@ def wait_for_steps(process, folder, count):
 
 
 def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference, tmp_path):
+    """And with an arm more, whose runs lie between those of the others."""
     file, folder = tmp_path / "tiny.toml", tmp_path / "runs"
-    file.write_text(TOML + "[methods.uniform]\n[methods.flow]\n")
+    file.write_text(TOML + "[methods.uniform]\n[methods.random]\n[methods.flow]\n")
 
-    killed = start(file, folder)
-    wait_for_steps(killed, folder, 3)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert len(hashes(folder)) < len(hashes(reference))
+    for source in map(random.Random, range(2)):
+        assert kills.kill_at_random(kills.start(file, folder), folder, source, window=0.5)
+    assert len(kills.hashes(folder)) < len(kills.hashes(reference))
 
-    stopped = start(file, folder)
-    wait_for_steps(stopped, folder, 8)
+    stopped = kills.start(file, folder)
+    wait_for_steps(stopped, folder, steps_done(folder) + 3)
     os.killpg(stopped.pid, signal.SIGINT)
     _, errors = stopped.communicate(timeout=600)
     assert stopped.returncode == 130, errors
@@ -129,12 +114,14 @@ def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference,
         == f"flowtracer: stopped; {folder} is whole: run the same command again, it goes on"
     )
 
-    finished = start(file, folder)
+    finished = kills.start(file, folder)
     output, errors = finished.communicate(timeout=900)
     assert finished.returncode == 0, errors
     assert "Traceback" not in errors and "leaked" not in errors
     assert "T0: bitwise repeatable" in output and "uniform" in output
-    assert hashes(folder) == hashes(reference)
+    found = kills.hashes(folder)
+    assert len(found) == 3 * 2 * 3
+    assert {key: value for key, value in found.items() if key[0] != "random"} == kills.hashes(reference)
 
 
 def test_finished_runs_are_not_repeated(reference):
