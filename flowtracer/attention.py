@@ -2,8 +2,9 @@
 
 The tap sits where transformers dispatches attention (`AttentionInterface`), after rotary embeddings and query/key
 norms. It calls the very function that the model would have called, so outputs are bit for bit those of an untapped
-forward, and adds the probabilities of the traced layers to one float32 map, a tile of queries at a time. No
-`output_attentions`, no per-head map, no extra forward.
+forward, and adds the probabilities of the traced layers to one float32 map: on CUDA by a Triton kernel, elsewhere a
+tile of queries at a time. Beyond `DENSE_TOKENS` it keeps queries and keys instead, from which `BlockedCapacity`
+computes any tile. No `output_attentions`, no per-head map, no extra forward.
 """
 
 from __future__ import annotations
@@ -11,22 +12,37 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from flowtracer.blocked import (
+    TILE_ELEMENTS,
+    BlockedCapacity,
+    TracedLayer,
+    add_head_mean,
+    row_normalizers,
+)
 from flowtracer.errors import CreditError
 from flowtracer.flow import full_float32
 
-#: Scores held at once while a layer is reduced, in elements: 64 MB of float32.
-TILE_ELEMENTS = 16 * 1024 * 1024
+#: The same on a GPU, which has more to fill: 64 MB of float32.
+GPU_TILE_ELEMENTS = 16 * 1024 * 1024
+
+#: The longest sequence whose map is held as a whole: 4 GB of float32. Beyond, it outgrows queries and keys.
+DENSE_TOKENS = 32 * 1024
+
+#: Maps smaller than this are made without asking how much memory is free.
+_SMALL = 2**26
 
 # transformers gives names with "sdpa" or "flash" in them special treatment, and drops the padding mask in silence for
 # a name without a mask function of its own. Hence a neutral name, registered for both.
@@ -94,10 +110,24 @@ def capacity_from_qk(query: Tensor, key: Tensor, *, scale: float, mask: Tensor |
             f"queries {tuple(query.shape)} and keys {tuple(key.shape)} do not fit: (B, Hq, T, D) and (B, Hkv, T, D), "
             "Hq a multiple of Hkv"
         )
-    reading = MeanMap()
+    reading = MeanMap(dense_tokens=length)
     reading.begin(torch.ones(batch, length, dtype=torch.bool, device=query.device), layers=1)
-    _each_tile(query, key, scale, mask, reading.add)
+    reading.read(query.detach(), key.detach(), scale, _checked(mask, batch, length), None)
     return reading.map
+
+
+def _checked(mask: Tensor | None, batch: int, length: int) -> Tensor | None:
+    """The mask as (B, 1, T, T), if it is one that the tap can read."""
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool:
+        raise CreditError(f"an additive {mask.dtype} attention mask; the tap reads boolean masks")
+    if mask.ndim != 4 or mask.shape[0] not in (1, batch) or mask.shape[1:] != (1, length, length):
+        raise CreditError(
+            f"a mask of shape {tuple(mask.shape)} for {batch} sequences of {length} tokens: "
+            f"the tap reads masks (B, 1, T, T), one for all heads"
+        )
+    return mask.expand(batch, 1, length, length)
 
 
 @torch.no_grad()
@@ -111,8 +141,9 @@ def _each_tile(
     batch, heads, length, width = query.shape
     key_heads = key.shape[1]
     group = heads // key_heads
-    rows = max(1, min(batch, TILE_ELEMENTS // max(1, heads * length * length)))
-    tile = max(1, min(length, TILE_ELEMENTS // max(1, heads * length * rows)))
+    elements = GPU_TILE_ELEMENTS if query.is_cuda else TILE_ELEMENTS
+    rows = max(1, min(batch, elements // max(1, heads * length * length)))
+    tile = min(length, max(16, elements // max(1, heads * length * rows)))
     with full_float32():
         for row in range(0, batch, rows):
             row_slice = slice(row, min(row + rows, batch))
@@ -125,21 +156,20 @@ def _each_tile(
                 scores = torch.matmul(queries, keys[..., :end])
                 scores = scores.view(-1, heads, end - start, end)
                 if mask is None:
-                    hidden = torch.ones(end - start, end, dtype=torch.bool, device=scores.device).triu(
-                        start + 1
-                    )
-                    scores.masked_fill_(hidden, float("-inf"))
-                    probabilities = scores.softmax(-1)
+                    # Only the last columns can lie after a row.
+                    hidden = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device)
+                    scores[..., start:].masked_fill_(hidden.triu(1), float("-inf"))
+                    torch.softmax(scores, -1, out=scores)
                 else:
-                    visible = mask[row_slice, :, start:end, :end]
-                    scores.masked_fill_(~visible, float("-inf"))
+                    hidden = ~mask[row_slice, :, start:end, :end]
+                    scores.masked_fill_(hidden, float("-inf"))
                     # A row that sees nothing is a pad: softmax gives NaN there, and a pad's row must be exactly 0.
-                    probabilities = scores.softmax(-1).masked_fill_(~visible, 0.0)
-                visit(row_slice, start, probabilities)
+                    torch.softmax(scores, -1, out=scores).masked_fill_(hidden, 0.0)
+                visit(row_slice, start, scores)
 
 
 class Reading(ABC):
-    """What is kept of the attention of the traced layers: fed tile by tile, layer by layer, read after the forward."""
+    """What is kept of the attention of the traced layers: fed layer by layer, read after the forward."""
 
     #: The field of a CreditContext that the result fills.
     fills: ClassVar[str]
@@ -147,6 +177,17 @@ class Reading(ABC):
     @abstractmethod
     def begin(self, token: Tensor, layers: int) -> None:
         """Called once, with the boolean mask of real tokens (B, T) and the number of layers to come."""
+
+    def wants_normalizers(self, query: Tensor) -> bool:
+        """Whether `read` has a use for the row normalisers of a layer, if its attention op returns them."""
+        return False
+
+    def read(
+        self, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, normalizers: Tensor | None
+    ) -> None:
+        """A layer: queries, keys and mask as in `capacity_from_qk`; normalizers (B, Hq, T), where they are known."""
+        _each_tile(query, key, scale, mask, self.add)
+        self.end_layer()
 
     @abstractmethod
     def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
@@ -162,25 +203,74 @@ class Reading(ABC):
 
 
 class MeanMap(Reading):
-    """The mean over heads and layers, (B, T, T) float32; rows and columns of pads exactly 0."""
+    """The mean over heads and layers, (B, T, T) float32; rows and columns of pads exactly 0.
+
+    dense_tokens: the longest sequence whose map is held; a longer one gives a `BlockedCapacity`.
+    Raises CreditError where the map does not fit into the memory that is free.
+    """
 
     fills: ClassVar[str] = "capacity"
 
+    def __init__(self, dense_tokens: int = DENSE_TOKENS) -> None:
+        self._dense_tokens = dense_tokens
+
     def begin(self, token: Tensor, layers: int) -> None:
         batch, length = token.shape
-        self.map = torch.zeros(batch, length, length, dtype=torch.float32, device=token.device)
         self._token, self._weight = token, 1.0 / layers
+        self._layers: list[TracedLayer] = []
+        self._blocked = length > self._dense_tokens
+        if not self._blocked:
+            _check_room(4 * batch * length * length, token)
+            self.map = torch.zeros(batch, length, length, dtype=torch.float32, device=token.device)
+
+    def wants_normalizers(self, query: Tensor) -> bool:
+        return query.is_cuda or query.shape[2] > self._dense_tokens
+
+    def read(
+        self, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, normalizers: Tensor | None
+    ) -> None:
+        # On the CPU a softmax is as fast as what the normalisers would save, and rounds less.
+        if not self.wants_normalizers(query):
+            super().read(query, key, scale, mask, normalizers)
+            return
+        if normalizers is None:
+            normalizers = row_normalizers(query, key, scale, mask)
+        layer = TracedLayer(query, key, normalizers, scale, mask)
+        if self._blocked:
+            self._layers.append(layer)
+        else:
+            everything = slice(0, query.shape[2])
+            add_head_mean(self.map, layer, everything, everything, self._weight)
 
     def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
         heads, end = probabilities.shape[1], probabilities.shape[3]
-        self.map[rows, start:end, :end] += probabilities.sum(1) * (self._weight / heads)
+        self.map[rows, start:end, :end] += probabilities.sum(1).mul_(self._weight / heads)
 
-    def finish(self, padded: bool) -> Tensor:
+    def finish(self, padded: bool) -> Tensor | BlockedCapacity:
+        if self._blocked:
+            return BlockedCapacity(self._token, self._layers)
         # Left pads see nothing, but right pads see the text before them: both are no part of the graph.
         if padded:
             pads = ~self._token
-            self.map.masked_fill_(pads.unsqueeze(-1) | pads.unsqueeze(-2), 0.0)
+            self.map.masked_fill_(pads.unsqueeze(-1), 0.0).masked_fill_(pads.unsqueeze(-2), 0.0)
         return self.map
+
+
+def _check_room(needed: int, token: Tensor) -> None:
+    """Raises CreditError where a map of `needed` bytes for the tokens (B, T) exceeds the memory that is free."""
+    if needed < _SMALL:
+        return
+    if token.is_cuda:
+        held = torch.cuda.memory_reserved(token.device) - torch.cuda.memory_allocated(token.device)
+        free = torch.cuda.mem_get_info(token.device)[0] + held
+    else:
+        free = psutil.virtual_memory().available
+    if needed > free:
+        batch, length = token.shape
+        raise CreditError(
+            f"the attention map of {batch} x {length} tokens takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+            f"free: take fewer sequences at once, or dense_tokens below {length} to keep no map"
+        )
 
 
 class Rollout(Reading):
@@ -195,8 +285,17 @@ class Rollout(Reading):
     def begin(self, token: Tensor, layers: int) -> None:
         self._token = token
         self._product: Tensor | None = None
-        self._layer = MeanMap()
+        self._layer = MeanMap(dense_tokens=token.shape[1])
         self._layer.begin(token, layers=1)
+
+    def wants_normalizers(self, query: Tensor) -> bool:
+        return query.is_cuda
+
+    def read(
+        self, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, normalizers: Tensor | None
+    ) -> None:
+        self._layer.read(query, key, scale, mask, normalizers)
+        self.end_layer()
 
     def add(self, rows: slice, start: int, probabilities: Tensor) -> None:
         self._layer.add(rows, start, probabilities)
@@ -212,7 +311,7 @@ class Rollout(Reading):
         assert self._product is not None
         if padded:
             pads = ~self._token
-            self._product.masked_fill_(pads.unsqueeze(-1) | pads.unsqueeze(-2), 0.0)
+            self._product.masked_fill_(pads.unsqueeze(-1), 0.0).masked_fill_(pads.unsqueeze(-2), 0.0)
         return self._product
 
 
@@ -288,6 +387,7 @@ class Capture:
         self._seen: set[int] = set()
         self._reading = reading
         self._result: Any = None
+        self._beyond_window: list[tuple[int, Tensor]] = []
         #: Seconds spent in the tap, host clock.
         self.seconds = 0.0
 
@@ -303,12 +403,33 @@ class Capture:
         return {self._reading.fills: self._result}
 
     @property
-    def capacity(self) -> Tensor:
-        """The mean over heads and traced layers, (B, T, T) float32; rows and columns of pads exactly 0."""
+    def capacity(self) -> Tensor | BlockedCapacity:
+        """The mean over heads and traced layers, (B, T, T) float32; rows and columns of pads exactly 0.
+
+        A tensor up to the `dense_tokens` of the reading, a map computed tile by tile beyond.
+        """
         return self.fields[MeanMap.fills]
 
-    def take(self, layer: int | None, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
-        """Adds one layer, if it is traced. Queries, keys and mask as in `capacity_from_qk`."""
+    def watch(self, layer: int | None, query: Tensor) -> Any:
+        """A context around a layer's attention op, which gives a `_Normalizers` where they are wanted, else None."""
+        wanted = layer in self._layers and self._reading.wants_normalizers(query)
+        return _Normalizers() if wanted else nullcontext()
+
+    def take(
+        self,
+        layer: int | None,
+        query: Tensor,
+        key: Tensor,
+        scale: float,
+        mask: Tensor | None,
+        *,
+        normalizers: Tensor | None = None,
+        window: int | None = None,
+    ) -> None:
+        """Adds one layer, if it is traced. Queries, keys and mask as in `capacity_from_qk`.
+
+        normalizers: (B, Hq, T), where they are known. window: what the layer says its mask shows of the past.
+        """
         if layer is None or layer not in self._layers:
             return
         if layer in self._seen:
@@ -323,19 +444,64 @@ class Capture:
                 f"the tap reads whole sequences of shape {tuple(self._token.shape)}, "
                 f"but a forward brought {batch} x {length} queries and {key.shape[2]} keys: no cache, no packing"
             )
-        if mask is not None and mask.dtype != torch.bool:
-            raise CreditError(
-                f"layer {layer} has an additive {mask.dtype} attention mask; the tap reads boolean masks"
-            )
+        try:
+            mask = _checked(mask, batch, length)
+        except CreditError as error:
+            raise CreditError(f"layer {layer} has {error}") from None
+        if window is not None and window < length:
+            self._check_window(layer, mask, length, window)
         if not self._seen:
             self._token = self._token.to(query.device)
             self._reading.begin(self._token, len(self._layers))
-        _each_tile(query.detach(), key.detach(), scale, mask, self._reading.add)
-        self._reading.end_layer()
+        self._reading.read(query.detach(), key.detach(), scale, mask, normalizers)
         self._seen.add(layer)
         if len(self._seen) == len(self._layers):
+            for windowed, beyond in self._beyond_window:
+                if bool(beyond):
+                    raise CreditError(_MISMATCH.format(windowed))
             self._result = self._reading.finish(padded=mask is not None or not bool(self._token.all()))
         self.seconds += time.perf_counter() - begin
+
+    def _check_window(self, layer: int, mask: Tensor | None, length: int, window: int) -> None:
+        if mask is None:
+            raise CreditError(_MISMATCH.format(layer))
+        # Looked at after the last layer: a GPU is not waited for in the middle of a forward.
+        self._beyond_window.append((layer, mask[:, :, -1, : length - window].any()))
+
+
+_MISMATCH = (
+    "layer {} has a sliding window, but its mask shows what lies before it: which of them holds is not known; "
+    "use the masks that transformers makes for the model"
+)
+
+
+class _Normalizers(TorchDispatchMode):
+    """Keeps the row log-sum-exp (B, Hq, T) float32 of the attention op inside, which chooses itself as ever.
+
+    PyTorch's flash op always returns it, the memory-efficient one where gradients are recorded, others never or in
+    other shapes: then `found` stays None.
+    """
+
+    _RETURN_IT = (
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Tensor | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in self._RETURN_IT:
+            length = args[0].shape[2]
+            # The memory-efficient op rounds the length up to a multiple of 32.
+            if output[1].ndim == 3 and output[1].shape[2] >= length:
+                self.found = output[1][:, :, :length].detach()
+        return output
 
 
 _open: Capture | None = None
@@ -352,7 +518,7 @@ def _tapped_attention(
     attention_mask: Tensor | None,
     **options: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' sdpa attention, with a look at the queries and keys first."""
+    """transformers' sdpa attention, with a look at the queries and keys."""
     for name, meaning in _UNREAD.items():
         if options.get(name) is not None:
             raise CreditError(
@@ -362,17 +528,29 @@ def _tapped_attention(
         raise CreditError(
             "the tap cannot read compiled code: trace the model before torch.compile, or without it"
         )
-    if _open is not None:
-        causal = options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        if attention_mask is None and not causal:
-            raise CreditError(
-                f"{type(module).__name__} looks ahead of its own position: only causal decoders are traced"
-            )
-        scaling = options.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
-        _open.take(getattr(module, "layer_idx", None), query, key, scale, attention_mask)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    capture, layer = _open, getattr(module, "layer_idx", None)
+    if capture is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    if attention_mask is None and not causal:
+        raise CreditError(
+            f"{type(module).__name__} looks ahead of its own position: only causal decoders are traced"
+        )
+    scaling = options.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
+    with capture.watch(layer, query) as normalizers:
+        output = sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    capture.take(
+        layer,
+        query,
+        key,
+        scale,
+        attention_mask,
+        normalizers=None if normalizers is None else normalizers.found,
+        window=options.get("sliding_window"),  # type: ignore[arg-type]
+    )
+    return output
 
 
 AttentionInterface.register(_NAME, _tapped_attention)

@@ -23,11 +23,12 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from flowtracer import credit
-from flowtracer.attention import AttentionTap, Layers
+from flowtracer.attention import DENSE_TOKENS, AttentionTap, Layers, MeanMap
+from flowtracer.blocked import BlockedCapacity
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.controls import TwoLevel
 from flowtracer.errors import CreditError
-from flowtracer.flow import Flow, solve_flow
+from flowtracer.flow import Capacity, Flow, solve_flow
 from flowtracer.spans import AnswerTask, Boxed, Span, decode, tokens_in
 
 #: Edges a token shows on the page: its largest inflows, and as many of its largest outflows.
@@ -43,7 +44,8 @@ class Trace:
     tokens: T pieces of text, prompt then response, safe to display: special tokens by their names, control
         characters by pictures; a token that only continues a character that an earlier one began is "".
     prompt_length: how many of them are the prompt.
-    capacity: (T, T) float32, the mean attention of the traced layers.
+    capacity: (T, T) float32, the mean attention of the traced layers; computed tile by tile for very long sequences,
+        which have no page.
     answer: (T,) boolean, the tokens of the answer.
     layers: the traced layers.
     decisive: (T,) boolean, the tokens that decide the answer, or None where the task does not know.
@@ -58,7 +60,7 @@ class Trace:
     token_ids: list[int]
     tokens: list[str]
     prompt_length: int
-    capacity: Tensor
+    capacity: Tensor | BlockedCapacity
     answer: Tensor
     layers: list[int]
     decisive: Tensor | None = None
@@ -70,7 +72,8 @@ class Trace:
         positions = torch.arange(len(self.tokens))
         self.prompt = positions < self.prompt_length
         self.response = ~self.prompt
-        self.flow = solve_flow(self.capacity, self.prompt, self.answer)
+        device = self.capacity.device
+        self.flow = solve_flow(self.capacity, self.prompt.to(device), self.answer.to(device)).cpu()
         if int(self.flow.reaching_sources) == 0:
             raise CreditError(
                 f"nothing of the prompt reaches the answer {self.answer_text!r} through layers "
@@ -133,8 +136,7 @@ class Trace:
             assert self.pieces is not None
             context.pieces = [[""] * self.prompt_length + self.pieces[self.prompt_length :]]
         if "capacity" in method.needs and scores is None:
-            # Methods may destroy the map that they are given.
-            context.capacity = self.capacity.clone().unsqueeze(0)
+            context.capacity = self._map()
         context.scores = scores
         try:
             weights = method(context)
@@ -142,14 +144,19 @@ class Trace:
             raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
         if context.abstentions:
             raise CreditError(f"credit {method.name} abstains on this response: {context.abstentions[0]}")
-        return weights[0]
+        return weights[0].cpu()
+
+    def _map(self) -> Capacity:
+        """The map as a batch of one for a credit method, which may change it."""
+        whole = self.capacity
+        return whole.clone().unsqueeze(0) if isinstance(whole, Tensor) else whole.batch()
 
     def _context(self) -> CreditContext:
         def row(mask: Tensor) -> Tensor:
-            return mask.unsqueeze(0)
+            return mask.unsqueeze(0).to(self.capacity.device)
 
         return CreditContext(
-            token_ids=torch.tensor([self.token_ids]),
+            token_ids=row(torch.tensor(self.token_ids)),
             prompt=row(self.prompt),
             response=row(self.response),
             source=row(self.prompt),
@@ -166,6 +173,7 @@ def trace(
     response: str | Sequence[int],
     layers: Layers = "middle",
     task: AnswerTask | None = None,
+    dense_tokens: int = DENSE_TOKENS,
 ) -> Trace:
     """Traces a response: one forward, and the flow from the prompt's tokens to the answer's.
 
@@ -175,6 +183,7 @@ def trace(
     layers: see `attention.traced_layers`.
     task: where the answer stands (`extract(text) -> (start, end) or None`); any `tasks.Task` serves. Without
         one, the last `\\boxed{}` is it.
+    dense_tokens: the attention map of a longer sequence is never held; see `blocked.BlockedCapacity`.
 
     Raises CreditError when prompt or response is empty, the response holds no answer, nothing of the prompt
     reaches the answer, the sequence does not fit the model, or the model's attention cannot be tapped.
@@ -206,12 +215,18 @@ def trace(
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), tap.open(everything) as capture, _stopping_after(model, tap.layers[-1]):
+        with (
+            torch.no_grad(),
+            tap.open(everything, MeanMap(dense_tokens)) as capture,
+            _stopping_after(model, tap.layers[-1]),
+        ):
             model(input_ids=batch, attention_mask=everything, use_cache=False)
     except _LastLayerSeen:
         pass
     finally:
         model.train(training)
+
+    capacity = capture.capacity[0]
 
     def mask(response_tokens: list[int]) -> Tensor:
         marked = torch.zeros(len(ids), dtype=torch.bool)
@@ -225,7 +240,7 @@ def trace(
             for token, piece in zip(ids, pieces, strict=True)
         ],
         prompt_length=len(prompt_ids),
-        capacity=capture.capacity[0].cpu(),
+        capacity=capacity.cpu() if isinstance(capacity, Tensor) else capacity,
         answer=mask(answer),
         layers=tap.layers,
         decisive=None if known is None else mask(tokens_in(spans, known)),
@@ -502,7 +517,7 @@ def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
     scores = None
     if "capacity" in method.needs:
         context = traced._context()
-        context.capacity = traced.capacity.clone().unsqueeze(0)
+        context.capacity = traced._map()
         scores = method.score(context)
     levels = [
         traced._weigh(replace(method, ratio=percentage / 100), scores)[traced.response] != 1.0

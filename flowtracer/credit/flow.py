@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.attention import Layers
+from flowtracer.attention import DENSE_TOKENS, Layers, MeanMap, Reading
 from flowtracer.credit.controls import TwoLevel, pool_size, random_scores, top
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
 from flowtracer.errors import CreditError
@@ -36,6 +36,8 @@ class FlowCredit(TwoLevel):
     abstain: what a response without an answer gets, "mean" (the mean weight of the batch's others) or "one".
     shape: "levels", or "continuous" (the paper's ablation, whose formula is unpublished): 1 + c tau, with c such that
         the response keeps the mean weight that the two levels would give it.
+    dense_tokens: longer sequences never hold their attention map: its tiles are computed twice instead, and memory
+        grows with T (`blocked.BlockedCapacity`). An option of ours, which changes no weight.
 
     Tokens of throughput 0 never get the bonus; ties go to the earliest token. Abstains on a response without an
     answer, and on one whose answer nothing of the source reaches.
@@ -55,6 +57,7 @@ class FlowCredit(TwoLevel):
     sign: str = "both"
     abstain: str = "mean"
     shape: str = "levels"
+    dense_tokens: int = DENSE_TOKENS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,9 +67,13 @@ class FlowCredit(TwoLevel):
         self.check_choice("sign", ("both", "positive", "negative"))
         self.check_choice("abstain", ABSTENTIONS)
         self.check_choice("shape", ("levels", "continuous"))
+        self.check_range("dense_tokens", 0, float("inf"))
+
+    def reading(self) -> Reading:
+        return MeanMap(self.dense_tokens)
 
     def score(self, context: CreditContext) -> Tensor:
-        """Throughput tau, (B, T) float32. Destroys the context's capacity map, which nothing else reads."""
+        """Throughput tau, (B, T) float32. May change the context's capacity map, which nothing else reads."""
         capacity = context.capacity
         assert capacity is not None
         answer = context.answer
@@ -74,8 +81,13 @@ class FlowCredit(TwoLevel):
             answer = torch.zeros_like(answer)
             answer[:, :-1] = context.answer[:, 1:]
         if self.first_token == "drop":
+            if not isinstance(capacity, Tensor):
+                raise CreditError(
+                    f"credit {self.name} with first_token='drop' changes the whole attention map, which is not held "
+                    f"for {context.answer.shape[1]} tokens; dense_tokens sets how many are"
+                )
             capacity = _without_first_token(capacity, context.prompt | context.response)
-        flow = solve_flow(capacity, context.source, answer, overwrite=True)
+        flow = solve_flow(capacity, context.source, answer)
         context.capacity = None
         return flow.throughput
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowtracer.attention import Layers, Reading, Rollout
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
-from flowtracer.flow import full_float32
+from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OneHop(_Ranked):
 
     def score(self, context: CreditContext) -> Tensor:
         assert context.capacity is not None
-        return _from_answer(context.capacity.tril(-1), context.answer)
+        return _from_answer(context.capacity, context.answer, diagonal=False)
 
     def weights(self, context: CreditContext) -> Tensor:
         context.abstain_where(~context.answer.any(1), "no answer")
@@ -79,12 +79,7 @@ class RawFlow(_Ranked):
         assert context.capacity is not None
         source = context.source.to(context.capacity.dtype)
         source = source / source.sum(1, keepdim=True).clamp(min=1.0)
-        with full_float32():
-            # The solver reads the strictly lower triangle of -W only.
-            flow = torch.linalg.solve_triangular(
-                context.capacity.neg(), source.unsqueeze(-1), upper=False, unitriangular=True
-            )
-        return flow.squeeze(-1)
+        return forward_visits(context.capacity, source, torch.zeros_like(context.source))
 
 
 @register
@@ -171,7 +166,13 @@ class AnswerAttention(CreditMethod):
         return torch.where(reasoning, self.floor + (1.0 - self.floor) * rise, 1.0)
 
 
-def _from_answer(matrix: Tensor, answer: Tensor) -> Tensor:
-    """Sum of the answer's rows, (B, T), from a matrix (B, T, T) whose pads are 0."""
+def _from_answer(matrix: Capacity, answer: Tensor, diagonal: bool = True) -> Tensor:
+    """Sum of the answer's rows, (B, T), from a map (B, T, T) that is 0 above the diagonal and on pads."""
+    total = torch.zeros(answer.shape, dtype=matrix.dtype, device=answer.device)
     with full_float32():
-        return torch.matmul(answer.to(matrix.dtype).unsqueeze(1), matrix).squeeze(1)
+        for rows, strip in strips(matrix, answer.any(0)):
+            own = answer[:, rows].to(strip.dtype).unsqueeze(1)
+            total[:, : rows.stop] += torch.matmul(
+                own, strip if diagonal else strip.tril(rows.start - 1)
+            ).squeeze(1)
+    return total

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowtracer.attention import HeadVectors, MeanMap, Reading
 from flowtracer.errors import CreditError
+from flowtracer.flow import Capacity
 
 ABSTENTIONS = ("mean", "one")
 
@@ -49,7 +50,8 @@ class CreditContext:
     response belongs to. generator: this method's own random numbers; no method may draw from a global one.
 
     Filled for methods that declare the need of it, else None; values outside the response mean nothing:
-    capacity: (B, T, T) float32, the mean attention of the traced layers. rollout: (B, T, T), see `attention.Rollout`.
+    capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
+    sequences. rollout: (B, T, T), see `attention.Rollout`.
     head_vectors: `attention.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
     position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
@@ -67,7 +69,7 @@ class CreditContext:
     reward: Tensor | None = None
     group: Tensor | None = None
     decisive: Tensor | None = None
-    capacity: Tensor | None = None
+    capacity: Capacity | None = None
     rollout: Tensor | None = None
     head_vectors: HeadVectors | None = None
     logprobs: Tensor | None = None

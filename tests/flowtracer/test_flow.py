@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import flowtracer.flow
 from flowtracer import CreditError, solve_flow
 
 
@@ -155,13 +156,31 @@ def test_tiny_potentials_stay_finite():
     assert int(got.reaching_sources) == 0  # 0.12^39 lies below 1e-30: reported, not rounded away in silence
 
 
-def test_overwrite_gives_the_same_flow_and_says_what_is_gone():
-    capacity, source, answer = random_graph(25, 4)
-    kept = solve_flow(capacity, source, answer)
-    gone = solve_flow(capacity.clone(), source, answer, overwrite=True)
-    assert torch.equal(kept.flow, gone.flow)
-    with pytest.raises(CreditError, match="overwrite"):
-        gone.edge_flow()
+@pytest.mark.parametrize("block", [1, 7, 512])
+def test_blocks_do_not_change_the_flow(monkeypatch, block):
+    """Solved a few positions at a time, in a batch with pads: the same flow, edges and paths, and an untouched map."""
+    rows = [random_graph(40, seed) for seed in range(3)]
+    capacity, source, answer = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    capacity[1, :5], capacity[1, :, :5], source[1, :5] = 0, 0, False
+    answer[2, 17] = True
+    before = capacity.clone()
+    monkeypatch.setattr(flowtracer.flow, "BLOCK", block)
+    got = solve_flow(capacity, source, answer)
+    assert torch.equal(capacity, before)
+    for row in range(3):
+        potential, transition, flow, _ = reference(capacity[row], source[row], answer[row])
+        torch.testing.assert_close(got.potential[row].double(), potential, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(got.flow[row].double(), flow, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(got.transition()[row].double(), transition, rtol=1e-5, atol=1e-6)
+    some = slice(9, 23)
+    assert torch.equal(got.transition(some), got.transition()[:, some])
+    assert torch.equal(got.edge_flow(some), got.edge_flow()[:, some])
+    alone = solve_flow(capacity[0], source[0], answer[0])
+    monkeypatch.undo()
+    whole = solve_flow(capacity[0], source[0], answer[0])
+    assert [path for _, path in alone.backbone(4, source[0])] == [
+        path for _, path in whole.backbone(4, source[0])
+    ]
 
 
 def test_backbone_finds_the_most_probable_paths():
