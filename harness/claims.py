@@ -344,6 +344,13 @@ def beside(runs: Sequence[Run]) -> Sheet | None:
     return Sheet("Runs that settle no claim", columns, tuple(rows), note, words=(0, 1, 2, 3))
 
 
+def about(runs: Sequence[Run]) -> list[Sheet]:
+    """The tables of those claims of which these runs say anything."""
+    findings = [one for one in judge(load(), runs) if one.status != NOT_RUN or one.beside]
+    others = beside(runs)
+    return [*sheets(findings), *([others] if others else [])] if findings else []
+
+
 def to_json(findings: Sequence[Finding]) -> str:
     """Every claim with its status, found number and reason."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from leaderboards.records import RecordError, Run, RunWriter, content_hash, load, read_run
 
 if TYPE_CHECKING:
-    from leaderboards.comparison import Arm, Assay, Comparison, compare, experiments
+    from leaderboards.comparison import Arm, Assay, Comparison, arranged, compare, experiments
 
 __all__ = [
     "Arm",
@@ -16,6 +16,7 @@ __all__ = [
     "RecordError",
     "Run",
     "RunWriter",
+    "arranged",
     "compare",
     "content_hash",
     "experiments",

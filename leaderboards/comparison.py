@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +79,8 @@ class Arm:
     scores: dict[str, Score]
     metric: str
     verdict: str
+    #: Place by difference among all arms of the comparison.
+    rank: int = 0
     differences: dict[int, float] = field(default_factory=dict)
     difference: float | None = None
     interval_of_difference: Interval | None = None
@@ -439,7 +441,8 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
                 arm, scores, baseline, differences[label], decisions[label], smallest, alpha, count, scale
             )
         arms.append(arm)
-    ranked = tuple(sorted(arms, key=lambda arm: _rank(arm, baseline)))
+    ordered = sorted(arms, key=lambda arm: _rank(arm, baseline))
+    ranked = tuple(replace(arm, rank=rank) for rank, arm in enumerate(ordered, start=1))
     return Comparison(
         arms=ranked,
         baseline=baseline,
@@ -456,6 +459,44 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
         notes=tuple(_notes(runs, finished, scores, methods)),
         scores=scores,
     )
+
+
+def _least(name: str, of: str = "training") -> Callable[[Arm], float]:
+    return lambda arm: getattr(arm, of).get(name, math.inf)
+
+
+def _most(metric: str) -> Callable[[Arm], float]:
+    return lambda arm: -arm.scores[metric].mean if metric in arm.scores else math.inf
+
+
+#: What arms can be sorted by: name to a key, of which the smallest comes first.
+SORTS: dict[str, Callable[[Arm], Any]] = {
+    "difference": lambda arm: arm.rank,
+    "method": lambda arm: arm.label,
+    "p": lambda arm: math.inf if arm.p_holm is None else arm.p_holm,
+    "accuracy": _most("final_accuracy"),
+    "reward": _most("training_reward_area"),
+    "length": _least("response_length"),
+    "truncated": _least("truncated"),
+    "seconds": _least("seconds_total", "cost"),
+    "tokens": _least("tokens", "cost"),
+}
+
+
+def arranged(comparison: Comparison, sort: str = "difference", only: Sequence[str] = ()) -> Comparison:
+    """The same comparison with its arms sorted, and `only` some of them beside the baseline.
+
+    What was computed stays: ranks and adjusted p values are those among all arms. RecordError for names that are
+    unknown.
+    """
+    if sort not in SORTS:
+        raise RecordError(f"arms cannot be sorted by {sort!r}; by {', '.join(SORTS)}")
+    kept = {comparison.arm(label).label for label in only} | {comparison.baseline}
+    arms = [arm for arm in comparison.arms if not only or arm.label in kept]
+    notes = comparison.notes
+    if len(arms) < len(comparison.arms):
+        notes += (f"{len(arms)} of {len(comparison.arms)} methods shown; p is adjusted over all of them",)
+    return replace(comparison, arms=tuple(sorted(arms, key=SORTS[sort])), notes=notes)
 
 
 def _methods(runs: Sequence[Run]) -> dict[str, Any]:
@@ -554,7 +595,7 @@ def _against(
         "accuracy_difference": accuracy,
         "crossed_interval": crossed,
     }
-    return Arm(**{**{name: getattr(arm, name) for name in Arm.__dataclass_fields__}, **changes})
+    return replace(arm, **changes)
 
 
 def _cells(

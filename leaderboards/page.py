@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from leaderboards.records import Run
 
 #: Problems whose answers are shown side by side, for each arm and direction.
 SHOWN_FLIPS = 4
+#: Training rollouts shown side by side are of the last steps, as many as it takes and at most these.
+LATE_STEPS = 5
 #: A curve is drawn through about this many points: each is a mean over neighbouring steps.
 POINTS = 40
 _WIDTH = 760
@@ -30,30 +31,49 @@ _STYLE = """
   --line: #363d46; --panel: #1c2229; --good: #5fd08f; --bad: #ff8a80; --same: #6fcbe6; --open: #f0c060;
   --c0: #9aa4b0; --c1: #56b4e9; --c2: #ff9a55; --c3: #3ddbab; --c4: #e58fcb; --c5: #e6c84a; --c6: #9fa8ff;
   --c7: #c9a58f; } }
-* { box-sizing: border-box; } body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem;
-background: var(--paper); color: var(--ink);
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.25rem 0
-.5rem; } p, dd { margin: .25rem 0; } .soft, .note { color: var(--soft); } .note { font-size: .85rem;
-max-width: 46rem; } .assay { display: inline-block; margin: .75rem 0 0; padding: .3rem .7rem; border: 1px
-solid; border-radius: .4rem; } .good { color: var(--good); } .bad { color: var(--bad); } .same { color:
-var(--same); } .open { color: var(--open); } .scroll { overflow-x: auto; } table { border-collapse:
-collapse; font-size: .9rem; font-variant-numeric: tabular-nums; } th, td { padding: .25rem .75rem .25rem 0;
-text-align: right; white-space: nowrap; } th.word, td.word { text-align: left; } th { color: var(--soft);
-font-weight: 500; border-bottom: 1px solid var(--line); } tr.baseline td { color: var(--soft); } svg {
-display: block; width: 100%; height: auto; max-width: 760px; } svg text { fill: var(--ink); font-size: 12px;
-} svg .soft { fill: var(--soft); } svg .axis { stroke: var(--line); } svg .zero { stroke: var(--soft); }
-.key { font-size: .85rem; margin: .25rem 0; } .key span { white-space: nowrap; margin-right: 1rem; } .key i
-{ display: inline-block; width: 1.2rem; height: .2rem; vertical-align: middle; margin-right: .35rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
+h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
+h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; }
+p, dd { margin: .25rem 0; }
+.soft, .note { color: var(--soft); }
+.note { font-size: .85rem; max-width: 46rem; }
+.assay { display: inline-block; margin: .75rem 0 0; padding: .3rem .7rem; border: 1px solid; border-radius: .4rem; }
+.good { color: var(--good); } .bad { color: var(--bad); } .same { color: var(--same); } .open { color: var(--open); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap; }
+th.word, td.word { text-align: left; }
+th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
+tr.baseline td { color: var(--soft); }
+svg { display: block; width: 100%; height: auto; max-width: 760px; }
+svg text { fill: var(--ink); font-size: 12px; }
+svg .soft { fill: var(--soft); } svg .axis { stroke: var(--line); } svg .zero { stroke: var(--soft); }
+.key { font-size: .85rem; margin: .25rem 0; }
+.key span { white-space: nowrap; margin-right: 1rem; }
+.key i { display: inline-block; width: 1.2rem; height: .2rem; vertical-align: middle; margin-right: .35rem; }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: .4rem .8rem; }
-summary { cursor: pointer; } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; margin:
-.5rem 0 1rem; } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } } pre { margin: 0;
-padding: .6rem .7rem; background: var(--panel); border-radius: .4rem; white-space: pre-wrap;
+summary { cursor: pointer; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; margin: .5rem 0 1rem; }
+@media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } }
+pre { margin: 0; padding: .6rem .7rem; background: var(--panel); border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .82rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+p + pre { margin-bottom: .6rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.25rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
-_CLASSES = {"better": "good", "worse": "bad", "no difference": "same", "cannot tell": "open"}
+_CLASSES = {
+    "better": "good",
+    "worse": "bad",
+    "no difference": "same",
+    "cannot tell": "open",
+    "reproduced": "good",
+    "smaller than claimed": "same",
+    "not reproduced": "open",
+    "contradicted": "bad",
+}
 _ASSAY = {"sensitive": "good", "not sensitive": "bad", "not tested": "open"}
 
 
@@ -93,22 +113,24 @@ def _forest(comparison: Comparison) -> str:
     arms = [arm for arm in comparison.arms if arm.difference is not None]
     if not arms:
         return ""
+    d, digits = comparison.smallest_difference, terminal.decimals(comparison)
     bounds = [bound for arm in arms for bound in arm.interval_of_difference or ()]
     bounds += [value for arm in arms for value in arm.differences.values()]
-    reach = max([comparison.smallest_difference, *(abs(bound) for bound in bounds)]) * 1.1
+    low_end, high_end = min(-d, *bounds), max(d, *bounds)
+    room = 0.06 * (high_end - low_end)
+    low_end, high_end = low_end - room, high_end + room
     left, right, row = 150, _WIDTH - 20, 30
     height = row * len(arms) + 34
 
     def x(value: float) -> float:
-        return left + (value + reach) / (2 * reach) * (right - left)
+        return left + (value - low_end) / (high_end - low_end) * (right - left)
 
-    d, digits = comparison.smallest_difference, terminal.decimals(comparison)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Paired differences with intervals">',
         f'<rect x="{x(-d):.1f}" y="0" width="{x(d) - x(-d):.1f}" height="{height - 30}" fill="var(--panel)"/>',
         f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 30}"/>',
     ]
-    for tick in _ticks(-reach, reach):
+    for tick in _ticks(low_end, high_end):
         parts.append(
             f'<text class="soft" text-anchor="middle" x="{x(tick):.1f}" y="{height - 12}">'
             f"{_tick(tick, '+')}</text>"
@@ -237,7 +259,7 @@ def _chart(comparison: Comparison, values: Curves, label: str) -> str:
 # ------------------------------------------------------------------------------------- tables and texts
 
 
-def _table(sheet: terminal.Sheet, comparison: Comparison) -> str:
+def _table(sheet: terminal.Sheet, baseline: str | None = None, heading: str = "h2") -> str:
     def cell(tag: str, column: int, text: str, more: str = "") -> str:
         names = " ".join(["word"] * (column in sheet.words) + [more] * bool(more))
         return f'<{tag} class="{names}">{_text(text)}</{tag}>'
@@ -245,15 +267,15 @@ def _table(sheet: terminal.Sheet, comparison: Comparison) -> str:
     head = "".join(cell("th", column, name) for column, name in enumerate(sheet.columns))
     rows = []
     for row in sheet.rows:
-        own = ' class="baseline"' if row[0] == comparison.baseline else ""
+        own = ' class="baseline"' if row[0] == baseline else ""
         cells = (
-            cell("td", column, text, _class(text) if sheet.columns[column] == "verdict" else "")
+            cell("td", column, text, _class(text) if sheet.columns[column] in terminal.JUDGED else "")
             for column, text in enumerate(row)
         )
         rows.append(f"<tr{own}>{''.join(cells)}</tr>")
     note = f'<p class="note">{_text(sheet.note)}</p>' if sheet.note else ""
     return (
-        f'<h2>{_text(sheet.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+        f'<{heading}>{_text(sheet.title)}</{heading}>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table></div>\n{note}"
     )
 
@@ -280,7 +302,8 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
             change = mine.problems[problem] - its.problems[problem]
             if change:
                 (gained if change > 0 else lost).append((-abs(change), seed, problem))
-    if not gained and not lost:
+    rollouts = _rollouts(comparison, arm)
+    if not gained and not lost and not rollouts:
         return ""
     parts = [
         f"<details><summary>{_text(arm.label)}: {len(gained)} gained, {len(lost)} lost, over "
@@ -291,18 +314,61 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
             sign = "+" if what == "gained" else "-"
             parts.append(
                 f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
-                '<div class="pair">'
             )
-            for label in (comparison.baseline, arm.label):
-                answers = _answers(comparison.scores[label, seed], {problem})
-                verdict, text = answers[problem]
-                tone = "good" if verdict == "correct" else "bad"
-                parts.append(
-                    f'<div><span class="soft">{_text(label)}</span> <span class="{tone}">{_text(verdict)}</span>'
-                    f"<pre>{_text(text)}</pre></div>"
+            answers = [
+                _answers(comparison.scores[label, seed], {problem})[problem]
+                for label in (comparison.baseline, arm.label)
+            ]
+            shown = [_text(text) for _, text in answers]
+            parts.append(_side_by_side(comparison.baseline, arm, [verdict for verdict, _ in answers], shown))
+    return "\n".join([*parts, *rollouts, "</details>"])
+
+
+def _side_by_side(baseline: str, arm: Arm, verdicts: Sequence[str], texts: Sequence[str]) -> str:
+    """Two answers with their verdicts; `texts` are HTML."""
+    parts = []
+    for label, verdict, text in zip((baseline, arm.label), verdicts, texts, strict=True):
+        tone = "good" if verdict == "correct" else "bad"
+        parts.append(
+            f'<div><span class="soft">{_text(label)}</span> <span class="{tone}">{_text(verdict)}</span>'
+            f"<pre>{text}</pre></div>"
+        )
+    return f'<div class="pair">{"".join(parts)}</div>'
+
+
+def _rollouts(comparison: Comparison, arm: Arm) -> list[str]:
+    """Late rollouts of the first seed that one of the two solves, the same prompt and noise, each with its credit."""
+    if not arm.differences:
+        return []
+    seed = min(arm.differences)
+    columns = ["problem_id", "sample", "key", "text", "verdict", "advantage", "weights"]
+    parts: list[str] = []
+    for step in sorted(comparison.scores[arm.label, seed].rewards, reverse=True)[:LATE_STEPS]:
+        its, mine = (
+            comparison.scores[label, seed].run.table("rollouts", columns, step).to_pylist()
+            for label in (comparison.baseline, arm.label)
+        )
+        by_key = {row["key"]: row for row in mine}
+        for row in its:
+            pair = [row, by_key.get(row["key"], row)]
+            if sum(one["verdict"] == "correct" for one in pair) != 1:
+                continue
+            advantages = " and ".join(f"{one['advantage']:+.2f}" for one in pair)
+            where = f"Training step {step}, seed {seed}, {row['problem_id']}, sample {row['sample']}"
+            parts.append(f"<p>{_text(where)}: advantage {advantages}</p>")
+            parts.append(
+                _side_by_side(
+                    comparison.baseline,
+                    arm,
+                    [one["verdict"] for one in pair],
+                    [_weighted(one) for one in pair],
                 )
-            parts.append("</div>")
-    return "\n".join([*parts, "</details>"])
+            )
+            if len(parts) == 2 * SHOWN_FLIPS:
+                break
+        if len(parts) == 2 * SHOWN_FLIPS:
+            break
+    return ["<h3>Late rollouts, each with the credit of its tokens</h3>", *parts] if parts else []
 
 
 def _credit(comparison: Comparison) -> str:
@@ -352,19 +418,33 @@ def _weighted(row: dict[str, object]) -> str:
     return _text(text) + "\n" + " ".join(mark(f"{weight:.2g}", weight) for weight in weights)
 
 
-def to_html(comparison: Comparison, runs: Sequence[Run], command: str | None = None) -> str:
-    """The page. `command` is what repeats these runs; by default `flowtracer reproduce` with the experiment's name."""
+def _place(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in sorted(value.items()) if item is not None)
+    return str(value)
+
+
+def to_html(
+    comparison: Comparison,
+    runs: Sequence[Run],
+    command: str | None = None,
+    claims: Sequence[terminal.Sheet] = (),
+) -> str:
+    """The page. `command` repeats these runs, by default `flowtracer reproduce` with the experiment's name.
+
+    `claims`: tables of published numbers beside these runs.
+    """
     name = str(comparison.experiment.get("name", ""))
     command = command or f"flowtracer reproduce {name}".strip()
     title = _text(terminal.title(comparison))
     ranking, *others = terminal.sheets(comparison, runs)
-    tables = [_table(sheet, comparison) for sheet in others]
+    tables = [_table(sheet, comparison.baseline) for sheet in others]
     flips = [_flips(comparison, arm) for arm in comparison.arms if "final_accuracy" in arm.scores]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="soft">{_text(terminal.headline(comparison))}</p>',
         f'<p class="assay {_ASSAY[comparison.assay.verdict]}">{_text(comparison.assay.text)}</p>',
-        _table(ranking, comparison),
+        _table(ranking, comparison.baseline),
         "<h2>Paired differences</h2>",
         f'<p class="note">Large dot and line: mean and {1 - comparison.alpha:.0%} interval over training seeds; small '
         f"dots: single seeds; shaded: differences below {comparison.smallest_difference:g}, declared not to "
@@ -385,18 +465,26 @@ def to_html(comparison: Comparison, runs: Sequence[Run], command: str | None = N
         body += [
             "<h2>Problems gained and lost</h2>",
             f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; the first '
-            "sample of each is shown.</p>",
+            "sample of each is shown. Training rollouts below them had the same prompt and the same noise; background: "
+            "a token's weight, from the smallest to the largest of the response.</p>",
             *flips,
         ]
     body.append(_credit(comparison))
+    if claims:
+        body += [
+            "<h2>Published claims</h2>",
+            "<details><summary>What was published of these methods, and what runs say about it</summary>",
+            *(_table(sheet, heading="h3") for sheet in claims),
+            "</details>",
+        ]
     facts = [
         (key, text) for key, text in terminal.provenance(comparison, runs) if key not in ("assay", "hashes")
     ]
     facts += [("note", note) for note in comparison.notes]
     facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
     for key in ("versions", "hardware", "git_commit"):
-        places = {json.dumps(score.run.manifest[key], sort_keys=True) for score in comparison.scores.values()}
-        facts += [(key.replace("_", " "), place.strip('"')) for place in sorted(places)]
+        places = {_place(score.run.manifest[key]) for score in comparison.scores.values()}
+        facts += [(key.replace("_", " "), place) for place in sorted(places)]
     body += [
         "<h2>Provenance</h2>",
         "<dl>" + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts) + "</dl>",

@@ -575,6 +575,12 @@ class Run:
                     rows = file.read_row_group(group, columns=wanted, use_threads=False)
                     yield _typed(rows.slice(found[0], len(found)), name)
 
+    def step_numbers(self, name: str) -> list[int]:
+        """The steps that a table holds, ascending."""
+        if not self.finished:
+            return list(_part_paths(self.folder, name))
+        return sorted(set(self.table(name, ["step"])["step"].to_pylist()))
+
     def table(self, name: str, columns: Sequence[str] | None = None, step: int | None = None) -> pa.Table:
         """A whole table, or some `columns` or one `step` of it, sorted by step; empty where nothing was recorded.
 

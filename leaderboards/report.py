@@ -28,10 +28,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _arm(arm: Arm, rank: int) -> dict[str, Any]:
+def _arm(arm: Arm) -> dict[str, Any]:
     decision = arm.decision
     return {
-        "rank": rank,
+        "rank": arm.rank,
         "label": arm.label,
         "credit": arm.credit,
         "seeds": arm.seeds,
@@ -81,7 +81,7 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
         },
         "tier": comparison.tier,
         "notes": comparison.notes,
-        "arms": [_arm(arm, rank) for rank, arm in enumerate(comparison.arms, start=1)],
+        "arms": [_arm(arm) for arm in comparison.arms],
         "problems": [{"task": task, "id": problem} for task, problem in problems],
         "runs": [
             {

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -108,13 +109,13 @@ def count(value: float) -> str:
 def _ranking(comparison: Comparison) -> Sheet:
     digits = decimals(comparison)
     rows = []
-    for rank, arm in enumerate(comparison.arms, start=1):
+    for arm in comparison.arms:
         difference = level(arm.difference, arm.interval_of_difference, digits, "+")
         verdict = arm.verdict
         within = arm.decision is not None and (arm.decision.equivalence_p_holm or 1.0) <= comparison.alpha
         if verdict in ("better", "worse") and within:
             verdict += f", by less than {comparison.smallest_difference:g}"
-        rows.append((arm.label, str(rank), difference, p_value(arm.p_holm), verdict))
+        rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), verdict))
     test = "e-process" if comparison.sequential else "paired t"
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
@@ -322,6 +323,63 @@ def stopping(comparison: Comparison) -> str:
     else:
         found = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
     return f"{declared} (e-process, scale {comparison.declaration['scale']:g}): {found}"
+
+
+def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
+    """The methods that all of these experiments share: final accuracy over their tasks. None without any, or for one.
+
+    Of each method the seeds that all experiments have: mean and inter-quartile mean over seeds and tasks with
+    stratified bootstrap intervals (Agarwal et al. 2021), and the mean difference from the baseline on the same seeds.
+    """
+    shared = [
+        label
+        for label in dict.fromkeys(arm.label for one in comparisons for arm in one.arms)
+        if all(
+            any(arm.label == label and "final_accuracy" in arm.scores for arm in one.arms)
+            for one in comparisons
+        )
+    ]
+    baseline = comparisons[0].baseline if comparisons else ""
+    if len(comparisons) < 2 or baseline not in shared:
+        return None
+    confidence = 1 - max(one.alpha for one in comparisons)
+
+    def table(label: str, seeds: Sequence[int]) -> list[list[float]]:
+        return [
+            [one.arm(label).scores["final_accuracy"].values[seed] for one in comparisons] for seed in seeds
+        ]
+
+    def spread(found: tuple[float, Interval | None], sign: str = "") -> str:
+        middle, interval = found
+        return f"{rounded(middle, 3):{sign}.3f}" + (
+            f" [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else ""
+        )
+
+    rows = []
+    for label in shared:
+        seeds = sorted(set.intersection(*(set(one.arm(label).seeds) for one in comparisons)))
+        paired = [seed for seed in seeds if all(seed in one.arm(baseline).seeds for one in comparisons)]
+        if not seeds:
+            continue
+        mine = np.array(table(label, seeds))
+        cells = [f"{value:.3f}" for value in mine.mean(axis=0)]
+        cells += [spread(estimates.bootstrap_over_tasks(mine, np.mean, confidence))]
+        cells += [spread(estimates.bootstrap_over_tasks(mine, confidence=confidence))]
+        difference = NOTHING
+        if label != baseline and paired:
+            less = np.array(table(label, paired)) - np.array(table(baseline, paired))
+            difference = spread(estimates.bootstrap_over_tasks(less, np.mean, confidence), "+")
+        rows.append((mine.mean(), (label, *cells, difference, str(len(seeds)))))
+    names = [str(one.experiment.get("name", "experiment")) for one in comparisons]
+    rows.sort(key=lambda row: -row[0])
+    return Sheet(
+        f"All {len(comparisons)} experiments: final accuracy",
+        ("method", *names, "mean", "IQM", f"mean minus {baseline}", "seeds"),
+        tuple(row for _, row in rows),
+        f"IQM: mean of the middle half of all seeds and tasks. [{confidence:.0%} intervals] by stratified bootstrap "
+        "over the seeds that all experiments have; too short for few of them. These describe: each experiment's "
+        "declared metric decides.",
+    )
 
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -1,13 +1,22 @@
-"""leaderboard and doctor: reading what runs recorded."""
+"""leaderboard, compare and doctor: reading what runs recorded."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.shared import MISTAKE, Commands, command, console, write
+from harness.commands.shared import MISTAKE, Commands, command, console, status, write
 from harness.errors import ExperimentError
+
+#: Exit status of `compare` where the two are not the same; as of diff.
+DIFFERENT = 1
+#: Seconds between two looks at a folder that grows.
+TICK = 1.0
+
+Boards = list[tuple[Any, list[Any]]]  # a Comparison and the runs that it was made from
 
 
 def add(commands: Commands) -> None:
@@ -15,49 +24,183 @@ def add(commands: Commands) -> None:
     added = command(
         commands, "leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file."
     )
-    added.add_argument("folder", type=Path, help="folder of the runs of one experiment")
+    added.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of recorded runs")
     added.add_argument("--baseline", default="uniform", help="the method to compare with (default: uniform)")
+    added.add_argument(
+        "--sort",
+        default="difference",
+        metavar="COLUMN",
+        help="difference (default), method, p, accuracy, reward, length, truncated, seconds or tokens",
+    )
+    added.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="show only this method beside the baseline; may be given several times",
+    )
+    added.add_argument(
+        "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
+    )
     added.add_argument(
         "--export", type=Path, metavar="FILE", help="write it to FILE: .json, .csv, .md or .html"
     )
+
+    added = command(
+        commands,
+        "compare",
+        _compare,
+        "Say whether two recorded sweeps are the same, bit for bit, run by run.",
+    )
+    added.add_argument("one", type=Path, metavar="A", help="folder of recorded runs")
+    added.add_argument("other", type=Path, metavar="B", help="folder of the same runs, made again")
 
     added = command(commands, "doctor", _doctor, "Check recorded runs and say what is wrong with them.")
     added.add_argument("folder", type=Path, help="folder of a run, or of several")
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    if options.export is None:
-        show(options.folder, options.baseline)
-        return 0
-    from leaderboards import compare, load, report
+    arguments = (options.folders, options.baseline, options.sort, options.filter)
+    if options.export is not None:
+        _export(options.export, _boards(*arguments))
+    elif options.watch:
+        _watch(*arguments)
+    else:
+        screen = console()
+        screen.print(_drawn(_boards(*arguments), screen.width))
+    return 0
+
+
+def show(folder: Path, baseline: str) -> None:
+    """Prints the leaderboard of recorded runs."""
+    screen = console()
+    screen.print(_drawn(_boards([folder], baseline), screen.width))
+
+
+def _boards(
+    folders: Sequence[Path], baseline: str, sort: str = "difference", only: Sequence[str] = ()
+) -> Boards:
+    """A comparison for each experiment, in the order of the folders."""
+    from leaderboards import RecordError, arranged, compare, experiments, load
+
+    found: Boards = []
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        runs = load(folder)
+        for key, group in experiments(runs).items():
+            name = group[0].manifest["experiment"].get("name", "?")
+            if key in seen:
+                raise RecordError(
+                    f"{seen[key]} and {folder} hold runs of the same experiment, {name}: "
+                    "see with `flowtracer compare` whether they are the same, and give one"
+                )
+            seen[key] = folder
+            if not any(run.method == baseline for run in group):
+                raise ExperimentError(
+                    f"{folder} has no runs of {baseline!r} to compare with in {name}: name another with --baseline"
+                )
+            found.append((arranged(compare(group, baseline=baseline), sort, only), group))
+    return found
+
+
+def _drawn(boards: Boards, width: int) -> Any:
+    from rich.console import Group
+
+    from leaderboards.terminal import overall, render, render_sheets
+
+    together = overall([comparison for comparison, _ in boards])
+    parts = [render(comparison, runs, width=width) for comparison, runs in boards]
+    return Group(*parts, *([render_sheets([together], width)] if together else []))
+
+
+def _export(file: Path, boards: Boards) -> None:
+    from harness import claims
+    from leaderboards import report
     from leaderboards.page import to_html
 
     writers: dict[str, Any] = {
         ".json": report.to_json,
         ".csv": report.to_csv,
         ".md": report.to_markdown,
-        ".html": to_html,
+        ".html": lambda comparison, runs: to_html(comparison, runs, repeat(comparison), claims.about(runs)),
     }
-    if options.export.suffix not in writers:
-        raise ExperimentError(f"--export {options.export}: the name must end in {', '.join(writers)}")
-    runs = load(options.folder)
-    text = writers[options.export.suffix](compare(runs, baseline=options.baseline), runs)
-    write(options.export, text)
-    return 0
+    if file.suffix not in writers:
+        raise ExperimentError(f"--export {file}: the name must end in {', '.join(writers)}")
+    if len(boards) > 1:
+        names = ", ".join(comparison.experiment.get("name", "?") for comparison, _ in boards)
+        raise ExperimentError(f"--export {file}: a file holds one experiment, and these are {names}")
+    write(file, writers[file.suffix](*boards[0]))
 
 
-def show(folder: Path, baseline: str) -> None:
-    """Prints the leaderboard of recorded runs."""
-    from leaderboards import compare, load
-    from leaderboards.terminal import render
+def repeat(comparison: Any) -> str:
+    """The commands that repeat the runs of a comparison, from the commit that they were made on."""
+    name, options = str(comparison.experiment.get("name", "")), ""
+    for variant in ("until-decided", "smoke"):
+        if name.endswith(f"-{variant}"):
+            name, options = name.removesuffix(f"-{variant}"), f" --{variant}{options}"
+    commits = {score.run.manifest["git_commit"] for score in comparison.scores.values()}
+    commit = commits.pop().removesuffix("+changes") if len(commits) == 1 else ""
+    checkout = f"git checkout {commit}\n" if commit else ""
+    return f"{checkout}nox -s reproduce -- {name}{options}"
+
+
+def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str]) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from leaderboards import RecordError, load
 
     screen = console()
-    runs = load(folder)
-    if not any(run.method == baseline for run in runs):
-        raise ExperimentError(
-            f"{folder} has no runs of {baseline!r} to compare with: name another with --baseline"
-        )
-    screen.print(render(compare(runs, baseline=baseline), runs, width=screen.width))
+    if not screen.is_terminal:
+        raise ExperimentError("--watch draws on a terminal, and the output is none")
+    seen: Any = None
+    board: Any = Text("no finished run yet")
+    try:
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+            while True:
+                try:
+                    runs = [run for folder in folders for run in load(folder)]
+                    now = ([(run.folder, run.finished) for run in runs], screen.width)
+                    line = _progress(runs)
+                    if now != seen:
+                        board = _drawn(_boards(folders, baseline, sort, only), screen.width)
+                        seen = now
+                except (RecordError, ExperimentError) as error:
+                    line = str(error)  # a sweep that has only begun, or a file that is just being replaced
+                live.update(Group(Text(f"{line}; Ctrl-C ends this", style="dim"), board), refresh=True)
+                time.sleep(TICK)
+    except KeyboardInterrupt:
+        screen.print(board)
+
+
+def _progress(runs: Sequence[Any]) -> str:
+    """How far the recorded sweeps are."""
+    experiments = {run.manifest["experiment_hash"]: run.manifest["experiment"] for run in runs}
+    whole = sum(one["seeds"] * len(one["methods"]) for one in experiments.values())
+    going = [run for run in runs if not run.finished]
+    steps = ", ".join(
+        f"{run.method} seed {run.seed} at step {len(run.step_numbers('steps'))}" for run in going
+    )
+    return f"{len(runs) - len(going)} of {whole} runs finished" + (f"; {steps}" if steps else "")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from leaderboards import load
+    from leaderboards.repetition import pair_up, places
+    from leaderboards.terminal import Sheet, render_sheets
+
+    one, other = load(options.one), load(options.other)
+    with status("reading every value of both"):
+        pairs = pair_up(one, other)
+    rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
+    same = sum(pair.identical for pair in pairs)
+    screen = console()
+    screen.print(render_sheets([Sheet("A against B", ("method", "seed", "found"), rows, words=(0, 2))], 0))
+    for line in places(one, other):
+        screen.print(line, style="dim", highlight=False, markup=False)
+    screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
+    return 0 if same == len(pairs) else DIFFERENT
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
 
-from leaderboards import Comparison, RecordError, RunWriter, compare, estimates, experiments, load
+from leaderboards import Comparison, RecordError, RunWriter, arranged, compare, estimates, experiments, load
+from leaderboards.comparison import SORTS
 
 
 @pytest.fixture(autouse=True)
@@ -332,3 +333,40 @@ def test_other_evaluation_keys_are_refused(tmp_path: Path) -> None:
 def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(RecordError, match=words):
         sweep(tmp_path, {"uniform": UNIFORM}, change)
+
+
+# ------------------------------------------------------------------------------- some arms, in another order
+
+
+def test_arms_in_another_order_and_some_of_them(tmp_path: Path) -> None:
+    """Ranks, p values and the assay stay those of the whole comparison."""
+    arms = {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09), "random": shifted(-0.01, 0.02, 0.0)}
+    found = sweep(tmp_path, arms)
+    assert [(arm.label, arm.rank) for arm in found.arms] == [("flow", 1), ("random", 2), ("uniform", 3)]
+    by_name = arranged(found, "method", ["flow", "random"])
+    assert [(arm.label, arm.rank) for arm in by_name.arms] == [("flow", 1), ("random", 2), ("uniform", 3)]
+    some = arranged(found, "reward", ["random"])
+    assert [(arm.label, arm.rank) for arm in some.arms] == [("random", 2), ("uniform", 3)]
+    assert some.arm("random").p_holm == found.arm("random").p_holm
+    assert "2 of 3 methods shown; p is adjusted over all of them" in some.notes
+    assert arranged(found) == found
+    for name in SORTS:
+        assert {arm.label for arm in arranged(found, name).arms} == set(arms)
+    with pytest.raises(RecordError, match="sorted by 'verdict'; by difference, method"):
+        arranged(found, "verdict")
+    with pytest.raises(RecordError, match="no arm 'flaw'"):
+        arranged(found, only=["flaw"])
+
+
+def test_sorting_puts_the_best_first(tmp_path: Path) -> None:
+    for seed in range(2):
+        for label, length in (("uniform", 9.0), ("long", 20.0), ("short", 3.0)):
+            writer = RunWriter(tmp_path / label / str(seed), manifest(label, seed))
+            writer.write("steps", 1, step_row(1, response_length=length, seconds_step=length, reward=length))
+            writer.finish({})
+    found = compare(load(tmp_path))
+    orders = {
+        name: [arm.label for arm in arranged(found, name).arms] for name in ("length", "seconds", "reward")
+    }
+    assert orders["length"] == orders["seconds"] == ["short", "uniform", "long"]
+    assert orders["reward"] == ["long", "uniform", "short"]
