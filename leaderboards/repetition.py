@@ -1,0 +1,112 @@
+"""Whether two recorded sweeps are the same, run by run and bit by bit, and if not where they first differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leaderboards.records import TABLES, RecordError, Run, content_hash
+
+#: Within a step, rollouts come before what they lead to; an evaluation at step n comes before the rollouts of step n.
+_ORDER = ("samples", "rollouts", "steps")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One method and seed in two folders; None where a folder has no such run."""
+
+    method: str
+    seed: int
+    one: Run | None
+    other: Run | None
+    #: Table and step of the first difference in what both recorded, and the columns that differ there.
+    differs: tuple[str, int, tuple[str, ...]] | None
+    #: Whether both recorded the same steps; a run that stands in one folder only did not.
+    whole: bool
+
+    @property
+    def identical(self) -> bool:
+        """Whether every recorded value is the same; measured times and memory are no results."""
+        return self.differs is None and self.whole
+
+    @property
+    def text(self) -> str:
+        """What was found, in words."""
+        if self.one is None or self.other is None:
+            return f"only in {'B' if self.one is None else 'A'}"
+        if self.differs is not None:
+            table, step, columns = self.differs
+            return f"first differs at step {step}, {table}: {', '.join(columns)}"
+        if self.whole:
+            return "identical" + ("" if self.one.finished and self.other.finished else ", not finished")
+        return f"identical as far as {'A' if not self.one.finished else 'B'} goes"
+
+
+def pair_up(one: Sequence[Run], other: Sequence[Run]) -> list[Pair]:
+    """Every run of two folders beside its like, by experiment, method and seed; everything is read and hashed.
+
+    Raises RecordError for two runs of the same identity in one folder, and for folders without an experiment in common.
+    """
+    mine, its = _by_identity(one), _by_identity(other)
+    if not {key[0] for key in mine} & {key[0] for key in its}:
+        names = [
+            f"{run.manifest['experiment'].get('name', '?')} {run.manifest['experiment_hash'][:12]}"
+            for run in (one[0], other[0])
+        ]
+        raise RecordError(
+            f"{one[0].folder} and {other[0].folder} are runs of different experiments, {names[0]} and {names[1]}; "
+            "give two folders of the same one"
+        )
+    pairs = []
+    for key in sorted(mine.keys() | its.keys()):
+        left, right = mine.get(key), its.get(key)
+        differs, whole = _difference(left, right) if left and right else (None, False)
+        pairs.append(Pair(key[1], key[2], left, right, differs, whole))
+    return pairs
+
+
+def _by_identity(runs: Sequence[Run]) -> Mapping[tuple[str, str, int], Run]:
+    found: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        twin = found.setdefault((run.manifest["experiment_hash"], run.method, run.seed), run)
+        if twin is not run:
+            raise RecordError(
+                f"two runs of {run.method} with seed {run.seed}: {twin.folder} and {run.folder}; remove one"
+            )
+    return found
+
+
+def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] | None, bool]:
+    found, whole = [], True
+    for table in TABLES:
+        mine, its = one.step_hashes(table), other.step_hashes(table)
+        whole = whole and mine.keys() == its.keys()
+        steps = [step for step in mine if step in its and mine[step] != its[step]]
+        if steps:
+            found.append((min(steps), _ORDER.index(table), table))
+    if not found:
+        return None, whole
+    step, _, table = min(found)
+    left, right = (run.table(table, step=step) for run in (one, other))
+    columns = tuple(
+        name
+        for name in left.column_names
+        if content_hash(left.select(["step", name])) != content_hash(right.select(["step", name]))
+    )
+    return (table, step, columns), whole
+
+
+def places(one: Sequence[Run], other: Sequence[Run]) -> list[str]:
+    """In what the places differ where the two were made: versions, hardware, commit; a line each."""
+    lines = []
+    left, right = one[0].manifest, other[0].manifest
+    for key in ("versions", "hardware"):
+        for name in sorted(left[key].keys() | right[key].keys()):
+            values = left[key].get(name), right[key].get(name)
+            if values[0] != values[1]:
+                lines.append(f"{name}: {values[0]} in A, {values[1]} in B")
+    if left["git_commit"] != right["git_commit"]:
+        lines.append(
+            f"commit: {left['git_commit'] or 'unknown'} in A, {right['git_commit'] or 'unknown'} in B"
+        )
+    return lines
