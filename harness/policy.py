@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -110,7 +111,7 @@ def load_policy(
     """
     if dtype not in DTYPES:
         raise ExperimentError(f"unknown dtype {dtype!r} for policy {name}; known: {', '.join(DTYPES)}")
-    source = _source(name)
+    source = source_of(name)
     try:
         with _quiet_loading():
             config = AutoConfig.from_pretrained(source)
@@ -119,13 +120,15 @@ def load_policy(
             # The embedding takes its padding row from here: with pad = end, the end token would never be
             # trained.
             config.pad_token_id = tokenizer.pad_token_id
-            model, found = AutoModelForCausalLM.from_pretrained(
+            # With loading info it gives a pair, which its annotation does not say.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=DTYPES[dtype],
                 attn_implementation=attention,
                 output_loading_info=True,
             )
+            model, found = loaded
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ExperimentError(_unreadable(name, source, error)) from error
     if found["missing_keys"]:
@@ -227,7 +230,7 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "flowtracer"
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """The folder or hub id that transformers loads for a policy's name."""
     if name in SHIPPED:
         if not (FOLDER / name / "model.safetensors").is_file():

@@ -13,6 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
+from harness.errors import ExperimentError
+
 PACKAGES = (
     "flowtracer",
     "torch",
@@ -40,6 +44,29 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return {**found, "vllm": vllm_version() or "not installed"}
+
+
+def check_versions() -> None:
+    """Raises ExperimentError where a package that this one hooks into is installed in a version that was never tested.
+
+    pip sees to it when it installs, and not again when something else is installed later.
+    """
+    try:
+        asked = importlib.metadata.requires("flowtracer") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return  # run from a checkout that was never installed, at its own risk
+    for requirement in map(Requirement, asked):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found == "not installed" or not requirement.specifier.contains(found, prereleases=True):
+            raise ExperimentError(
+                f"{requirement.name} is {found}, and was tested in versions {requirement.specifier}: "
+                f"pip install '{requirement.name}{requirement.specifier}'"
+            )
 
 
 def vllm_version() -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from harness.commands.records import show
-from harness.commands.shared import STOPPED, Bars, Commands, command, say
+from harness.commands.shared import STOPPED, Bars, Commands, command, console, say
 from harness.errors import ExperimentError
 
 
@@ -30,11 +31,14 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="seed after seed until every method has a verdict, as the experiment declares under [until_decided]",
     )
+    added.add_argument(
+        "--plan", action="store_true", help="what it costs and whether it fits here; nothing is started"
+    )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     added.add_argument(
         "--workers",
         type=int,
-        help="processes of one thread each (default: 2; with --ray, as many as the cluster has room for)",
+        help="processes of one thread each (default: 2, 1 on a GPU; with --ray, as many as the cluster has room for)",
     )
     added.add_argument(
         "--ray",
@@ -55,12 +59,23 @@ def add(commands: Commands) -> None:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
-    from harness import sweep
+    from harness import plan as plans
+    from harness import provenance, sweep
+
+    provenance.check_versions()
 
     experiment = experiments.load(
         options.experiment, smoke=options.smoke, until_decided=options.until_decided
     )
     experiments.check(experiment)
+    if options.ray is None or options.plan:
+        found = plans.plan(experiment)
+        if options.plan:
+            show_plan(found)
+        workers = options.workers or (1 if found.device.kind == "gpu" else 2)
+        plans.refuse(found, min(workers, found.runs))
+        if options.plan:
+            return 0
     folder = options.out or Path("runs") / experiment.name
     with Bars(experiment.title) as progress:
         try:
@@ -71,7 +86,6 @@ def _reproduce(options: argparse.Namespace) -> int:
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
             elif options.gpus is not None:
                 raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
-            workers = 2 if options.workers is None else options.workers
             sweep.reproduce(experiment, folder, workers, progress, elsewhere=elsewhere)
         except sweep.Stopped:
             progress.stop()
@@ -80,9 +94,89 @@ def _reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_plan(found: Any) -> None:
+    """Prints a `harness.plan.Plan`."""
+    from rich.table import Table
+
+    from harness import plan as plans
+
+    def size(count: float) -> str:
+        return f"{count / plans.GB:,.1f} GB"
+
+    def amount(count: float) -> str:
+        unit = next(
+            (unit for unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= unit[0]), (1, "")
+        )
+        return f"{count / unit[0]:.3g}{unit[1]}"
+
+    def hours(seconds: float) -> str:
+        return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+
+    screen, experiment = console(), found.experiment
+    training = experiment.training
+    screen.print(f"[bold]{experiment.name}[/bold]  {experiment.title}", highlight=False)
+    costs = Table(box=None, show_header=False)
+    lines = [
+        (
+            "policy",
+            f"{experiment.policy.name}, {amount(found.shape.parameters)} parameters, {experiment.policy.dtype}",
+        ),
+        (
+            "runs",
+            f"{found.runs}: {len(experiment.methods)} arms x {experiment.seeds} seeds, {training.steps} steps each",
+        ),
+        (
+            "rollouts",
+            f"{amount(found.rollouts)}, of at most {amount(found.tokens)} tokens; prompts of {found.prompt}",
+        ),
+        ("evaluation", f"{amount(found.samples)} samples, of at most {amount(found.sampled_tokens)} tokens"),
+        ("arithmetic", f"{found.flops:.2g} FLOPs at most"),
+        (
+            "GPU hours",
+            f"{hours(found.gpu_seconds)} at most on {found.gpu.name}, {hours(found.gpu_seconds / found.runs)} a run",
+        ),
+    ]
+    if found.device.kind == "cpu":
+        here = f"{hours(found.seconds)} of one thread at most, {found.step_seconds:,.2g} s a step"
+        lines.append(("CPU hours", here))
+    lines += [
+        ("disk, records", f"{size(found.records)} at most"),
+        ("disk, policies", f"{size(found.policies)}: the last one of every run"),
+        ("disk, checkpoints", f"{size(found.checkpoints)} for each run that is under way"),
+    ]
+    for name, text in lines:
+        costs.add_row(name, text)
+    screen.print(costs)
+    table = Table(
+        box=None, header_style="bold", title=f"Memory of one process, arm {found.arm}", title_justify="left"
+    )
+    table.add_column("part")
+    for name in found.memory:
+        table.add_column(name, justify="right")
+    for part in found.memory["as declared"]:
+        table.add_row(part, *(f"{parts[part] / plans.GB:,.1f}" for parts in found.memory.values()))
+    table.add_row(
+        "at most, GB",
+        *(f"{plans.total(parts) / plans.GB:,.1f}" for parts in found.memory.values()),
+        style="bold",
+    )
+    screen.print(table)
+    screen.print(
+        f"Estimates. Responses at their longest. GPUs: {plans.UTILISATION:.0%} of the peak in training; decoding "
+        f"bound by {plans.BANDWIDTH:.0%} of the bandwidth or by {plans.LAUNCH * 1e3:g} ms a layer. At most: the cache "
+        "of sampling or gradients, activations, head and map, beside the rest. "
+        f"LoRA of rank {training.lora_rank or plans.RANK}. Here: {found.device.name}, {size(found.device.memory)}.",
+        highlight=False,
+        style="dim",
+    )
+
+
 def _train(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
-    from harness import sweep
+    from harness import plan as plans
+    from harness import provenance, sweep
+
+    provenance.check_versions()
 
     experiment = experiments.load(options.experiment, smoke=options.smoke)
     experiments.check(experiment)
@@ -95,6 +189,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ExperimentError(
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
+    plans.refuse(plans.plan(experiment))
     folder = options.out or Path("runs") / experiment.name
     with Bars(experiment.title) as progress:
         try:

@@ -156,7 +156,7 @@ def test_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_smollm2_comes_from_the_hub_without_its_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert policy._source(policy.SMOLLM2) == policy.SMOLLM2_HUB
+    assert policy.source_of(policy.SMOLLM2) == policy.SMOLLM2_HUB
 
 
 def test_a_conversion_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,458 @@
+"""Plans: what an experiment costs, and whether it fits, before anything starts and without any weights.
+
+Estimates, from the shape of the policy alone. Every response is taken at its longest, so that counts, times and memory
+are upper bounds but for the assumed rates. A step of the experiment `decision` is estimated at 97 ms; measured: 100 ms.
+
+=============  ======================================================================================================
+forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
+training       3 forwards; 4 with gradient checkpointing; with adapters 2 and 3: frozen weights get no gradient
+old log-probs  1 more forward where a batch feeds several updates, or where another engine sampled
+decoding       the longest of: FLOPs; reading weights and cache once a token; 1 ms a layer of Python and launches
+               (on a CPU the first and the last together)
+activations    a layer's saved tensors in multiples of its widths, counted on models of transformers 5.17
+=============  ======================================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ExperimentError
+from harness.experiment import Experiment, Training
+
+#: Tokens of a prompt: assumed where the problems come from elsewhere, else the characters of generated ones by so many
+#: a token; and those of a chat template.
+PROMPT, CHARACTERS, TEMPLATE = 256, 3, 32
+#: Below it, a vocabulary is one of characters.
+ALPHABET = 256
+#: Share of a device's peak that is reached: matrix products (as good GRPO trainers report), memory while decoding.
+UTILISATION, BANDWIDTH = 0.4, 0.6
+#: Seconds of Python and kernel launches a layer and decoding step (transformers' generate; a tenth is assumed of vLLM),
+#: and of a training step of TRL beyond its arithmetic. Measured on the embedded testbed, assumed of a GPU.
+LAUNCH, STEP = 1e-3, 0.03
+#: Bytes of a recorded rollout token (ids, weights, two log-probabilities, text; compressed): measured.
+RECORD = 16
+#: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
+PROCESS = {"gpu": 1.5e9, "cpu": 0.8e9}
+#: A rank to plan adapters with, where the experiment has none.
+RANK = 16
+#: The fused head of TRL 1.16 holds a tile of logits: so many tokens and so much of the vocabulary.
+HEAD_TOKENS, HEAD_VOCABULARY = 4096, 32768
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of transformers: its sizes, and what follows from them."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+    tied: bool
+    context: int
+    #: Whether queries and keys are normalised (Qwen3), which costs activations.
+    normalised: bool
+
+    @property
+    def queries(self) -> int:
+        """Channels of all query heads."""
+        return self.heads * self.head_width
+
+    @property
+    def keys(self) -> int:
+        """Channels of all key heads."""
+        return self.key_heads * self.head_width
+
+    @property
+    def linear(self) -> int:
+        """Parameters of the linear layers, the head left out: what adapters sit on."""
+        attention = self.width * (2 * self.queries + 2 * self.keys)
+        return self.layers * (attention + 3 * self.width * self.inner)
+
+    @property
+    def matrices(self) -> int:
+        """Parameters that every token is multiplied with."""
+        return self.linear + self.vocabulary * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        norms = self.layers * (2 * self.width + (2 * self.head_width if self.normalised else 0)) + self.width
+        return self.matrices + norms + (0 if self.tied else self.vocabulary * self.width)
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of LoRA adapters on every linear layer but the head."""
+        sides = 2 * (self.width + self.queries) + 2 * (self.width + self.keys) + 3 * (self.width + self.inner)
+        return self.layers * rank * sides
+
+    def forward(self, tokens: int) -> float:
+        """FLOPs of one sequence's forward."""
+        return 2.0 * self.matrices * tokens + 2.0 * self.layers * self.queries * tokens**2
+
+
+#: The policies that experiments name, for planning without a hub. Source: config.json of each on the Hugging Face hub.
+#: Qwen3 is also in its technical report (arXiv 2505.09388), Llama 3.1 in 2407.21783.
+SHAPES = {
+    "Qwen/Qwen3-0.6B-Base": Shape(28, 1024, 3072, 16, 8, 128, 151936, True, 32768, True),
+    "Qwen/Qwen3-1.7B-Base": Shape(28, 2048, 6144, 16, 8, 128, 151936, True, 32768, True),
+    "Qwen/Qwen3-4B-Base": Shape(36, 2560, 9728, 32, 8, 128, 151936, True, 32768, True),
+    "Qwen/Qwen3-8B-Base": Shape(36, 4096, 12288, 32, 8, 128, 151936, False, 32768, True),
+    "meta-llama/Llama-3.2-3B": Shape(28, 3072, 8192, 24, 8, 128, 128256, True, 131072, False),
+    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, False, 131072, False),
+    "smollm2-135m-instruct": Shape(30, 576, 1536, 9, 3, 64, 49152, True, 8192, False),
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
+
+    bandwidth: bytes a second. Sources of GPUs: their makers' data sheets.
+    """
+
+    name: str
+    kind: str
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+#: What hours are given for where there is no GPU, and the rates of those that are known by a part of their name.
+REFERENCE = Device("H100 of 80 GB", "gpu", 80e9, 989e12, 3.35e12)
+RATES = {
+    "H200": (989e12, 4.8e12),
+    "H100": (989e12, 3.35e12),
+    "A100": (312e12, 1.9e12),
+    "L40S": (362e12, 0.86e12),
+    "RTX 4090": (165e12, 1.0e12),
+    "A10G": (70e12, 0.6e12),
+    "L4": (121e12, 0.3e12),
+    "T4": (65e12, 0.3e12),
+}
+#: One thread of a server CPU: float32 FLOPs a second that torch reaches on small matrices, and bytes a second.
+CPU = (40e9, 10e9)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment costs. flops: of all runs. seconds: of all runs, one after the other, on `device`.
+
+    memory: bytes of each part, of the arm that needs most, by the name of the variant: "as declared" first.
+    """
+
+    experiment: Experiment
+    device: Device
+    gpu: Device
+    shape: Shape
+    prompt: int
+    runs: int
+    rollouts: int
+    tokens: int
+    samples: int
+    sampled_tokens: int
+    flops: float
+    seconds: float
+    gpu_seconds: float
+    step_seconds: float
+    records: float
+    policies: float
+    checkpoints: float
+    arm: str
+    memory: Mapping[str, Mapping[str, float]]
+
+
+def shape_of(name: str) -> Shape:
+    """The shape of the policy called `name`, from the table above or its configuration. Raises ExperimentError."""
+    if name in SHAPES:
+        return SHAPES[name]
+    from transformers import AutoConfig
+
+    from harness.policy import source_of
+
+    try:
+        config = AutoConfig.from_pretrained(source_of(name)).get_text_config()
+        return Shape(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            config.vocab_size,
+            bool(config.tie_word_embeddings),
+            config.max_position_embeddings,
+            config.model_type.startswith("qwen3"),
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExperimentError(
+            f"policy {name} cannot be planned without its config.json: {reason}; go online once, or name a folder"
+        ) from None
+
+
+def here() -> Device:
+    """The GPU that runs would use, else this machine's CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        known = [rate for part, rate in RATES.items() if part in name]
+        flops, bandwidth = known[0] if known else (REFERENCE.flops / 4, REFERENCE.bandwidth / 4)
+        return Device(name, "gpu", torch.cuda.get_device_properties(0).total_memory, flops, bandwidth)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # what a container may take of it
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return Device("CPU, no GPU", "cpu", memory, *CPU)
+
+
+def plan(experiment: Experiment, device: Device | None = None) -> Plan:
+    """What `experiment` costs on `device`, by default what is here. Raises ExperimentError for an unknown policy."""
+    device = device or here()
+    gpu = device if device.kind == "gpu" else REFERENCE
+    shape = shape_of(experiment.policy.name)
+    bfloat16 = experiment.policy.dtype == "bfloat16"
+    prompt, tested = _prompt(experiment, shape)
+    longest = experiment.training.max_response_tokens
+    if longest >= shape.context:
+        raise ExperimentError(
+            f"experiment {experiment.name}: responses of {longest} tokens do not fit the policy's context of "
+            f"{shape.context}: lower training.max_response_tokens"
+        )
+    sets = [
+        (extra.problems * extra.samples, extra.max_response_tokens or longest)
+        for extra in experiment.evaluation.more
+    ]
+    if tested:
+        sets.insert(0, (experiment.evaluation.problems * experiment.evaluation.samples, longest))
+    evaluations = len(experiment.evaluation_steps())
+    rollouts = tokens = 0
+    flops = seconds = gpu_seconds = 0.0
+    steps = []
+    for label in experiment.methods:
+        training = experiment.training_of(label)
+        rollouts += training.steps * training.rollouts
+        tokens += training.steps * training.rollouts * training.max_response_tokens
+        flops += training.steps * sum(_step(shape, training, experiment.engine, prompt))
+        steps.append(_seconds(shape, training, experiment.engine, prompt, bfloat16, device))
+        seconds += training.steps * steps[-1]
+        gpu_seconds += training.steps * _seconds(shape, training, experiment.engine, prompt, bfloat16, gpu)
+        for count, response in sets:
+            flops += evaluations * count * shape.forward(prompt + response)
+            batch = experiment.evaluation.batch_size
+            batches = evaluations * count / batch
+            seconds += batches * _decoding(shape, batch, prompt, response, 2 + 2 * (not bfloat16), device)
+            gpu_seconds += batches * _decoding(shape, batch, prompt, response, 2 + 2 * (not bfloat16), gpu)
+    needs = {label: memory(experiment, label, shape, prompt, device) for label in experiment.methods}
+    arm = max(needs, key=lambda label: total(needs[label]))
+    training = experiment.training_of(arm)
+    variants = {"as declared": needs[arm]}
+    for rank in (0, training.lora_rank or RANK):
+        for again in (False, True):
+            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
+            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
+            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
+    trained = shape.adapters(training.lora_rank) if training.lora_rank else shape.parameters
+    saved = shape.parameters * (2 if bfloat16 and training.lora_rank else 4)
+    samples = evaluations * sum(count for count, _ in sets) * len(experiment.methods)
+    sampled = evaluations * sum(count * response for count, response in sets) * len(experiment.methods)
+    return Plan(
+        experiment=experiment,
+        device=device,
+        gpu=gpu,
+        shape=shape,
+        prompt=prompt,
+        runs=len(experiment.methods) * experiment.seeds,
+        rollouts=rollouts * experiment.seeds,
+        tokens=tokens * experiment.seeds,
+        samples=samples * experiment.seeds,
+        sampled_tokens=sampled * experiment.seeds,
+        flops=flops * experiment.seeds,
+        seconds=seconds * experiment.seeds,
+        gpu_seconds=gpu_seconds * experiment.seeds,
+        step_seconds=sum(steps) / len(steps),
+        records=RECORD * tokens * experiment.seeds + 4.0 * sampled * experiment.seeds,
+        policies=float(saved * len(experiment.methods) * experiment.seeds),
+        # Two checkpoints and the one being written, and the policies that wait for their evaluation.
+        checkpoints=3 * 12.0 * trained + saved * (evaluations - 1),
+        arm=arm,
+        memory=variants,
+    )
+
+
+def memory(
+    experiment: Experiment,
+    label: str,
+    shape: Shape,
+    prompt: int,
+    device: Device,
+    training: Training | None = None,
+    gpus: int | None = None,
+) -> dict[str, float]:
+    """Bytes of each part of one process of a run, at their most; see `total`.
+
+    training: what the arm trains, where not as declared. gpus: how many share one run by FSDP (default: the processes
+    that this one was launched with), which splits weights, gradients, Adam's moments and the rollouts; what is computed
+    on is gathered.
+    """
+    from flowtracer import credit
+    from flowtracer.attention import TILE_ELEMENTS, traced_layers
+
+    training = training or experiment.training_of(label)
+    gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
+    bfloat16, adapted = experiment.policy.dtype == "bfloat16", training.lora_rank > 0
+    trained = shape.adapters(training.lora_rank) if adapted else shape.parameters
+    length = prompt + training.max_response_tokens
+    micro = training.micro_batch or training.rollouts
+    tokens = micro * length
+    layer = tokens * _activations(shape, bfloat16)
+    kept = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
+    parts = {
+        "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
+        "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
+        "Adam": 8.0 * trained / gpus,
+        "gradients": 4.0 * trained / gpus,
+        "activations": kept + layer if training.gradient_checkpointing else shape.layers * layer,
+        "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
+        "attention map": 0.0,
+    }
+    name, options = experiment.credit_of(label)
+    method = credit.get(name, **options)
+    tile = 8.0 * min(TILE_ELEMENTS, micro * shape.heads * length**2)
+    if "capacity" in method.needs:
+        parts["attention map"] = 4.0 * micro * length**2 + tile
+    elif "rollout" in method.needs:
+        parts["attention map"] = 12.0 * micro * length**2 + tile
+    elif "head_vectors" in method.needs:
+        traced = len(traced_layers(getattr(method, "layers", "middle"), shape.layers))
+        parts["attention map"] = 12.0 * micro * traced * shape.heads * length + tile
+    # Keys are float32 where the weights are, whatever the products are computed in.
+    value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
+    cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
+    if experiment.engine == "vllm":
+        from harness.engines import BESIDE_TRAINING
+
+        parts["engine"] = (
+            BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache
+        )
+    else:
+        parts["cache"] = cache
+    parts["process"] = PROCESS[device.kind]
+    return parts
+
+
+def total(parts: Mapping[str, float]) -> float:
+    """The most that is held at once: either the cache of sampling, or what one training forward and backward needs."""
+    passing = ("gradients", "activations", "head", "attention map")
+    training = sum(parts[name] for name in passing)
+    staying = sum(size for name, size in parts.items() if name not in (*passing, "cache"))
+    return staying + max(training, parts.get("cache", 0.0))
+
+
+def refuse(found: Plan, workers: int = 1) -> None:
+    """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not."""
+    device, experiment = found.device, found.experiment
+    wanted, room = total(found.memory["as declared"]), device.memory / workers
+    if wanted <= room:
+        return
+    ways = ["--workers 1"] if workers > 1 and wanted <= device.memory else []
+    ways += _ways(found, room)
+    shared = f" for {workers} processes at once" if workers > 1 else ""
+    raise ExperimentError(
+        f"experiment {experiment.name} does not fit here: the arm {found.arm} needs {wanted / GB:.0f} GB, and "
+        f"{device.name} has {device.memory / GB:.0f} GB{shared}; what would: {'; or '.join(ways)}"
+    )
+
+
+def _ways(found: Plan, room: float) -> list[str]:
+    """Changes that would make the plan fit into `room` bytes, or elsewhere; each is enough."""
+    experiment, device, shape, arm = found.experiment, found.device, found.shape, found.arm
+    declared = experiment.training_of(arm)
+    ways = []
+    micro = declared.micro_batch or declared.rollouts
+    smaller = [size for size in range(micro - 1, 0, -1) if declared.rollouts % size == 0]
+    changes: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
+    changes += [{"micro_batch": size} for size in smaller]
+    changes += [{"gradient_checkpointing": True, "micro_batch": size} for size in smaller]
+    adapted: list[dict[str, Any]] = [{"lora_rank": RANK}, {"lora_rank": RANK, "gradient_checkpointing": True}]
+    adapted += [{**adapted[1], "micro_batch": size} for size in smaller]
+    for options in (changes, [] if declared.lora_rank else adapted):
+        for change in options:
+            size = total(memory(experiment, arm, shape, found.prompt, device, replace(declared, **change)))
+            if size <= room:
+                named = ", ".join(f"{key} = {str(value).lower()}" for key, value in change.items())
+                ways.append(f"training.{named} ({size / GB:.0f} GB)")
+                break
+    gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
+    for gpus in (1, 2, 4, 8, 16, 32, 64):
+        if gpus == 1 and device.kind == "gpu":
+            continue
+        size = total(memory(experiment, arm, shape, found.prompt, gpu, cheapest, gpus))
+        if size <= gpu.memory:
+            many = f"{gpus} GPUs like the {gpu.name} by FSDP" if gpus > 1 else f"one {gpu.name}"
+            ways.append(f"{many} with gradient_checkpointing ({size / GB:.0f} GB each)")
+            break
+    return ways or ["a smaller policy"]
+
+
+def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
+    """Tokens of a prompt, roughly, and whether the task has test problems. Nothing is downloaded to find out."""
+    import tasks
+
+    options = {key: value for key, value in experiment.task.items() if key != "name"}
+    task = tasks.get(experiment.task["name"], **options)
+    tokens = float(PROMPT)
+    if getattr(task, "hub", None) is None:
+        sizes = [len(task.prompt(problem)) for problem in task.problems("train", 16)]
+        tokens = max(sizes) if shape.vocabulary < ALPHABET else max(sizes) / CHARACTERS + TEMPLATE
+    room = shape.context - experiment.training.max_response_tokens
+    return max(1, min(int(tokens), room)), "test" in task.splits
+
+
+def _activations(shape: Shape, bfloat16: bool) -> float:
+    """Bytes of a layer that are kept for its backward, a token; without the attention matrix, as sdpa computes it."""
+    channels = shape.queries + shape.keys
+    if bfloat16:  # under autocast: norms in float32, products in bfloat16
+        return 26 * shape.width + 8 * shape.inner + (10 if shape.normalised else 4) * channels
+    return 24 * shape.width + 16 * shape.inner + (16 if shape.normalised else 8) * channels
+
+
+def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[float, float]:
+    """FLOPs of a step: of sampling, and of training on what was sampled."""
+    forward = training.rollouts * shape.forward(prompt + training.max_response_tokens)
+    passes = 2 if training.lora_rank else 3
+    passes += training.gradient_checkpointing
+    old = training.updates_per_batch > 1 or engine == "vllm"
+    return forward, forward * (passes * training.updates_per_batch + old)
+
+
+def _seconds(
+    shape: Shape, training: Training, engine: str, prompt: int, bfloat16: bool, device: Device
+) -> float:
+    """Seconds of a step on one device."""
+    _, trained = _step(shape, training, engine, prompt)
+    value, launches = 2 if bfloat16 else 4, 0.1 if engine == "vllm" else 1.0
+    response = training.max_response_tokens
+    sampling = _decoding(shape, training.rollouts, prompt, response, value, device, launches)
+    reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
+    return sampling + trained / reached + STEP
+
+
+def _decoding(
+    shape: Shape, rows: int, prompt: int, response: int, value: int, device: Device, launches: float = 1.0
+) -> float:
+    """Seconds in which `rows` responses are sampled as one batch."""
+    reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
+    arithmetic = rows * shape.forward(prompt + response) / reached
+    cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
+    reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
+    waiting = response * shape.layers * LAUNCH * launches
+    return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting

@@ -1,0 +1,206 @@
+"""Protects the plan: sizes are those of the real architectures, and what cannot fit is refused before it starts."""
+
+import os
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from harness import ExperimentError, cli, experiment, plan, provenance
+
+#: Published parameter counts, in billions: Qwen3's technical report, Meta's model cards, SmolLM2's.
+PUBLISHED = {
+    "Qwen/Qwen3-0.6B-Base": 0.6, "Qwen/Qwen3-1.7B-Base": 1.7, "Qwen/Qwen3-4B-Base": 4.0, "Qwen/Qwen3-8B-Base": 8.2,
+    "meta-llama/Llama-3.2-3B": 3.21, "meta-llama/Llama-3.1-8B": 8.03, "smollm2-135m-instruct": 0.135,
+}  # fmt: skip
+
+CPU = plan.Device("a CPU", "cpu", 24e9, *plan.CPU)
+GPU = plan.Device("a GPU of 24 GB", "gpu", 24e9, *plan.RATES["RTX 4090"])
+
+
+def config_of(shape, **changes):
+    kind = Qwen3Config if shape.normalised else LlamaConfig
+    return kind(
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        head_dim=shape.head_width,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+        **changes,
+    )
+
+
+def model_of(shape, **changes):
+    kind = Qwen3ForCausalLM if shape.normalised else LlamaForCausalLM
+    return kind(config_of(shape, **changes))
+
+
+@pytest.mark.parametrize("name", plan.SHAPES)
+def test_shapes_have_the_published_number_of_parameters(name):
+    shape = plan.SHAPES[name]
+    with torch.device("meta"):
+        model = model_of(shape)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.parameters / 1e9 == pytest.approx(PUBLISHED[name], rel=0.02)
+
+
+def test_every_policy_of_an_experiment_has_a_shape():
+    for name in experiment.names():
+        plan.shape_of(experiment.load(name).policy.name)
+
+
+def test_shape_and_adapters_of_a_shipped_policy():
+    from peft import get_peft_model
+
+    from harness import policy, run
+
+    model = policy.load_policy("decision").model
+    shape = plan.shape_of("decision")
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    training = experiment.load("decision").training
+    object.__setattr__(training, "lora_rank", 3)
+    adapted = get_peft_model(model, run.adapters_of(training))
+    assert shape.adapters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_activations_are_what_a_forward_keeps(normalised, bfloat16):
+    """Measured by the tensors that autograd saves; weights cast to bfloat16 are no activations."""
+    shape = plan.Shape(2, 128, 320, 8, 2, 32, 64, True, 512, normalised)
+    model = model_of(shape, attn_implementation="sdpa").train()
+    kept = {}
+
+    def keep(tensor):
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights = {tuple(parameter.shape) for parameter in model.parameters()}
+    weights |= {tuple(reversed(size)) for size in weights}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+    ):
+        model.model(torch.zeros(3, 97, dtype=torch.long), use_cache=False)
+    size = sum(
+        tensor.untyped_storage().nbytes()
+        for place, tensor in kept.items()
+        if place not in own and tuple(tensor.shape) not in weights
+    )
+    # The forward's ends (embedding, last norm) are no layers: up to a tenth.
+    assert size / (2 * 3 * 97) == pytest.approx(plan._activations(shape, bfloat16), rel=0.12)
+
+
+def test_the_embedded_step_is_estimated_as_it_was_measured():
+    """100 ms for uniform on two cores of an AMD EPYC (Zen 4); see README.md."""
+    assert plan.plan(experiment.load("decision"), CPU).step_seconds == pytest.approx(0.100, rel=0.2)
+
+
+def test_counts_and_what_they_depend_on():
+    built = experiment.load("decision")
+    found = plan.plan(built, CPU)
+    assert (found.runs, found.rollouts) == (40, 40 * 200 * 32)
+    assert found.tokens == found.rollouts * 24 and found.prompt == 5
+    assert found.samples == 40 * 5 * 64 * 4
+    # An arm that samples more is counted with what it samples.
+    fairness = plan.plan(experiment.load("fairness"), CPU)
+    assert fairness.rollouts == 8 * 200 * (12 * 32 + 36)
+    # DAPO-Math has no test problems of its own.
+    paper = plan.plan(experiment.load("paper-4b-1k"), GPU)
+    assert paper.samples == 18 * 8 * 6 * (16 * (30 + 30 + 40) + 4 * (500 + 675))
+
+
+def test_what_each_choice_saves():
+    def needed(name="qwen3-0.6b", gpus=1, **training):
+        built = experiment.load(name)
+        shape, training = plan.shape_of(built.policy.name), plan.replace(built.training, **training)
+        return plan.memory(built, "flow", shape, 256, GPU, training, gpus)
+
+    whole = needed()
+    assert whole["weights"] == 4 * plan.SHAPES["Qwen/Qwen3-0.6B-Base"].parameters
+    assert whole["attention map"] > needed(micro_batch=1)["attention map"] > 0
+    assert needed(gradient_checkpointing=False)["activations"] > 5 * whole["activations"]
+    assert needed(lora_rank=16)["Adam"] < whole["Adam"] / 20
+    assert needed(gpus=4)["Adam"] == whole["Adam"] / 4
+    # Sampling and training do not hold their largest parts at once.
+    assert plan.total({**whole, "cache": 0.0}) < plan.total({**whole, "cache": 1e12}) < 1.1e12
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "fits"),
+    [
+        ("qwen3-0.6b", 24, True),
+        ("qwen3-1.7b", 48, True),
+        ("qwen3-1.7b", 24, False),
+        ("paper-4b-1k", 80, False),
+    ],
+)
+def test_the_rungs_fit_where_they_say(name, gigabytes, fits):
+    device = plan.Device("a GPU", "gpu", gigabytes * 1e9, *plan.RATES["A100"])
+    found = plan.plan(experiment.load(name), device)
+    if fits:
+        plan.refuse(found)
+        return
+    with pytest.raises(
+        ExperimentError, match="does not fit here: the arm .* needs .* GB; what would: "
+    ) as error:
+        plan.refuse(found)
+    assert "\n" not in str(error.value)
+    if name == "qwen3-1.7b":
+        assert "training.lora_rank = 16" in str(error.value)
+    assert "by FSDP" in str(error.value)
+
+
+def test_two_workers_share_one_machine():
+    found = plan.plan(experiment.load("smollm2"), CPU)
+    plan.refuse(found)
+    with pytest.raises(
+        ExperimentError, match="for 4 processes at once; what would: --workers 1; or training"
+    ):
+        plan.refuse(found, 4)
+
+
+def test_responses_longer_than_the_context_are_refused():
+    table = {"base": "decision", "training": {"max_response_tokens": 64}}
+    with pytest.raises(ExperimentError, match="64 tokens do not fit the policy's context of 64"):
+        plan.plan(experiment.from_table(table, "x"), CPU)
+
+
+def test_an_unknown_policy_needs_its_configuration(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ExperimentError, match="nobody/nothing cannot be planned without its config.json"
+    ) as error:
+        plan.shape_of("nobody/nothing")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fits there")
+def test_the_command_plans_and_refuses_without_starting(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["reproduce", "decision", "--plan"]) == 0
+    assert "40: 5 arms x 8 seeds" in capsys.readouterr().out
+    for command in (["reproduce", "paper-8b-8k", "--plan"], ["reproduce", "paper-8b-8k"]):
+        assert cli.main(command) == 2
+        assert "flowtracer: experiment paper-8b-8k does not fit here" in capsys.readouterr().err
+    assert cli.main(["train", "paper-8b-8k", "--method", "flow"]) == 2
+    assert not os.listdir(tmp_path)
+
+
+def test_untested_versions_are_named(monkeypatch):
+    monkeypatch.setattr(
+        provenance.importlib.metadata,
+        "requires",
+        lambda name: ["torch<1,>=0.4", "numpy>=1", 'vllm==0.31.0; extra == "vllm"'],
+    )
+    with pytest.raises(ExperimentError, match=r"torch is 2.*tested in versions <1,>=0.4: pip install"):
+        provenance.check_versions()
+    monkeypatch.setattr(
+        provenance.importlib.metadata, "requires", lambda name: ["numpy>=1", "no-such-package>=2"]
+    )
+    with pytest.raises(ExperimentError, match="no-such-package is not installed"):
+        provenance.check_versions()
