@@ -65,7 +65,7 @@ class Cluster:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
         try:
             ray.init(
-                address=address,
+                address=address if address == "local" else _reachable(ray, address),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **(own if address == "local" else {}),
@@ -105,12 +105,15 @@ class Cluster:
 
     def start(self, action: str) -> RayWorker:
         if not self.started:
-            self.token[0].write_text(self.token[1])
+            self._mark()
         options = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=self.gpus, max_restarts=0)
         variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         actor = options.remote(self.experiment, self.token, variables, self.gpus > 0, provenance.versions())
         self.started.append(RayWorker(self.ray, actor))
         return self.started[-1]
+
+    def _mark(self) -> None:
+        self.token[0].write_text(self.token[1])
 
     def listen(self, busy: Sequence[RayWorker]) -> Iterator[tuple[RayWorker, str, Any]]:
         waited = {worker.pending: worker for worker in busy}
@@ -310,3 +313,12 @@ def _cause(error: Exception) -> str:
         if "Worker exit detail:" in line:
             return line.rpartition("Worker exit detail:")[2].strip().split(". ")[0]
     return lines[-1] if lines else type(error).__name__
+
+
+def _reachable(ray: Any, address: str) -> str:
+    """HOST:PORT of a cluster where something answers: Ray itself would try for minutes. OSError, or ValueError."""
+    if address == "auto":
+        address = ray._private.services.canonicalize_bootstrap_address_or_die("auto")
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=5).close()
+    return address

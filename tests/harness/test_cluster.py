@@ -1,0 +1,146 @@
+"""Protects sweeps on a Ray cluster, a real one of two machines: lost workers and stops change nothing in any result."""
+
+import os
+import re
+import signal
+import socket
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster as Machines
+
+from harness import ExperimentError, sweep
+from harness.cluster import Cluster
+from leaderboards import load
+
+TABLES = ("rollouts", "steps", "samples")
+
+
+class Recorder:
+    """A Progress that adds up what it is told, and disturbs the sweep once, at a given step of a method."""
+
+    def __init__(self, label=None, step=0, disturb=None):
+        self.label, self.step, self.disturb = label, step, disturb
+        self.told, self.notes, self.again = {}, [], []
+
+    def begin(self, steps, done):
+        self.steps, self.done = steps, done
+
+    def advance(self, job, count):
+        self.done += count
+        self.told[job.label] = self.told.get(job.label, 0) + count
+        if self.notes and not self.again and job.label == self.label:
+            self.again.append(count)
+        if self.disturb and job.label == self.label and self.told[job.label] >= self.step:
+            disturb, self.disturb = self.disturb, None
+            disturb(job)
+
+    def finished(self, job):
+        pass
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """A cluster of two machines with a CPU each, and one without that nothing runs on."""
+    memory = {"object_store_memory": 2**27}
+    # A lost machine is noticed after seconds, and not after most of a minute.
+    health = {"initial_delay": 0, "period": 1000, "timeout": 1000}
+    noticed = {f"health_check_{name}_ms": value for name, value in health.items()}
+    settings = {"_system_config": {**noticed, "health_check_failure_threshold": 3}}
+    built = Machines(initialize_head=True, head_node_args={"num_cpus": 0, **memory, **settings})
+    for _ in range(2):
+        built.add_node(num_cpus=1, **memory)
+    yield built
+    ray.shutdown()
+    built.shutdown()
+
+
+@pytest.fixture
+def tiny(tiny_experiment):
+    return tiny_experiment(("uniform", "flow"), seeds=1)
+
+
+@pytest.fixture
+def reference(tiny, tmp_path):
+    """The sweep on processes of this machine."""
+    sweep.reproduce(tiny, tmp_path / "reference", 1, Recorder())
+    return tmp_path / "reference"
+
+
+def hashes(folder):
+    return {(run.method, table): run.content_hash(table) for run in load(folder) for table in TABLES}
+
+
+def interrupt(job):
+    raise KeyboardInterrupt
+
+
+class Apart(Cluster):
+    """Whose machines do not see the output folder."""
+
+    def _mark(self):
+        pass
+
+
+def test_stopped_killed_and_brought_back_is_the_sweep_of_local_processes(tiny, machines, reference, tmp_path):
+    """No shared folder: a stopped run travels with its checkpoint, and of a killed worker's run nothing is left."""
+    folder = tmp_path / "runs"
+    stopped = Recorder("flow", 3, interrupt)
+    with pytest.raises(sweep.Stopped):
+        sweep.reproduce(
+            tiny, folder, 1, stopped, only=("flow", 0), elsewhere=Apart(tiny, folder, machines.address)
+        )
+    place = sweep.run_folder(folder, "flow", 0)
+    assert list((place / "checkpoint").glob("checkpoint-*/whole")) and not (place / "finished.json").exists()
+
+    cluster = Apart(tiny, folder, machines.address)
+
+    def kill(job):
+        worker = next(worker for worker in cluster.started if worker.job == job)
+        os.kill(ray.get(worker.actor.__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)
+
+    killed = Recorder("uniform", 2, kill)
+    sweep.reproduce(tiny, folder, 1, killed, elsewhere=cluster)
+    assert len(killed.notes) == 1 and re.match(
+        "the process of uniform seed 0 was lost .*started again", killed.notes[0]
+    )
+    assert hashes(folder) == hashes(reference)
+    assert killed.done == killed.steps
+    assert not list(folder.rglob(".cluster*")) and not list(folder.rglob("*.aside"))
+
+
+def test_a_run_of_a_lost_machine_goes_on_from_its_checkpoint(tiny, machines, tmp_path):
+    """A shared folder: nothing of what a checkpoint holds is done again."""
+    cluster, folder = Cluster(tiny, tmp_path / "runs", machines.address), tmp_path / "runs"
+
+    def lose(job):
+        worker = next(worker for worker in cluster.started if worker.job == job)
+        here = ray.get(
+            worker.actor.__ray_call__.remote(lambda actor: ray.get_runtime_context().get_node_id())
+        )
+        lost = next(node for node in machines.list_all_nodes() if node.node_id == here)
+        machines.remove_node(lost, allow_graceful=False)
+
+    progress = Recorder("uniform", 4, lose)
+    sweep.reproduce(tiny, folder, 1, progress, only=("uniform", 0), elsewhere=cluster)
+    assert len(progress.notes) == 1
+    assert progress.again[0] >= 4
+    (run,) = load(folder)
+    assert run.finished and not run.faults() and run.table("steps").num_rows == 6
+
+
+def test_mistakes_are_one_line(tiny, machines, tmp_path, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        for given in (address, "auto"):
+            with pytest.raises(ExperimentError, match=f"--ray {given}: no cluster there.*ray start --head"):
+                Cluster(tiny, tmp_path, given)
+    with pytest.raises(ExperimentError, match="no machine of the cluster has 1 CPU and 1 GPU"):
+        Cluster(tiny, tmp_path, machines.address, gpus=1)
+    with pytest.raises(ExperimentError, match="no cluster there"):
+        Cluster(tiny, tmp_path, "nonsense")
