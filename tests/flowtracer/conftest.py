@@ -3,6 +3,8 @@
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SIZES = {
@@ -33,6 +35,28 @@ def tiny_model(architecture, attention="sdpa", layers=3, seed=0, **changes):
         if any(part in name for part in SHARPENED) and parameter.ndim > 1:
             parameter.data.mul_(20.0)
     return model.eval()
+
+
+class LargestTensors(TorchDispatchMode):
+    """Notes the bytes of each tensor that is made inside, the largest first in `sizes`."""
+
+    def __init__(self):
+        super().__init__()
+        self._made = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        given = {
+            part.untyped_storage().data_ptr() for part in tree_leaves(args) if isinstance(part, torch.Tensor)
+        }
+        for part in tree_leaves(output):
+            if isinstance(part, torch.Tensor) and part.untyped_storage().data_ptr() not in given:
+                self._made.append(part.untyped_storage().nbytes())
+        return output
+
+    @property
+    def sizes(self):
+        return sorted(self._made, reverse=True)
 
 
 @pytest.fixture

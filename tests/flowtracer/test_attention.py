@@ -1,12 +1,14 @@
 """Protects the tap: captured attention is the model's own, outputs are untouched, pads are exactly 0."""
 
+import warnings
+
 import pytest
 import torch
 
 import flowtracer.attention
 from flowtracer import AttentionTap, CreditError, capacity_from_qk, tap_multihead, traced_layers
-from flowtracer.attention import HeadReading, Rollout
-from tests.flowtracer.conftest import tiny_model
+from flowtracer.attention import Capture, HeadReading, MeanMap, Rollout
+from tests.flowtracer.conftest import LargestTensors, tiny_model
 
 ARCHITECTURES = ["qwen3", "llama", "mistral", "gpt_neox", "gemma"]
 
@@ -263,6 +265,103 @@ def test_tiles_do_not_change_the_map(monkeypatch):
             model(input_ids=ids, attention_mask=mask)
         maps.append(capture.capacity)
     torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
+
+
+def test_quantised_policies_are_read_as_they_compute():
+    """Linear layers of 8-bit weights, swapped in as quantisers do: the map of their own eager forward."""
+    ids, mask = batch(left_pads=(0, 5))
+    quantised = []
+    for attention in ("sdpa", "eager"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = tiny_model("qwen3", attention=attention)
+            quantised.append(torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}))
+    model, eager = quantised
+    assert "DynamicQuantizedLinear" in str(model)
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask)
+        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    expected = torch.stack(attentions).mean((0, 2)) * mask[:, :, None] * mask[:, None, :]
+    torch.testing.assert_close(capture.capacity, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(expected, eager_mean("qwen3", ids, mask, range(3)).float(), atol=1e-4)
+
+
+def take(mask, *, window=None, length=24):
+    """Feeds one layer of two sequences to a capture, with a mask and a window of its own."""
+    query = torch.randn(2, 4, length, 8, generator=torch.Generator().manual_seed(0))
+    capture = Capture([0], torch.ones(2, length), MeanMap())
+    capture.take(0, query, query[:, :2], 0.3, mask, window=window)
+    return capture.capacity
+
+
+def test_a_window_that_its_mask_does_not_keep_is_refused():
+    causal = torch.ones(2, 1, 24, 24, dtype=torch.bool).tril()
+    windowed = causal.triu(-5)
+    assert (take(windowed, window=6) == take(windowed)).all()
+    assert (take(None, window=24) == take(None)).all()
+    for mask in (None, causal):
+        with pytest.raises(CreditError, match="layer 0 has a sliding window, but its mask shows"):
+            take(mask, window=6)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            torch.ones(2, 1, 20, 24, dtype=torch.bool),
+            "layer 0 has a mask of shape .2, 1, 20, 24. for 2 sequences of 24",
+        ),
+        (torch.ones(3, 1, 24, 24, dtype=torch.bool), "a mask of shape .3, 1, 24, 24."),
+        (torch.ones(2, 4, 24, 24, dtype=torch.bool), "one for all heads"),
+        (torch.zeros(2, 1, 24, 24), "additive torch.float32 attention mask"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask, message):
+    with pytest.raises(CreditError, match=message):
+        take(mask)
+
+
+def test_one_mask_for_all_sequences_is_each_one_s():
+    mask = torch.ones(1, 1, 24, 24, dtype=torch.bool).tril()
+    mask[..., 3:, 2] = False
+    assert torch.equal(take(mask), take(mask.expand(2, 1, 24, 24).contiguous()))
+
+
+def test_an_attention_mask_of_another_length_is_refused():
+    ids, mask = batch(left_pads=(0, 5))
+    model = tiny_model("qwen3")
+    with (
+        pytest.raises(CreditError, match=r"sequences of shape \(2, 20\), but a forward brought 2 x 24"),
+        AttentionTap(model).open(mask[:, :20]),
+    ):
+        model(input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("option", ["softcap", "s_aux", "position_bias"])
+def test_scores_with_something_added_are_refused(option):
+    query = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(CreditError, match="which the tap does not read yet"):
+        flowtracer.attention._tapped_attention(
+            torch.nn.Identity(), query, query, query, None, **{option: 1.0}
+        )
+
+
+def test_a_map_that_does_not_fit_in_memory_is_refused_before_it_is_made():
+    """A million tokens are 4 TB: no machine is asked for them, and the line says what to do."""
+    token = torch.ones(1, 2**20, dtype=torch.bool)
+    with pytest.raises(
+        CreditError, match="1 x 1048576 tokens takes 4398.0 GB, .* dense_tokens below 1048576"
+    ):
+        MeanMap(dense_tokens=2**20).begin(token, layers=1)
+    MeanMap().begin(token, layers=1)
+
+
+def test_scores_are_held_a_few_rows_at_a_time():
+    """The map and 4 MB, however many heads there are: not a map a head."""
+    query = torch.randn(1, 16, 1024, 8)
+    with LargestTensors() as made:
+        capacity_from_qk(query, query[:, :4], scale=0.3)
+    assert made.sizes[0] == 4 * 1024 * 1024 and made.sizes[1] <= 2 * 1024 * 1024
 
 
 def eager_layers(ids, mask):
