@@ -125,7 +125,7 @@ def sample(
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of a response, without special tokens."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from harness.commands.shared import (
     Bars,
@@ -17,6 +18,7 @@ from harness.commands.shared import (
     write,
 )
 from harness.errors import ExperimentError
+from harness.experiment import ENGINES
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +34,18 @@ def add(commands: Commands) -> None:
     added.add_argument("--samples", type=int, metavar="K", help="samples a problem (default: the task's own)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
-    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+    added.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="responses sampled at once (default: 32)"
+    )
+    added.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0], help=f"what samples (default: {ENGINES[0]})"
+    )
+    added.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="keep each finished sample in FILE, a JSON line each; the same command again goes on from there",
+    )
 
     added = command(
         commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
@@ -57,35 +70,71 @@ def _evaluate(options: argparse.Namespace) -> int:
     from collections import Counter
 
     import tasks
-    from harness.evaluate import accuracy, evaluate
+    from harness import engines
+    from harness.evaluate import Kept, accuracy, evaluate
     from harness.policy import load_policy
 
+    engines.check(options.engine)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
     policy = load_policy(options.policy)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     samples = options.samples or (1 if options.temperature == 0 else task.samples)
+    tokens = response_limit(options.max_response_tokens, policy, longest)
+    kept = Kept() if options.out is None else Kept(options.out, _identity(options, policy, tokens))
     with Bars("", lines=False) as progress:
         progress.begin(len(problems) * samples, 0)
-        rows = evaluate(
-            policy,
-            task,
-            problems,
-            samples=samples,
-            temperature=options.temperature,
-            max_new_tokens=response_limit(options.max_response_tokens, policy, longest),
-            batch_size=options.batch_size,
-            progress=progress.at,
-        )
+        try:
+            rows = evaluate(
+                policy,
+                task,
+                problems,
+                samples=samples,
+                temperature=options.temperature,
+                max_new_tokens=tokens,
+                batch_size=options.batch_size,
+                progress=progress.at,
+                engine=options.engine,
+                kept=kept,
+            )
+        finally:
+            kept.close()
     counts = Counter(row["verdict"] for row in rows)
     screen = console()
     screen.print(
         f"{options.policy} on {task.name}: {len(problems)} problems, {samples} samples each", highlight=False
     )
     screen.print(f"accuracy {accuracy(rows):.4f}", highlight=False)
+    for line in _error_bars(rows, samples):
+        screen.print(f"  {line}", highlight=False)
     for verdict in tasks.Verdict:
         screen.print(f"  {verdict:<10} {counts.get(verdict, 0)}", highlight=False)
     return 0
+
+
+def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str, Any]:
+    """What samples in one file have in common."""
+    from harness.run import parameters_hash
+
+    return {
+        "policy": parameters_hash(policy.model),
+        "task": options.task,
+        "temperature": options.temperature,
+        "max_response_tokens": tokens,
+        "engine": options.engine,
+    }
+
+
+def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
+    """The accuracy's two error bars, in words; rows are ordered by problem."""
+    from leaderboards.estimates import average_at_k
+
+    rewards = [row["reward"] for row in rows]
+    if None in rewards:
+        return [f"no error bars: {rewards.count(None)} samples could not be judged"]
+    found = average_at_k([rewards[first : first + samples] for first in range(0, len(rewards), samples)])
+    bars = {"these problems, sampled again": found.decoding, "new problems of this kind": found.problems}
+    return [f"{bar[0]:.4f} to {bar[1]:.4f} (95%): {what}" for what, bar in bars.items() if bar is not None]
 
 
 def _trace(options: argparse.Namespace) -> int:
