@@ -41,7 +41,7 @@ def shared_environment(session: nox.Session, project: str = ".") -> Path:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Lint, types and tests; with arguments, pytest alone with those arguments."""
-    programs = shared_environment(session, ".[dev]")
+    programs = shared_environment(session, ".[dev,kernels]")
     if not session.posargs:
         session.notify("lint")
         session.notify("typecheck")
