@@ -1,4 +1,4 @@
-"""The benchmarks of speed: python benchmarks/run.py [credit] [step] [verify], all of them by default."""
+"""The benchmarks of speed: python benchmarks/run.py [credit] [step] [verify] [leaderboard], all by default."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from rich.console import Console
 
 #: Name of a benchmark -> its module, whose `run(settings)` gives a report.
-BENCHMARKS = {"credit": "credit", "step": "training_step", "verify": "verification"}
+BENCHMARKS = {
+    "credit": "credit",
+    "step": "training_step",
+    "verify": "verification",
+    "leaderboard": "leaderboard",
+}
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
     """Runs the benchmarks asked for, one after the other; prints each one's tables and keeps them."""
     parser = argparse.ArgumentParser(
-        description="Measure the speed of credit, of training steps, of verdicts."
+        description="Measure the speed of credit, of training steps, of verdicts, of leaderboards."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument(

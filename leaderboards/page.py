@@ -439,7 +439,7 @@ def to_html(
     title = _text(terminal.title(comparison))
     ranking, *others = terminal.sheets(comparison, runs)
     tables = [_table(sheet, comparison.baseline) for sheet in others]
-    flips = [_flips(comparison, arm) for arm in comparison.arms if "final_accuracy" in arm.scores]
+    flips = [_flips(comparison, arm) for arm in comparison.arms]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="soft">{_text(terminal.headline(comparison))}</p>',

@@ -91,7 +91,8 @@ def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] 
     columns = tuple(
         name
         for name in left.column_names
-        if content_hash(left.select(["step", name])) != content_hash(right.select(["step", name]))
+        if name != "step"
+        and content_hash(left.select(["step", name])) != content_hash(right.select(["step", name]))
     )
     return (table, step, columns), whole
 

@@ -69,7 +69,15 @@ def test_verify(results):
         assert row["kind"] in page
 
 
+def test_leaderboard(results):
+    (rows,), page = read(results, "leaderboard")
+    assert [row["what"] for row in rows] == ["table", "page"]
+    for row in rows:
+        assert row["seconds"]["median"] > 0 and row["rollouts"] == 2 * 2 * 10 * 32
+        assert f"| {row['what']} | 1,280 | 4 |" in page
+
+
 def test_unknown_name():
     done = subprocess.run([sys.executable, str(RUN), "sped"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert "unknown benchmark 'sped'; known: credit, step, verify" in done.stderr
+    assert "unknown benchmark 'sped'; known: credit, step, verify, leaderboard" in done.stderr

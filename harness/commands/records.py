@@ -196,7 +196,9 @@ def _compare(options: argparse.Namespace) -> int:
     rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
     same = sum(pair.identical for pair in pairs)
     screen = console()
-    screen.print(render_sheets([Sheet("A against B", ("method", "seed", "found"), rows, words=(0, 2))], 0))
+    screen.print(
+        render_sheets([Sheet("A against B", ("method", "seed", "found"), rows, words=(0, 2))], screen.width)
+    )
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)

@@ -128,3 +128,35 @@ def test_one_method_alone(tmp_path: Path) -> None:
     write_run(tmp_path, "uniform", 0, [0.1, 0.1])
     _, checker = page_of(tmp_path)
     assert "1 method, 1 training seed" in "".join(checker.text)
+
+
+def test_late_rollouts_that_one_method_solves_stand_side_by_side_with_their_credit(tmp_path: Path) -> None:
+    for method, verdict in (("uniform", "wrong"), ("flow", "correct")):
+        writer = RunWriter(tmp_path / method, manifest(method))
+        for step in range(8):
+            writer.write("steps", step, step_row(step))
+            own = {"key": f"step {step}", "text": f"{method[0]}#{step}", "response_ids": [1, 2, 3]}
+            lists = dict.fromkeys(("weights", "sampler_logprobs", "trainer_logprobs"), [1.0, 1.0, 1.5])
+            found = verdict if step in (1, 6) else "wrong"
+            writer.write("rollouts", step, rollout_rows(step, 1, verdict=found, **own, **lists))
+        writer.finish({})
+    page, checker = page_of(tmp_path)
+    text = "".join(checker.text)
+    assert "Training step 6, seed 0, decision/train/1, sample 0: advantage -0.50 and -0.50" in text
+    assert "Training step 1," not in text and "Training step 7," not in text
+    marked = page[page.index("Training step 6,") :]
+    assert marked.count('title="weight 1.5" style="background') >= 2
+    assert "u#6" in text and "f#6" in text
+
+
+def test_claims_are_shown_as_they_are_handed_in(tmp_path: Path) -> None:
+    for method in ("uniform", "flow"):
+        write_run(tmp_path, method, 0, [0.1, 0.2])
+    runs = load(tmp_path)
+    columns = ("claim", "printed", "found", "status", "beside")
+    row = ("flow <minus> uniform", "+2.3", "-", "contradicted", "-")
+    sheet = terminal.Sheet("paper", columns, (row,), "a note", words=(0, 3, 4))
+    checker = Checker(page := report.to_html(compare(runs), runs, claims=[sheet]))
+    assert "flow <minus> uniform" in checker.text and "Published claims" in checker.text
+    assert '<td class="word bad">contradicted</td>' in page
+    assert "Published claims" not in report.to_html(compare(runs), runs)

@@ -1,0 +1,170 @@
+"""Protects the commands that read records: several experiments at once, watched while they grow, and two compared."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboards"))
+from recorded_runs import EXPERIMENT, write_run
+
+EVALUATIONS = {0: [["wrong", "wrong"]], 2: [["correct", "wrong"]]}
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+def sweep(root, name, methods=("uniform", "flow"), seeds=3, right=1):
+    experiment = {**EXPERIMENT, "name": name, "title": name, "methods": {m: {"credit": m} for m in methods}}
+    for index, method in enumerate(methods):
+        for seed in range(seeds):
+            evaluations = {
+                0: [["wrong"] * 4],
+                2: [["correct"] * (right + index) + ["wrong"] * (3 - right - index)],
+            }
+            rewards = [0.3 + 0.1 * index + 0.01 * seed * index, 0.4]
+            write_run(
+                root / name, method, seed, rewards, evaluations, experiment=experiment, experiment_hash=name
+            )
+    return root / name
+
+
+def run(capsys, *arguments):
+    status = cli.main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_several_experiments_and_all_of_them_together(capsys, tmp_path):
+    one = sweep(tmp_path, "first", ("uniform", "flow", "random"))
+    other = sweep(tmp_path, "second", ("uniform", "flow"), right=2, seeds=2)
+    status, output, _ = run(capsys, "leaderboard", one, other)
+    assert status == 0
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 100
+    titles = [line.strip() for line in lines if line.strip() in ("first", "second")]
+    assert titles == ["first", "second"]
+    together = lines[next(i for i, line in enumerate(lines) if line.startswith("All 2 experiments")) :]
+    rows = {line.split()[0]: line for line in together[3:] if line.strip()}
+    assert "random" not in rows
+    assert "0.667" in rows["flow"] and "1.000" in rows["flow"] and "0.833" in rows["flow"]
+    assert "+0.333" in rows["flow"] and rows["flow"].split()[-1] == "2"
+    assert run(capsys, "leaderboard", tmp_path)[1] == output  # a folder of both is the same
+
+
+def test_some_methods_in_another_order(capsys, tmp_path):
+    folder = sweep(tmp_path, "first", ("uniform", "flow", "random"))
+    output = run(capsys, "leaderboard", folder, "--filter", "flow", "--sort", "method")[1]
+    assert "2 of 3 methods shown" in output and "random" not in output.replace("2 of 3", "")
+    ranking = output[output.index("Levels") :].splitlines()
+    assert [line.split()[0] for line in ranking[3:5]] == ["flow", "uniform"]
+    for arguments, message in (
+        (["--sort", "verdict"], "cannot be sorted by 'verdict'"),
+        (["--filter", "flaw"], "no arm 'flaw'"),
+        (["--watch"], "--watch draws on a terminal"),
+    ):
+        status, _, errors = run(capsys, "leaderboard", folder, *arguments)
+        assert status == 2 and message in errors and errors.count("\n") == 1
+
+
+def test_experiments_that_cannot_stand_together(capsys, tmp_path):
+    one = sweep(tmp_path, "first")
+    shutil.copytree(one, tmp_path / "copy")
+    status, _, errors = run(capsys, "leaderboard", one, tmp_path / "copy")
+    assert status == 2 and "hold runs of the same experiment, first" in errors and "compare" in errors
+    other = sweep(tmp_path, "second")
+    status, _, errors = run(capsys, "leaderboard", one, other, "--export", tmp_path / "x.json")
+    assert status == 2 and "a file holds one experiment, and these are first, second" in errors
+    status, _, errors = run(capsys, "leaderboard", one, other, "--baseline", "grpo")
+    assert status == 2 and "no runs of 'grpo'" in errors and "first" in errors
+
+
+def test_the_page_says_how_to_repeat_it(capsys, tmp_path):
+    folder = sweep(tmp_path, "decision-smoke-until-decided")
+    assert run(capsys, "leaderboard", folder, "--export", tmp_path / "x.html")[0] == 0
+    page = (tmp_path / "x.html").read_text()
+    assert "git checkout abc\nnox -s reproduce -- decision --smoke --until-decided" in page
+    assert "Published claims" in page  # flow beside uniform was published of others
+
+
+def test_two_sweeps_are_compared(capsys, tmp_path):
+    one = sweep(tmp_path, "first")
+    shutil.copytree(one, tmp_path / "copy")
+    status, output, _ = run(capsys, "compare", one, tmp_path / "copy")
+    assert status == 0 and output.splitlines()[-1] == "6 of 6 runs are identical, bit for bit"
+    shutil.rmtree(tmp_path / "copy" / "flow" / "seed-0001")
+    status, output, _ = run(capsys, "compare", one, tmp_path / "copy")
+    assert status == 1 and output.splitlines()[-1] == "5 of 6 runs are identical, bit for bit"
+    assert any(line.split() == ["flow", "1", "only", "in", "A"] for line in output.splitlines())
+    status, _, errors = run(capsys, "compare", one, sweep(tmp_path, "second"))
+    assert status == 2 and "different experiments" in errors
+
+
+class Terminal:
+    """A command on a pseudo-terminal of 100 x 60."""
+
+    def __init__(self, *arguments):
+        self.ours, theirs = pty.openpty()
+        environment = {**os.environ, "COLUMNS": "100", "LINES": "60", "TERM": "xterm"}
+        command = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        )
+        os.close(theirs)
+        self.text = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                piece = os.read(self.ours, 65536)
+            except OSError:  # its other end is closed
+                return
+            if not piece:
+                return
+            self.text += piece.decode(errors="replace")
+
+    def wait_for(self, words, since=0):
+        """The end of what was printed, once `words` are in what came after `since`."""
+        for _ in range(2400):
+            if words in self.text[since:]:
+                return len(self.text)
+            assert self.process.poll() is None, self.text
+            time.sleep(0.05)
+        raise AssertionError(f"no {words!r} within two minutes in {self.text[-2000:]!r}")
+
+
+def test_a_sweep_is_watched_while_it_runs(tmp_path):
+    """Before there is a folder, with a first run, with a pair; Ctrl-C ends it and leaves the last board."""
+    folder = tmp_path / "runs"
+    watching = Terminal("leaderboard", folder, "--watch")
+    try:
+        watching.wait_for("no such folder")
+        write_run(folder, "flow", 0, [0.4, 0.5], EVALUATIONS)
+        seen = watching.wait_for("name another with --baseline")
+        write_run(folder, "uniform", 0, [0.1, 0.2], EVALUATIONS)
+        seen = watching.wait_for("2 of 16 runs finished", seen)
+        seen = watching.wait_for("cannot tell: one seed", 0)
+        write_run(folder, "flow", 1, [0.4, 0.5], EVALUATIONS, finish=False)
+        seen = watching.wait_for("2 of 16 runs finished; flow seed 1 at step 2", seen)
+        os.kill(watching.process.pid, signal.SIGINT)
+        assert watching.process.wait(timeout=60) == 0
+        watching.reader.join(timeout=10)
+        last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", watching.text[seen:])
+        assert "Ranking by paired difference" in last and "Traceback" not in watching.text
+    finally:
+        watching.process.kill()
+        os.close(watching.ours)
