@@ -101,7 +101,7 @@ def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference,
     file.write_text(TOML + "[methods.uniform]\n[methods.random]\n[methods.flow]\n")
 
     for source in map(random.Random, range(2)):
-        assert kills.kill_at_random(kills.start(file, folder), folder, source, window=0.5)
+        assert kills.kill_at_random(kills.start(file, folder), folder, source, changes=4)
     assert len(kills.hashes(folder)) < len(kills.hashes(reference))
 
     stopped = kills.start(file, folder)
