@@ -157,8 +157,8 @@ def main() -> int:
     }
     text = [
         f"{len(rows)} kills over {len(equal)} sweeps of 3 methods x 2 seeds x 12 steps on two workers, each resumed to "
-        f"its end: {sum(equal)} of {len(equal)} have the content hashes, {len(reference)} each, of an undisturbed sweep "
-        f"on one worker with the methods in the other order. {time.monotonic() - begin:.0f} s.",
+        f"its end: {sum(equal)} of {len(equal)} have the content hashes, {len(reference)} each, of a sweep "
+        f"that nothing disturbed, on one worker with the methods in the other order. {time.monotonic() - begin:.0f} s.",
         f"A kill is SIGKILL to all processes at once, {SECONDS:g} s or less after one of the first {CHANGES} changes "
         f"to files, at random (seed {options.seed}). A resumed run drops what is later than its last checkpoint.",
     ]
