@@ -30,6 +30,8 @@ EXTRA, LOOPED = "extra forward", "extra forward, loops"
 METHODS = (STEP, FORWARD, CREDIT, EXTRA, LOOPED)
 #: Python loops take minutes beyond so many tokens.
 LOOPS = 512
+#: Beyond so many tokens everything is measured once, and its first run counts: each takes a minute or more on a CPU.
+REPEATED = 1024
 ANSWER = 8
 #: How far apart two ways to the same throughput may be, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -41,10 +43,11 @@ class Case:
 
     policy: str
     tokens: int
+    processor_time: bool
     attention: str = "sdpa"
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(measure.cores())
+        torch.set_num_threads(1 if self.processor_time else measure.cores())
         device = measure.device()
         dtype = "bfloat16" if device == "cuda" else "float32"
         self.model = load_policy(self.policy, dtype=dtype, attention=self.attention).model.to(device)
@@ -71,6 +74,10 @@ class Case:
         function()
         self.resize(self.tokens)
 
+    def clock(self, function: Callable[[], object]) -> float:
+        """Seconds that `function()` takes, of the clock or of the processor."""
+        return measure.clock(function, self.processor_time)
+
     def _check_room(self, maps: int) -> None:
         needed = maps * self.tokens**2 * self.dtype.itemsize
         cuda = self.model.device.type == "cuda"
@@ -94,7 +101,7 @@ class Case:
         with self.tap.open(self.mask) as capture:
             self.decoder(self.ids, use_cache=False)
         found: list[Tensor] = []
-        seconds = measure.clock(
+        seconds = self.clock(
             lambda: found.append(solve_flow(capture.capacity, self.source, self.answer).throughput)
         )
         return found[0][0], capture.seconds + seconds
@@ -139,15 +146,15 @@ def loops(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
     return 2.0 * flow
 
 
-def measure_step(policy: str, tokens: int, repeats: int) -> list[Row]:
+def measure_step(policy: str, tokens: int, repeats: int, processor_time: bool) -> list[Row]:
     """The training step without credit, in this process."""
-    case = Case(policy, tokens)
+    case = Case(policy, tokens, processor_time)
     return [{"method": STEP, **_alone(case, case.train, repeats)}]
 
 
-def measure_extra(policy: str, tokens: int, repeats: int, looped: bool) -> list[Row]:
+def measure_extra(policy: str, tokens: int, repeats: int, processor_time: bool, looped: bool) -> list[Row]:
     """An extra forward with its maps, in this process."""
-    case = Case(policy, tokens, attention="eager")
+    case = Case(policy, tokens, processor_time, attention="eager")
     found: list[Tensor] = []
     solve = loops if looped else vectorised
     row = {"method": LOOPED if looped else EXTRA}
@@ -156,30 +163,33 @@ def measure_extra(policy: str, tokens: int, repeats: int, looped: bool) -> list[
 
 
 def _alone(case: Case, function: Callable[[], None], repeats: int) -> Row:
-    """Seconds, and memory beyond the loaded policy. The first run is not timed."""
+    """Seconds, and memory beyond the loaded policy. The first run of several is not timed."""
     case.warm_up(function)
     held = measure.restart_peak()
-    function()
-    seconds = [measure.clock(function) for _ in range(repeats)]
+    first = case.clock(function)
+    seconds = [case.clock(function) for _ in range(repeats)] if case.tokens <= REPEATED else [first]
     return {"seconds": measure.quartiles(seconds), "megabytes": measure.peak() - held}
 
 
-def measure_credit(policy: str, tokens: int, repeats: int) -> list[Row]:
+def measure_credit(policy: str, tokens: int, repeats: int, processor_time: bool) -> list[Row]:
     """The plain forward, and what credit adds to it: forwards without and with credit in turns, in this process."""
-    case = Case(policy, tokens)
+    case = Case(policy, tokens, processor_time)
     case.warm_up(case.forward_with_credit)
     held = measure.restart_peak()
-    case.forward()
+    forwards = [case.clock(case.forward)]
     forward_peak = measure.peak()
     measure.restart_peak()
-    throughput, _ = case.forward_with_credit()
+    found: list[tuple[Tensor, float]] = []
+    added = [case.clock(lambda: found.append(case.forward_with_credit())) - forwards[0]]
+    throughput, clocks = found[0][0], [found[0][1]]
     extra = max(0.0, measure.peak() - forward_peak)
-    forwards, added, clocks = [], [], []
-    for _ in range(repeats):
-        forwards.append(measure.clock(case.forward))
-        added.append(measure.clock(lambda: clocks.append(case.forward_with_credit()[1])) - forwards[-1])
+    if case.tokens <= REPEATED:
+        forwards, added, clocks = [], [], []
+        for _ in range(repeats):
+            forwards.append(case.clock(case.forward))
+            added.append(case.clock(lambda: clocks.append(case.forward_with_credit()[1])) - forwards[-1])
     # Only the host's clock was read inside, which a GPU does not wait for.
-    own = None if case.ids.is_cuda else measure.quartiles(clocks)
+    own = None if case.ids.is_cuda or processor_time else measure.quartiles(clocks)
     return [
         {"method": FORWARD, "seconds": measure.quartiles(forwards), "megabytes": forward_peak - held},
         {
@@ -201,19 +211,24 @@ def run(settings: measure.Settings) -> Report:
         lengths.append(256 << len(lengths))
     rows: list[Row] = []
     for tokens in lengths:
-        rows += _at(policy, tokens, settings.repeats)
+        rows += _at(policy, tokens, settings)
     growth = _growth(rows)
     kind = (
         "bfloat16 on the GPU"
         if measure.device() == "cuda"
         else f"float32, a thread a core ({measure.cores()})"
     )
+    if settings.processor_time:
+        kind = "float32, one thread, seconds of the processor and not of the clock, for the machine was busy"
     text = [
         f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
         f"{settings.repeats} repeats after one that is not counted; those of credit are differences between forwards "
-        "with and without it, taken in turns. Beside them, what the tap and the solves took by their own clock.",
-        "Memory: for credit, the peak of the forward with it less the peak without; for all else, the peak beyond the "
-        "loaded policy. Each training step and each extra forward in a process of its own, as are the pairs of credit.",
+        "with and without it, taken in turns. Beside them, what the tap and the solves took by their own clock, which "
+        "other work on the machine disturbs less: on a CPU it is what the others are divided by. "
+        f"Beyond {REPEATED} tokens, one run.",
+        "Memory: for credit, the peak of the forward with it less the peak without, and beside it how many float32 "
+        "maps (T, T) that is; for all else, the peak beyond the loaded policy. Each training step and each extra "
+        "forward in a process of its own, as are the pairs of credit.",
     ]
     return Report(
         name="credit",
@@ -224,16 +239,17 @@ def run(settings: measure.Settings) -> Report:
     )
 
 
-def _at(policy: str, tokens: int, repeats: int) -> list[Row]:
+def _at(policy: str, tokens: int, settings: measure.Settings) -> list[Row]:
     """The rows of one length. Raises ValueError if two methods disagree about the throughput."""
     found: dict[str, Row] = {}
+    what = (policy, tokens, settings.repeats, settings.processor_time)
     parts: list[tuple[str, Callable[[], list[Row]]]] = [
-        (STEP, lambda: measure.fresh(measure_step, policy, tokens, repeats)),
-        (CREDIT, lambda: measure.fresh(measure_credit, policy, tokens, repeats)),
-        (EXTRA, lambda: measure.fresh(measure_extra, policy, tokens, repeats, False)),
+        (STEP, lambda: measure.fresh(measure_step, *what)),
+        (CREDIT, lambda: measure.fresh(measure_credit, *what)),
+        (EXTRA, lambda: measure.fresh(measure_extra, *what, False)),
     ]
     if tokens <= LOOPS:
-        parts.append((LOOPED, lambda: measure.fresh(measure_extra, policy, tokens, repeats, True)))
+        parts.append((LOOPED, lambda: measure.fresh(measure_extra, *what, True)))
     for method, part in parts:
         measure.progress(f"credit: {method}, {tokens} tokens")
         try:
@@ -243,6 +259,7 @@ def _at(policy: str, tokens: int, repeats: int) -> list[Row]:
         found |= {row["method"]: row for row in measured}
     found.setdefault(LOOPED, {"method": LOOPED, "note": f"not run beyond {LOOPS} tokens"})
     credit, step = found[CREDIT], found[STEP]
+    cost = credit.get("own_clock") or credit.get("seconds")
     expected = credit.pop("throughput", None)
     for method in METHODS:
         row = found.setdefault(method, {"method": method, "note": "not run"})
@@ -254,15 +271,17 @@ def _at(policy: str, tokens: int, repeats: int) -> list[Row]:
                 raise ValueError(f"{method} at {tokens} tokens: its throughput is off by {apart:.1e}")
             row["difference"] = apart
         if "seconds" in row:
-            for name, base in (("of_step", step), ("of_credit", credit)):
-                if base.get("seconds", {}).get("median", 0) > 0:
-                    row[name] = row["seconds"]["median"] / base["seconds"]["median"]
+            own = cost if method == CREDIT else row["seconds"]
+            for name, base in (("of_step", step.get("seconds")), ("of_credit", cost)):
+                if base is not None and base["median"] > 0:
+                    row[name] = own["median"] / base["median"]
     return [found[method] for method in METHODS]
 
 
 def _note(row: Row) -> str:
-    if row.get("own_clock"):
-        return f"own clock: {spread(row, 'own_clock')} s"
+    if row["method"] == CREDIT and "megabytes" in row:
+        maps = f"{row['megabytes'] * 1e6 / (4 * row['tokens'] ** 2):.1f} maps"
+        return f"own clock: {spread(row, 'own_clock')} s; {maps}" if row.get("own_clock") else maps
     if "difference" in row:
         return f"same throughput to {row['difference']:.0e}"
     return row.get("note", "")

@@ -26,11 +26,15 @@ _MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """The command line's options. smoke: the smallest sizes, to see that a benchmark works; no figures to keep."""
+    """The command line's options. smoke: the smallest sizes, to see that a benchmark works; no figures to keep.
+
+    processor_time: count the processor's seconds and not the clock's, in one thread, where other work runs beside.
+    """
 
     repeats: int = 5
     max_tokens: int = 2048
     smoke: bool = False
+    processor_time: bool = False
 
 
 def cores() -> int:
@@ -63,13 +67,14 @@ def fresh(function: Callable[..., Result], *arguments: Any) -> Result:
             raise MemoryError("its process was killed, most likely for memory") from None
 
 
-def clock(function: Callable[[], Any]) -> float:
-    """Seconds that `function()` takes, the GPU's work included."""
+def clock(function: Callable[[], Any], processor_time: bool = False) -> float:
+    """Seconds that `function()` takes, the GPU's work included; or those that the processor works for this process."""
+    now = time.process_time if processor_time else time.perf_counter
     _synchronize()
-    begin = time.perf_counter()
+    begin = now()
     function()
     _synchronize()
-    return time.perf_counter() - begin
+    return now() - begin
 
 
 def _synchronize() -> None:

@@ -40,6 +40,11 @@ def main() -> int:
         "--max-tokens", type=int, default=2048, help="longest sequence of credit (default 2048)"
     )
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, once: does everything work?")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="credit in one thread by the processor's seconds, where other work runs beside",
+    )
     options = parser.parse_args()
     for name in options.names:
         if name not in BENCHMARKS:
@@ -48,7 +53,9 @@ def main() -> int:
         parser.error("--repeats must be at least 1 and --max-tokens at least 256")
     from measure import Settings  # with torch, which takes seconds that a mistyped name need not wait for
 
-    settings = Settings(1 if options.smoke else options.repeats, options.max_tokens, options.smoke)
+    settings = Settings(
+        1 if options.smoke else options.repeats, options.max_tokens, options.smoke, options.processor_time
+    )
     warnings.filterwarnings("ignore")
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     console = Console(width=None if sys.stdout.isatty() else 160)
