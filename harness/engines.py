@@ -13,16 +13,18 @@ correction compares with the trainer's.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import os
 import random
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -275,7 +277,8 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     comes from `reload_weights` alone.
     """
     global _current
-    configuration = policy.model.config
+    configuration = copy.deepcopy(policy.model.config)
+    configuration.architectures = [type(policy.model).__name__]
     architecture = json.dumps(
         [{**configuration.to_dict(), "_name_or_path": ""}, dtype, share], sort_keys=True, default=str
     )
@@ -317,13 +320,14 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
 def close() -> None:
     """Ends this process's vLLM, if one runs, and frees what it holds."""
     global _current
-    if _current is None:
-        return
-    from vllm.distributed import cleanup_dist_env_and_memory
+    found, _current = _current, None
+    if found is not None:
+        with suppress(Exception):  # of one that broke down
+            found.llm.llm_engine.engine_core.shutdown()
+    if "vllm" in sys.modules:
+        from vllm.distributed import cleanup_dist_env_and_memory
 
-    _current.llm.llm_engine.engine_core.shutdown()
-    _current = None
-    cleanup_dist_env_and_memory()
+        cleanup_dist_env_and_memory()
 
 
 def _environment(configuration: Any, dtype: str, context: int) -> dict[str, str]:
@@ -373,8 +377,8 @@ def _guarded(what: str) -> Iterator[None]:
     except (EngineError, KeyboardInterrupt):
         raise
     except Exception as error:
-        global _current
-        _current = None  # whatever it still holds, nothing more can be asked of it
+        with suppress(Exception):
+            close()  # nothing more can be asked of it
         raise EngineError(f"engine vllm {what}: {reason(error)}") from error
 
 

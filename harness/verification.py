@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -59,14 +58,14 @@ class Verification:
 
     def verdicts(self, asked: Sequence[Judged], seconds: float) -> list[Verdict]:
         """The verdicts, waiting for them. What is not begun after `seconds` is a timeout, if there is an answer."""
-        until = time.monotonic() + seconds
-        return [self._verdict(one, until) for one in asked]
+        wait([one.verdict for one in asked], timeout=seconds)
+        for one in asked:
+            one.verdict.cancel()  # does nothing to those that are begun; the pool has a deadline of its own for them
+        return [self._verdict(one) for one in asked]
 
-    def _verdict(self, one: Judged, until: float) -> Verdict:
-        try:
-            return one.verdict.result(timeout=max(0.0, until - time.monotonic()))
-        except TimeoutError:
-            if not one.verdict.cancel():
-                return one.verdict.result()  # begun, and the pool has a deadline of its own
-            judged = self.task.extract(one.text) is not None
-            return Verdict.TIMEOUT if judged else self.task.verify(one.problem, one.text, one.reason)
+    def _verdict(self, one: Judged) -> Verdict:
+        if not one.verdict.cancelled():
+            return one.verdict.result()
+        if self.task.extract(one.text) is not None:
+            return Verdict.TIMEOUT
+        return self.task.verify(one.problem, one.text, one.reason)

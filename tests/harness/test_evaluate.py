@@ -1,7 +1,9 @@
 """Protects scores: every sample is asked once with its own noise, judged once by its own ending, and counted once."""
 
 import random
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -185,3 +187,86 @@ def test_problems_need_to_be_there_and_different(policy: Policy) -> None:
         evaluate.evaluate(policy, Starts(), [])
     with pytest.raises(ExperimentError, match="starts/0 is listed twice"):
         evaluate.evaluate(policy, Starts(), Starts().problems("test", 1) * 2)
+
+
+def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path: Path) -> None:
+    """As after a kill while a line was written: what is whole is not drawn again, what is not is, and nothing twice."""
+    problems = Starts().problems("test")
+    identity = {"policy": "x", "temperature": 1.0}
+
+    def asked(path: Path, progress: evaluate.Progress = lambda done, total: None) -> list[dict]:
+        kept = evaluate.Kept(path, identity)
+        try:
+            return evaluate.evaluate(
+                policy,
+                Starts(),
+                problems,
+                samples=2,
+                max_new_tokens=4,
+                batch_size=6,
+                progress=progress,
+                kept=kept,
+            )
+        finally:
+            kept.close()
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    whole = asked(tmp_path / "whole")
+    path = tmp_path / "deep" / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        asked(path, stop)
+    assert len(path.read_text().splitlines()) == 1 + 8
+    path.write_bytes(path.read_bytes()[:-20])
+    reports: list[int] = []
+    assert asked(path, lambda done, total: reports.append(done)) == whole
+    assert reports == list(range(7, 19))
+    assert sorted(path.read_text().splitlines()) == sorted((tmp_path / "whole").read_text().splitlines())
+    assert asked(path, lambda done, total: reports.append(done)) == whole and reports[-1] == 18
+
+
+def test_a_file_of_other_samples_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    evaluate.Kept(path, {"task": "starts", "temperature": 1.0}).close()
+    with pytest.raises(ExperimentError, match="holds samples with temperature 1.0, not 0.5"):
+        evaluate.Kept(path, {"task": "starts", "temperature": 0.5})
+    first = evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+    with pytest.raises(ExperimentError, match="in use by another evaluation"):
+        evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+    first.close()
+    path.write_text(path.read_text() + '{"problem_id": 3}\n')
+    with pytest.raises(ExperimentError, match="line 2 is no sample"):
+        evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+    with pytest.raises(ExperimentError, match="cannot be used"):
+        evaluate.Kept(tmp_path, {})
+
+
+def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows, judged by threads of the verification."""
+    problems, judges = Starts().problems("test"), set()
+    expected = evaluate.evaluate(policy, Starts(), problems, samples=2, max_new_tokens=4)
+    monkeypatch.setattr(Starts, "slow", True)
+    original = Starts.judge
+    monkeypatch.setattr(
+        Starts, "judge", lambda *a: judges.add(threading.current_thread().name) or original(*a)
+    )
+    assert evaluate.evaluate(policy, Starts(), problems, samples=2, max_new_tokens=4) == expected
+    assert judges and all(name.startswith("verifier") for name in judges)
+
+
+def test_what_goes_wrong_while_a_sample_is_kept_is_not_lost(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk for one: in a thread it would be forgotten."""
+
+    def full(self: evaluate.Kept, row: dict) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Starts, "slow", True)
+    monkeypatch.setattr(evaluate.Kept, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=4)

@@ -322,3 +322,18 @@ def test_keys_and_prompts_are_checked(model: Qwen3ForCausalLM, tokenizer: PreTra
         sample(model, tokenizer, [[2], [2]], [key], 4)
     with pytest.raises(ValueError, match="without tokens"):
         sample(model, tokenizer, [[]], [key], 4)
+
+
+def test_samples_are_heard_of_as_they_end(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Each once and as it is returned; those that end first are heard of first."""
+    ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    keys = [seeds.key("heard", row) for row in range(len(ids))]
+    heard: list[tuple[int, Sample]] = []
+    samples = sample(model, tokenizer, ids, keys, 20, finished=lambda *one: heard.append(one))
+    assert samples == sample(model, tokenizer, ids, keys, 20)
+    assert sorted(row for row, _ in heard) == list(range(len(ids)))
+    assert all(samples[row] == one for row, one in heard)
+    lengths = [len(one.ids) for _, one in heard]
+    assert lengths == sorted(lengths) and len(set(lengths)) > 2
