@@ -13,6 +13,7 @@ from harness.errors import ExperimentError
 
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
+FORMATS = (".json", ".csv", ".md", ".html")
 #: Seconds between two looks at a folder that grows.
 TICK = 1.0
 
@@ -62,6 +63,8 @@ def add(commands: Commands) -> None:
 def _leaderboard(options: argparse.Namespace) -> int:
     arguments = (options.folders, options.baseline, options.sort, options.filter)
     if options.export is not None:
+        if options.export.suffix not in FORMATS:
+            raise ExperimentError(f"--export {options.export}: the name must end in {', '.join(FORMATS)}")
         _export(options.export, _boards(*arguments))
     elif options.watch:
         _watch(*arguments)
@@ -124,8 +127,6 @@ def _export(file: Path, boards: Boards) -> None:
         ".md": report.to_markdown,
         ".html": lambda comparison, runs: to_html(comparison, runs, repeat(comparison), claims.about(runs)),
     }
-    if file.suffix not in writers:
-        raise ExperimentError(f"--export {file}: the name must end in {', '.join(writers)}")
     if len(boards) > 1:
         names = ", ".join(comparison.experiment.get("name", "?") for comparison, _ in boards)
         raise ExperimentError(f"--export {file}: a file holds one experiment, and these are {names}")

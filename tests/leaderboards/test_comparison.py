@@ -285,6 +285,24 @@ def test_nan_is_refused_by_name(tmp_path: Path) -> None:
     assert str(folder) in str(caught.value)
 
 
+def test_nan_in_an_evaluation_is_refused_by_name(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", manifest())
+    writer.write("samples", 1, [{**sample_rows(1, [["wrong"]])[0], "reward": math.nan}])
+    writer.finish({})
+    with pytest.raises(RecordError, match="run: an evaluation reward is NaN"):
+        compare(load(tmp_path))
+
+
+@pytest.mark.parametrize("table", ["steps", "samples"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, table: str) -> None:
+    write_run(tmp_path, "flow", 0, [0.1], {1: [["wrong"]]})
+    file = write_run(tmp_path, "uniform", 0, [0.1], {1: [["wrong"]]}) / f"{table}.parquet"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(RecordError, match=f"{table}.parquet: torn or corrupt") as caught:
+        compare(load(tmp_path))
+    assert str(file) in str(caught.value)
+
+
 def test_unscored_evaluations_are_refused_by_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "uniform", 0, [0.1], {1: [["error"]]})
     with pytest.raises(RecordError, match="could be scored") as caught:
