@@ -139,7 +139,7 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
     beside = tuple(
         Beside(str(one.experiment.get("name", "experiment")), found)
         for one in comparisons
-        if one not in tested.values()
+        if all(one is not other for other in tested.values())
         if (found := _beside(claim, one)) is not None
     )
     if claim.experiment is None:
