@@ -1,118 +1,197 @@
-"""What rollouts on vLLM rest on, with the engine in the training process: it computes what transformers computes, it
-takes new weights in place, and a request's own seed decides its sample. Runs where vLLM is (`nox -s tests_vllm`).
+"""Protects rollouts on vLLM in the training process: it computes what transformers computes, with the weights of now; a
+key alone decides its sample; nothing outside the engine moves. Runs where vLLM is (`nox -s tests_vllm`).
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+import itertools
+import random
+import string
 
+import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from harness import engines, seeds
+from harness.errors import ExperimentError
+from harness.policy import Policy, character_tokenizer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
-PROMPT = [3, 4, 5, 6]
+CONTEXT, ROWS, LENGTH = 64, 16, 12
+PROMPTS = [[3, 4, 5, 6], [7, 8, 9], [10, 11, 12, 13, 14, 15, 16], [20, 30]]
 
 
-def policy(seed: int) -> Qwen3ForCausalLM:
+def policy(seed: int) -> Policy:
     """A random policy. Its head width is 32 because vLLM's attention on CPU knows no narrower one."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    tokenizer = character_tokenizer(string.ascii_letters + string.digits)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = Qwen3Config(
+            vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=32, max_position_embeddings=128, initializer_range=0.2, eos_token_id=1,
+            pad_token_id=0,
+        )  # fmt: skip
+        model = Qwen3ForCausalLM(config).eval()
+    model.generation_config = GenerationConfig(eos_token_id=[1], pad_token_id=0)
+    return Policy(model, tokenizer)
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An engine in this process that holds `policy(0)`."""
-    folder: Path = tmp_path_factory.mktemp("policy")
-    policy(0).save_pretrained(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine lives in this process
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("VLLM_NO_USAGE_STATS", "1")
-        from vllm import LLM
-
-        yield LLM(
-            str(folder),
-            skip_tokenizer_init=True,
-            dtype="float32",
-            max_model_len=64,
-            max_num_seqs=16,
-            enforce_eager=True,
-            enable_prefix_caching=False,
-        )
+def start(name: str, held: Policy) -> engines.Engine:
+    return engines.start(name, held, "float32", CONTEXT, ROWS, engines.ALONE)
 
 
-@pytest.fixture
-def load(engine: Any) -> Callable[[Qwen3ForCausalLM], None]:
-    """Puts a policy's weights into the running engine."""
-
-    def reload_weights(model: Qwen3ForCausalLM) -> None:
-        weights = iter(list(model.state_dict().items()))
-        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-
-    return reload_weights
+def keys(count: int) -> list[str]:
+    return [seeds.key("test", number) for number in range(count)]
 
 
-def generate(engine: Any, length: int, seeds: list[int] | None = None) -> list[list[int]]:
-    """One response per seed, sampled; without seeds one greedy response."""
-    from vllm import SamplingParams
-
-    common = {"max_tokens": length, "ignore_eos": True, "detokenize": False}
-    if seeds is None:
-        params = [SamplingParams(temperature=0.0, **common)]
-    else:
-        params = [SamplingParams(temperature=1.0, seed=seed, **common) for seed in seeds]
-    prompts = [{"prompt_token_ids": PROMPT} for _ in params]
-    return [list(output.outputs[0].token_ids) for output in engine.generate(prompts, params, use_tqdm=False)]
+@torch.no_grad()
+def logits(held: Policy, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """What the policy itself says before each token of a response, (tokens, vocabulary)."""
+    return held.model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
 
 
-def greedy(model: Qwen3ForCausalLM, length: int) -> list[int]:
-    """The same by transformers."""
-    ids = torch.tensor([PROMPT])
-    made = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=length,
-        min_new_tokens=length,
-        do_sample=False,
-    )
-    return made[0, len(PROMPT) :].tolist()
+def test_greedy_samples_are_those_of_transformers() -> None:
+    """But where the two best logits lie within 1e-3, which rounding may turn round."""
+    held = policy(0)
+    theirs = start("vllm", held).sample(PROMPTS, keys(4), LENGTH, temperature=0.0)
+    ours = start("transformers", held).sample(PROMPTS, keys(4), LENGTH, temperature=0.0)
+    same = 0
+    for prompt, one, other in zip(PROMPTS, ours, theirs, strict=True):
+        if one.ids == other.ids:
+            same += 1
+            assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+            assert other.logprobs == pytest.approx(one.logprobs, abs=1e-3)
+            continue
+        at = next(i for i, pair in enumerate(itertools.zip_longest(one.ids, other.ids)) if pair[0] != pair[1])
+        best = logits(held, prompt, one.ids)[at].topk(2).values
+        assert best[0] - best[1] < 1e-3
+    assert same
 
 
-def test_reloaded_weights_are_the_ones_that_generate(engine: Any, load: Callable[..., None]) -> None:
-    """An engine that kept the old weights would train on samples of another policy, in silence."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_after_an_update_samples_and_logprobs_are_the_new_policy_s(temperature: float) -> None:
+    """An engine that kept the old weights would train on samples of another policy, in silence; and TRL corrects by
+    log-probabilities at the temperature that was sampled with.
+    """
     before, after = policy(0), policy(1)
-    load(before)
-    assert generate(engine, 12) == [greedy(before, 12)]
-    load(after)
-    assert generate(engine, 12) == [greedy(after, 12)]
-    assert greedy(before, 12) != greedy(after, 12)
+    engine = start("vllm", before)
+    engine.take(after.model)
+    for prompt, one in zip(PROMPTS, engine.sample(PROMPTS, keys(4), LENGTH, temperature), strict=True):
+        for held, same in ((after, True), (before, False)):
+            scores = torch.log_softmax(logits(held, prompt, one.ids) / temperature, dim=-1)
+            expected = scores.gather(1, torch.tensor(one.ids)[:, None])[:, 0].tolist()
+            assert (one.logprobs == pytest.approx(expected, abs=1e-3)) is same
 
 
-def test_a_request_is_sampled_by_its_own_seed_whatever_runs_beside_it(
-    engine: Any, load: Callable[..., None]
+def test_adapters_are_part_of_the_weights() -> None:
+    peft = pytest.importorskip("peft")
+    held, plain = policy(0), policy(0)
+    adapted = peft.get_peft_model(held.model, peft.LoraConfig(r=2, target_modules="all-linear"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    engine = start("vllm", plain)
+    without = engine.sample(PROMPTS, keys(4), LENGTH, 0.0)
+    engine.take(adapted)
+    (one, *_) = found = engine.sample(PROMPTS, keys(4), LENGTH, 0.0)
+    assert [sample.ids for sample in found] != [sample.ids for sample in without]
+    with torch.no_grad():
+        said = adapted(torch.tensor([PROMPTS[0] + one.ids])).logits[0, len(PROMPTS[0]) - 1 : -1]
+    assert one.ids == said.argmax(-1).tolist()
+
+
+def test_a_key_decides_its_sample_whatever_is_around_it() -> None:
+    """On a CPU and in float32. On a GPU without batch-invariant kernels it need not hold; no run claims it there."""
+    engine = start("vllm", policy(0))
+    prompts = [PROMPTS[number % 4] for number in range(ROWS)]
+    together = engine.sample(prompts, keys(ROWS), LENGTH)
+    alone = [
+        engine.sample([prompt], [key], LENGTH)[0] for prompt, key in zip(prompts, keys(ROWS), strict=True)
+    ]
+    assert [one.ids for one in together] == [one.ids for one in alone]
+    assert len({(number % 4, tuple(one.ids)) for number, one in enumerate(together)}) == ROWS
+    again = engine.sample(prompts[::-1], keys(ROWS)[::-1], LENGTH)[::-1]
+    assert [one.ids for one in together] == [one.ids for one in again]
+
+
+def test_tiers_promise_no_more_than_was_shown() -> None:
+    assert engines.tier("vllm") == ("T1" if engines.batch_invariant() else "T2")
+
+
+def test_no_generator_outside_moves() -> None:
+    """Not when the engine is built, and not when it samples, which on a CPU draws from torch's own."""
+
+    def states() -> list:
+        return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
+
+    engines.close()
+    threads, before = torch.set_num_threads, states()
+    engine = start("vllm", policy(0))
+    assert states() == before
+    engine.sample(PROMPTS, keys(4), LENGTH)
+    assert states() == before
+    assert torch.set_num_threads is threads
+
+
+def test_an_interrupted_sampling_leaves_nothing_behind() -> None:
+    engine = start("vllm", policy(0))
+    expected = engine.sample(PROMPTS, keys(4), LENGTH)
+
+    def stop(row: int, one: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample([PROMPTS[0], PROMPTS[0]], keys(9)[-2:], LENGTH, finished=stop)
+    assert engine.sample(PROMPTS, keys(4), LENGTH) == expected
+
+
+def test_what_breaks_inside_is_one_line_and_the_next_engine_is_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A shared seed would make all samples of a group identical; a shared generator would tie them to the batch."""
-    load(policy(0))
-    torch.manual_seed(11)
-    together = generate(engine, 12, seeds=list(range(8)))
-    torch.manual_seed(12)
-    alone = [generate(engine, 12, seeds=[seed])[0] for seed in range(8)]
-    assert together == alone
-    assert len({tuple(response) for response in together}) == 8
+    engine = start("vllm", policy(0))
+    with pytest.raises(ExperimentError, match="lower max_new_tokens"):
+        engine.sample(PROMPTS, keys(4), 100)
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nDetails follow.")
+
+    monkeypatch.setattr(engine.running.llm.llm_engine, "step", fail)
+    with pytest.raises(
+        engines.EngineError, match="broke down.*out of memory: lower max_response_tokens"
+    ) as caught:
+        engine.sample(PROMPTS, keys(4), LENGTH)
+    assert "\n" not in str(caught.value)
+    assert len(start("vllm", policy(0)).sample(PROMPTS, keys(4), LENGTH)) == 4
+
+
+def test_a_response_ends_with_its_end_token_and_says_so() -> None:
+    """The character policy, which writes ends; a length that some responses reach and others do not."""
+    from harness.policy import load_policy
+
+    held = load_policy("decision")
+    prompts = [held.encode("abcd?")] * 8
+    for name in ("transformers", "vllm"):
+        samples = start(name, held).sample(prompts, keys(8), 14)
+        assert {one.finish_reason for one in samples} == {"stop", "length"}
+        for one in samples:
+            assert (one.ids[-1] == 1) == (one.finish_reason == "stop") and 1 not in one.ids[:-1]
+            assert len(one.logprobs) == len(one.ids) and (len(one.ids) == 14 or one.finish_reason == "stop")
+            assert one.text == held.tokenizer.decode(one.ids, skip_special_tokens=True)
+
+
+def test_samples_are_heard_of_as_they_end() -> None:
+    """Each once, with its row; short ones before long ones."""
+    from harness.policy import load_policy
+
+    held = load_policy("decision")
+    prompts = [held.encode("abcd?")] * 8
+    for name in ("transformers", "vllm"):
+        heard: list[tuple[int, engines.Sample]] = []
+        samples = start(name, held).sample(
+            prompts, keys(8), 20, finished=lambda *one, heard=heard: heard.append(one)
+        )
+        assert sorted(row for row, _ in heard) == list(range(8))
+        assert all(samples[row] == one for row, one in heard)
+        lengths = [len(one.ids) for _, one in heard]
+        assert lengths == sorted(lengths) and len(set(lengths)) > 1

@@ -1,0 +1,136 @@
+"""Protects whole runs on vLLM: trained, stopped, resumed and evaluated, with TRL's correction of its ratios at work."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import evaluate, run
+from harness import experiment as experiments
+from harness.policy import load_policy
+from leaderboards import read_run
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+def tiny() -> experiments.Experiment:
+    table = {
+        "title": "tiny",
+        "seeds": 1,
+        "engine": "vllm",
+        "declaration": {"metric": "training_reward_area", "smallest_difference": 0.01},
+        "policy": {"name": "decision"},
+        "task": {"name": "decision", "contexts": 4},
+        "training": {
+            "steps": 4,
+            "prompts_per_step": 2,
+            "samples_per_prompt": 8,
+            "max_response_tokens": 20,
+            "learning_rate": 1e-3,
+            "save_every": 2,
+        },
+        "evaluation": {"every": 4, "problems": 6, "batch_size": 8},
+        "methods": {"flow": {}},
+    }
+    return experiments.from_table(table, "tiny")
+
+
+def hashes(folder: Path) -> dict[str, Any]:
+    recorded = read_run(folder)
+    return {table: recorded.step_hashes(table) for table in ("rollouts", "steps")}
+
+
+def test_a_run_from_start_to_end_and_one_that_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[dict[str, float]] = []
+    original = run._RecordedTrainer.log
+    monkeypatch.setattr(
+        run._RecordedTrainer,
+        "log",
+        lambda self, *a: logs.append(dict(self._metrics["train"])) or original(self, *a),
+    )
+    built = tiny()
+    assert run.train(built, "flow", 0, tmp_path / "whole")
+    ratios = [log["sampling/importance_sampling_ratio/mean"] for log in logs if "entropy" in log]
+    assert len(ratios) == 4 and all(ratio == pytest.approx([1.0], abs=1e-3) for ratio in ratios)
+
+    answers = itertools.chain([False], itertools.repeat(True))
+    assert not run.train(built, "flow", 0, tmp_path / "cut", stop=lambda: next(answers))
+    assert run.train(built, "flow", 0, tmp_path / "cut")
+    assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
+
+    assert run.evaluate(built, "flow", 0, tmp_path / "whole")
+    recorded = read_run(tmp_path / "whole")
+    assert recorded.finished and recorded.manifest["versions"]["vllm"] != "not installed"
+    assert recorded.manifest["tier"] == recorded.closing["summary"]["tier"] != "T0"
+    steps, rows = recorded.table("steps").to_pylist(), recorded.table("rollouts").to_pylist()
+    assert len(rows) == 4 * 16 and len({row["key"] for row in rows}) == len(rows)
+    for step in steps:
+        # The engine took the weights of each step: its log-probabilities are those of the policy that is trained.
+        assert 0 < step["sampler_gap"] < 1e-5 and step["duplicate_share"] < 0.5
+        assert step["distance_from_start"] > 0
+    assert len(recorded.table("samples")) == 2 * 6
+
+
+def test_a_gap_between_engine_and_trainer_is_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log-probabilities that are off by a factor of 30 a response: all its ratios leave TRL's bound, and no update is
+    made of them. The record shows the gap.
+    """
+    original = run.engines._Vllm._sample
+
+    def off(self: Any, output: Any) -> Any:
+        one = original(self, output)
+        return run.Sample(
+            one.ids, [value - 3.4 / len(one.ids) for value in one.logprobs], one.finish_reason, one.text
+        )
+
+    monkeypatch.setattr(run.engines._Vllm, "_sample", off)
+    assert run.train(tiny(), "flow", 0, tmp_path)
+    for step in read_run(tmp_path).table("steps").to_pylist():
+        assert step["sampler_gap"] > 0.1
+        assert step["gradient_norm"] == 0
+
+
+def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    import tasks
+
+    task, held = tasks.get("decision"), load_policy("decision")
+    problems = task.problems("test", 10)
+
+    def asked(path: Path, progress: Any = lambda done, total: None) -> list[dict[str, Any]]:
+        kept = evaluate.Kept(path, {"engine": "vllm"})
+        try:
+            return evaluate.evaluate(
+                held, task, problems, 3, 1.0, 20, batch_size=16, progress=progress, engine="vllm", kept=kept
+            )
+        finally:
+            kept.close()
+
+    def stop(done: int, total: int) -> None:
+        if done == 12:
+            raise KeyboardInterrupt
+
+    whole = asked(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        asked(tmp_path / "cut", stop)
+    assert len((tmp_path / "cut").read_text().splitlines()) == 1 + 12
+    begun: list[int] = []
+    assert asked(tmp_path / "cut", lambda done, total: begun.append(done)) == whole
+    assert begun[0] == 12 and begun[-1] == 30
+    assert len({row["key"] for row in whole}) == 30
+
+
+def test_greedy_evaluation_is_that_of_transformers() -> None:
+    import tasks
+
+    task, held = tasks.get("decision"), load_policy("decision")
+    rows = [
+        evaluate.evaluate(held, task, task.problems("test", 10), 1, 0.0, 20, batch_size=10, engine=engine)
+        for engine in ("transformers", "vllm")
+    ]
+    assert rows[0] == rows[1]
