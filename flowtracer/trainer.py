@@ -64,7 +64,8 @@ class CreditGRPOTrainer(GRPOTrainer):
     one rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
     itself, at no extra forward; else inside the pass that computes old log-probabilities, by the policy that wrote the
     responses. Either way the weights of a rollout are computed once. In the first case a response without an answer
-    gets the mean weight of the other responses in its micro-batch, in the second that of the whole generation batch.
+    gets the mean weight of the other responses in its micro-batch, in the second that of the whole generation batch,
+    over all processes either way. On several processes credit is that of one, but for methods that draw at random.
 
     Methods of group or batch scope see whole groups and batches, before micro-batches are made. One of them that needs
     a forward, where a generation batch is split over several micro-batches of one update, costs an extra forward
@@ -380,6 +381,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         if "tool_mask" in inputs:
             context.response[:, -length:] &= inputs["tool_mask"].bool()
         context.generator = self._generator(members[0] if members else 0)
+        if self.accelerator.num_processes > 1:
+            context.over_processes = self.accelerator.reduce
         weights = self.credit(context)
         for row, reason in context.abstentions.items():
             batch.abstentions[members[row]] = reason

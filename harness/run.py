@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from trl import GRPOConfig
 
 import tasks
 from flowtracer import CreditGRPOTrainer, credit
-from harness import engines, provenance, seeds
+from harness import engines, parallel, provenance, seeds
 from harness import evaluate as evaluation
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
@@ -63,7 +63,9 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
         "hardware": provenance.hardware(),
         "git_commit": COMMIT,
         "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(),
-        "tier": engines.tier(experiment.engine),
+        "processes": parallel.processes(),
+        # Several processes add up their gradients in an order of their own.
+        "tier": engines.tier(experiment.engine) if parallel.processes() == 1 else provenance.DISTRIBUTION,
     }
 
 
@@ -175,7 +177,15 @@ class _RecordedTrainer(CreditGRPOTrainer):
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
         )
-        self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
+        if settings.lora_rank and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ExperimentError(
+                "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
+                f"take {parallel.FOLDER / 'ddp.yaml'}"
+            )
+        # Those that DeepSpeed has taken apart cannot be looked at without its help.
+        self.small = (
+            sum(one.numel() for one in self.model.parameters()) <= SMALL and not self.is_deepspeed_enabled
+        )
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
         self.start = (
             [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
@@ -213,7 +223,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
                 done = self.batch_step + 1
                 if done in self.experiment.evaluation_steps():
                     # After the step's record: where the last policy stands, every record does.
-                    save_policy(self.run_policy, policy_folder(self.writer.folder, done))
+                    self._save_policy(policy_folder(self.writer.folder, done))
                 self.report("step", done, self.settings.steps)
         super().log(logs, start_time)
 
@@ -225,20 +235,29 @@ class _RecordedTrainer(CreditGRPOTrainer):
                     f"{_good_until(self.writer.folder)}; lower the learning rate"
                 )
 
-    def _record(self, logs: Mapping[str, float]) -> None:
+    def _save_policy(self, folder: Path) -> None:
+        weights = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            weights = self.accelerator.get_state_dict(
+                self.model_wrapped
+            )  # put together, for which all must ask
+        if parallel.first():
+            save_policy(self.run_policy, folder, weights)
+        parallel.meet()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The rollouts of this process as rows of the record."""
         batch = self.rollouts
         assert batch is not None
-        seconds = time.perf_counter() - self.batch_began
-        step, verdicts = self.batch_step, Counter(self.verdicts.verdicts)
-        rows, lengths = [], [len(ids) for ids in batch.response_ids]
+        rows = []
         group = batch.group.tolist()
         advantages = batch.advantages.tolist()
         weights, trainer_logprobs = batch.weights.tolist(), batch.trainer_logprobs.tolist()
         for row, source in enumerate(batch.rows):
-            length = lengths[row]
+            length = len(batch.response_ids[row])
             rows.append(
                 {
-                    "step": step,
+                    "step": self.batch_step,
                     "problem_id": source["problem_id"],
                     "sample": source["sample"],
                     "group": group[row],
@@ -256,18 +275,28 @@ class _RecordedTrainer(CreditGRPOTrainer):
                     "abstained": batch.abstentions.get(row),
                 }
             )
+        return rows
+
+    def _record(self, logs: Mapping[str, float]) -> None:
+        seconds = time.perf_counter() - self.batch_began
+        rows = parallel.gathered(self._rows())
+        distance, identity = self._distance(), parameters_hash(self.model) if self.small else ""
+        if not parallel.first():
+            return
+        step, verdicts = self.batch_step, Counter(row["verdict"] for row in rows)
         self.writer.write("rollouts", step, rows)
         gaps = [
             abs(ours - theirs)
             for row in rows
             for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
         ]
-        rewards = [reward for reward in batch.rewards if reward is not None]
-        groups: dict[int, set[float | None]] = {}
-        for member, reward in zip(group, batch.rewards, strict=True):
-            if reward is not None:
-                groups.setdefault(member, set()).add(reward)
-        total = sum(lengths)
+        responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
+        rewards = [row["reward"] for row in rows if row["reward"] is not None]
+        groups: dict[int, set[float]] = {}
+        for row in rows:
+            if row["reward"] is not None:
+                groups.setdefault(row["group"], set()).add(row["reward"])
+        total = sum(map(len, responses))
         credit_seconds = self.credit_seconds
         measured = {
             "step": step,
@@ -276,16 +305,16 @@ class _RecordedTrainer(CreditGRPOTrainer):
             "gradient_norm": logs.get("grad_norm", math.nan),
             "learning_rate": logs["learning_rate"],
             "entropy": logs["entropy"],
-            "response_length": total / len(lengths),
+            "response_length": total / len(rows),
             **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
-            "abstained": len(batch.abstentions),
-            "duplicate_share": duplicate_share(batch.response_ids, group),
+            "abstained": sum(row["abstained"] is not None for row in rows),
+            "duplicate_share": duplicate_share(responses, group),
             "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
             "mean_weight": sum(sum(row["weights"]) for row in rows) / max(total, 1),
-            "distance_from_start": self._distance(),
+            "distance_from_start": distance,
             "sampler_gap": sum(gaps) / max(len(gaps), 1),
             "tokens": total,
-            "parameters_hash": parameters_hash(self.model) if self.small else "",
+            "parameters_hash": identity,
             "seconds_rollout": self.rollout_seconds,
             "seconds_reward": self.verdicts.seconds,
             "seconds_credit": credit_seconds,
@@ -299,18 +328,20 @@ class _RecordedTrainer(CreditGRPOTrainer):
         if self.start is None:
             return math.nan
         pairs = zip(self.model.parameters(), self.start, strict=True)
-        return math.sqrt(sum(float((now.detach() - then).double().square().sum()) for now, then in pairs))
+        moved = (parallel.whole(now.detach()) - then for now, then in pairs)
+        return math.sqrt(sum(float(one.double().square().sum()) for one in moved))
 
 
 def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
-    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here."""
+    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here.
+
+    Over all processes, which have one part of the step's rows after the other: where a group is split between two,
+    the second goes on counting.
+    """
     begin = time.perf_counter()
     rows, settings = trainer._pending_rows, trainer.settings
-    count: Counter[str] = Counter()
-    numbers = []
-    for row in rows:
-        numbers.append(count[row["problem_id"]])
-        count[row["problem_id"]] += 1
+    before = trainer.accelerator.process_index * len(rows)
+    numbers = [(before + row) % settings.samples_per_prompt for row in range(len(rows))]
     keys = [
         seeds.key("rollout", trainer.run_seed, trainer.batch_step, row["problem_id"], number)
         for row, number in zip(rows, numbers, strict=True)
@@ -320,8 +351,8 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
     def finished(row: int, one: Sample) -> None:
         trainer.verdicts.ask(keys[row], rows[row]["problem_id"], one)
 
-    with trainer.accelerator.autocast():
-        trainer.engine.take(trainer.accelerator.unwrap_model(trainer.model))
+    with trainer.accelerator.autocast(), parallel.generating(trainer) as model:
+        trainer.engine.take(model)
         samples = trainer.engine.sample(
             prompt_ids,
             keys,
@@ -354,25 +385,36 @@ class _Boundaries(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False  # the policy itself is saved, and nothing goes on from here
-        elif state.global_step % self.updates == 0 and self.stop():
+        elif state.global_step % self.updates == 0 and parallel.anywhere(self.stop(), args.device):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         # Written last: a checkpoint without it was cut off in the middle and is not resumed from.
-        (checkpoint / "whole").write_text(f"{state.global_step}\n")
+        parallel.meet()
+        if parallel.first():
+            (checkpoint / "whole").write_text(f"{state.global_step} {parallel.processes()}\n")
 
 
 def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPOConfig:
-    """TRL's arguments for one run, every choice of the experiment's spelt out; checkpoints go to `folder`."""
-    micro = settings.micro_batch or settings.rollouts
+    """TRL's arguments for one run, every choice of the experiment's spelt out; checkpoints go to `folder`.
+
+    Each of several processes takes an equal part of a step's rollouts. Raises ExperimentError where there is none.
+    """
+    own, rest = divmod(settings.rollouts, parallel.processes())
+    micro = min(settings.micro_batch or own, own)
+    if rest or own % micro:
+        raise ExperimentError(
+            f"{settings.rollouts} rollouts a step in micro-batches of {settings.micro_batch or 'all'} cannot be dealt "
+            f"out to {parallel.processes()} processes; give another number with --num_processes"
+        )
     return GRPOConfig(
         output_dir=str(folder),
         seed=seeds.integer(seeds.key("initialisation", seed)),
         max_steps=settings.steps * settings.updates_per_batch,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.rollouts // micro,
-        steps_per_generation=settings.rollouts // micro,
+        gradient_accumulation_steps=own // micro,
+        steps_per_generation=own // micro,
         num_iterations=settings.updates_per_batch,
         num_generations=settings.samples_per_prompt,
         max_completion_length=settings.max_response_tokens,
@@ -452,8 +494,17 @@ def train(
         raise ExperimentError(
             f"experiment {experiment.name}: policies train in float32 or bfloat16; float16 needs a loss scale"
         )
-    writer = open_run(experiment, label, seed, folder)
-    if writer.finished or policy_folder(folder, settings.steps).is_dir() or (folder / "policy").is_dir():
+    parallel.join()
+    # The other processes of a run on several write nothing.
+    writer = (
+        open_run(experiment, label, seed, folder)
+        if parallel.first()
+        else cast(Any, SimpleNamespace(folder=folder))
+    )
+    parallel.meet()
+    trained = (folder / "finished.json", policy_folder(folder, settings.steps), folder / "policy")
+    if any(path.exists() for path in trained):
+        report("step", settings.steps, settings.steps)
         return True
     torch.set_num_threads(1)
     policy = policy_of(experiment)
@@ -497,8 +548,9 @@ def train(
     if checkpoint is not None:
         _check_same_policy(checkpoint, trainer.model)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
-    for table in ("rollouts", "steps"):
-        writer.drop_after(table, done - 1)
+    if parallel.first():
+        for table in ("rollouts", "steps"):
+            writer.drop_after(table, done - 1)
     report("step", done, settings.steps)
     with _naming_checkpoint(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -591,6 +643,12 @@ def _naming_checkpoint(folder: Path) -> Iterator[None]:
         raise ExperimentError(
             f"{folder}: training broke down: {engines.reason(error)}. {_good_until(folder)}"
         ) from error
+    except RuntimeError as error:
+        if not parallel.lost(error):
+            raise
+        raise ExperimentError(
+            f"{folder}: a process of this run was lost: {engines.reason(error)}. {_good_until(folder)}"
+        ) from error
 
 
 def _good_until(folder: Path) -> str:
@@ -605,11 +663,11 @@ def policy_folder(folder: Path, step: int) -> Path:
     return folder / "policies" / f"step-{step:06d}"
 
 
-def save_policy(policy: Policy, folder: Path) -> None:
-    """Saves a policy so that its folder exists only when it is whole."""
+def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Saves a policy, or its `weights` from elsewhere, so that its folder exists only when it is whole."""
     aside = folder.with_name(f".{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
-    policy.model.save_pretrained(aside, state_dict=merged_weights(policy.model))
+    policy.model.save_pretrained(aside, state_dict=weights or merged_weights(policy.model))
     policy.tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
@@ -620,6 +678,13 @@ def _check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
 
     As when the folder that an experiment names as its policy has been filled anew since the run began.
     """
+    _, *counted = (checkpoint / "whole").read_text().split()
+    trained_on = int(counted[0]) if counted else 1
+    if trained_on != parallel.processes():
+        raise ExperimentError(
+            f"{checkpoint} was made by {trained_on} processes, these are {parallel.processes()}; go on with as many, "
+            "or give another output folder"
+        )
     here = {name.replace(".default", ""): tuple(value.shape) for name, value in model.state_dict().items()}
     for file in sorted(checkpoint.glob("*model*.safetensors")):
         with safe_open(file, framework="pt") as stored:
@@ -644,5 +709,7 @@ def parameters_hash(model: torch.nn.Module) -> str:
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         total.update(name.encode())
-        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(
+            parallel.whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return total.hexdigest()

@@ -126,7 +126,7 @@ def reproduce(
     """
     if workers < 1:
         raise ExperimentError(f"--workers must be at least 1, not {workers}")
-    _claim(experiment, folder)
+    claim(experiment, folder)
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
     seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds)]
@@ -161,7 +161,7 @@ def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job
             return
 
 
-def _claim(experiment: Experiment, folder: Path) -> None:
+def claim(experiment: Experiment, folder: Path) -> None:
     """Writes experiment.json, or checks the one that is there."""
     path = folder / "experiment.json"
     record = {"experiment_hash": experiment.hash, "experiment": experiment.resolved()}
@@ -419,12 +419,12 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
                     done = run.evaluate(*arguments, known=known)
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
+            if isinstance(error.__cause__, torch.AcceleratorError):
+                # Nothing works on that GPU in this process any more.
+                connection.send((LOST, f"lost its GPU: {error}"))
+                return
             connection.send((MISTAKE, str(error)))
         except (BrokenPipeError, ConnectionResetError):
-            return
-        except torch.AcceleratorError as error:
-            # Nothing works on that GPU in this process any more.
-            connection.send((LOST, f"lost its GPU: {str(error).splitlines()[0]}"))
             return
         except Exception:
             connection.send((DEFECT, traceback.format_exc()))

@@ -117,8 +117,8 @@ class FlowCredit(TwoLevel):
         carried = throughput * pool
         return 1.0 + bonus * carried / carried.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
-    def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
-        return 1.0 if self.abstain == "one" else super()._abstention_weight(weights, judged)
+    def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
+        return 1.0 if self.abstain == "one" else super()._abstention_weight(weights, judged, context)
 
 
 @register

@@ -56,6 +56,7 @@ class CreditContext:
     position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
     token, "" elsewhere.
+    over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
     """
@@ -78,6 +79,7 @@ class CreditContext:
     pieces: list[list[str]] | None = None
     generator: torch.Generator | None = None
     scores: Tensor | None = None
+    over_processes: Callable[[Tensor], Tensor] | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
 
     def abstain(self, row: int, reason: str) -> None:
@@ -153,8 +155,8 @@ class CreditMethod(ABC):
             judged[list(context.abstentions)] = False
         if self.mean_one:
             weights = self._scaled_to_mean_one(weights, context, judged)
-        if context.abstentions:
-            neutral = self._abstention_weight(weights, judged)
+        if context.abstentions or context.over_processes is not None:
+            neutral = self._abstention_weight(weights, judged, context)
             abstained = context.response & ~judged
             weights = torch.where(abstained, torch.full_like(weights, neutral), weights)
         weights = torch.where(context.response, weights, torch.ones_like(weights))
@@ -166,10 +168,15 @@ class CreditMethod(ABC):
             )
         return weights
 
-    def _abstention_weight(self, weights: Tensor, judged: Tensor) -> float:
+    def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
         if self.mean_one:
             return 1.0
-        return float(weights[judged].double().mean()) if bool(judged.any()) else self.usual_mean
+        kept = weights[judged].double()
+        if context.over_processes is None:
+            return float(kept.mean()) if len(kept) else self.usual_mean
+        # Asked for by every process, those without an abstention too: they hold the weights that others lack.
+        total, count = context.over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept))])).tolist()
+        return total / count if count else self.usual_mean
 
     def _scaled_to_mean_one(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:
         rows = len(weights)

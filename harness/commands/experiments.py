@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,11 +192,54 @@ def _train(options: argparse.Namespace) -> int:
         )
     plans.refuse(plans.plan(experiment))
     folder = options.out or Path("runs") / experiment.name
+    stopped = f"stopped; {folder} is whole: run the same command again, it goes on"
+    if "WORLD_SIZE" in os.environ:
+        first = os.environ["RANK"] == "0"
+        if not _train_together(experiment, options.method, options.seed, folder):
+            return say(stopped, STOPPED) if first else STOPPED
+        if not first:
+            return 0
     with Bars(experiment.title) as progress:
         try:
             sweep.reproduce(experiment, folder, 1, progress, only=(options.method, options.seed))
         except sweep.Stopped:
             progress.stop()
-            return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
+            return say(stopped, STOPPED)
     print(sweep.run_folder(folder, options.method, options.seed))
     return 0
+
+
+def _train_together(experiment: Any, method: str, seed: int, folder: Path) -> bool:
+    """Training in this process, one of those that `accelerate launch` started; evaluation is for one alone."""
+    from harness import sweep
+
+    with sweep.environment():
+        from harness import parallel, run
+
+        sweep.quiet()
+        if parallel.first():
+            sweep.claim(experiment, folder)
+        place = sweep.run_folder(folder, method, seed)
+        with (
+            Bars(f"{experiment.title}, on {parallel.processes()} processes") as progress,
+            parallel.Signals() as stop,
+        ):
+            job, steps = sweep.Job(sweep.TRAIN, method, seed, place), 0
+
+            def report(_: str, done: int, total: int) -> None:
+                nonlocal steps
+                progress.advance(job, done - steps)
+                steps = done
+
+            if parallel.first():
+                progress.begin(experiment.training.steps, 0)
+            done = run.train(
+                experiment,
+                method,
+                seed,
+                place,
+                report if parallel.first() else lambda *_: None,
+                lambda: stop.asked,
+            )
+        parallel.leave()
+    return done

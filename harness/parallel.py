@@ -1,0 +1,164 @@
+"""One run on several processes, one a GPU, as `accelerate launch` starts them: what they share, gather and agree on.
+
+Every process trains on its part of a step's rollouts, in the order of the data: the first process has the first rows.
+Samples are keyed by problem and number, so a rollout does not depend on which process makes it, nor on how many there
+are. The first process alone writes the record, and evaluates after training, in a process of its own.
+
+`harness/accelerate/` holds a configuration for each way to share a policy: `ddp.yaml` copies it to every GPU,
+`fsdp2.yaml` and `zero3.yaml` split parameters, gradients and optimizer, `zero2.yaml` all but the parameters. Those of
+DeepSpeed were loaded by accelerate and never run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.fsdp import FSDPModule
+from trl.models import unwrap_model_for_generation
+
+from harness.errors import ExperimentError
+
+FOLDER = Path(__file__).parent / "accelerate"
+#: How the variables begin through which launchers tell a process that it is one of several.
+LAUNCHED = (
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "ACCELERATE_",
+    "FSDP_",
+)
+
+
+def processes() -> int:
+    """How many processes train this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first() -> bool:
+    """Whether this is the process that writes, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def join() -> None:
+    """Meets the other processes. Raises ExperimentError where the port for that is taken, or one does not come."""
+    from accelerate import PartialState
+
+    if processes() == 1:
+        return
+    try:
+        PartialState(cpu=not torch.cuda.is_available())
+    except (distributed.DistError, RuntimeError, ValueError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ExperimentError(
+            f"the {processes()} processes of this run cannot meet at {place} ({_first_line(error)}); if the port is "
+            "taken, give another to accelerate launch with --main_process_port"
+        ) from None
+    meet()
+
+
+def meet() -> None:
+    """Waits until every process is here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def leave() -> None:
+    """Ends what `join` began: from here on this process, and those that it starts, are on their own."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name in [name for name in os.environ if name.startswith(LAUNCHED)]:
+        del os.environ[name]
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """The rows of every process, in the order of processes, on the first; this process's own on the others."""
+    if processes() == 1:
+        return rows
+    parts: list[Any] | None = [None] * processes() if first() else None
+    distributed.gather_object(rows, parts)
+    return rows if parts is None else [row for part in parts for row in part]
+
+
+def anywhere(here: bool, device: torch.device) -> bool:
+    """Whether it holds on any process."""
+    if processes() == 1:
+        return here
+    found = torch.tensor(int(here), device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return bool(found)
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """The parameter itself, put together where FSDP2 has split it over processes; every process must ask."""
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+@contextmanager
+def generating(trainer: Any) -> Iterator[Any]:
+    """The trainer's policy with whole parameters on every process, and free to make as many forwards as each needs.
+
+    A split policy gathers its parameters anew for every token, and a process whose responses end early would leave the
+    others waiting. So they are gathered once, as memory must allow.
+    """
+    if trainer.is_deepspeed_enabled:
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            yield model
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with unsharded(model):
+        yield model
+
+
+@contextmanager
+def unsharded(model: torch.nn.Module) -> Iterator[None]:
+    """Keeps the parameters of an FSDP2 policy whole between forwards; nothing for another."""
+    parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
+
+
+class Signals:
+    """Ctrl-C, and what `accelerate launch` sends when it is stopped, kept until the step is done."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Signals:
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+def lost(error: Exception) -> bool:
+    """Whether the error says that another process is gone."""
+    return isinstance(error, distributed.DistError) or any(
+        word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

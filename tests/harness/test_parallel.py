@@ -1,0 +1,246 @@
+"""Protects one run on several processes, real ones over gloo: its credit, its record and its stop are those of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config import load_config_from_file
+from safetensors.torch import load_file
+from torch import nn
+
+from harness import ExperimentError, experiment, parallel, run
+from harness.policy import FOLDER
+from leaderboards import read_run
+
+TOML = """
+title = "tiny"
+seeds = 1
+[declaration]
+metric = "training_reward_area"
+smallest_difference = 0.01
+[policy]
+name = "decision"
+[task]
+name = "decision"
+contexts = 4
+[training]
+steps = 2
+prompts_per_step = 3
+samples_per_prompt = 6
+max_response_tokens = 20
+learning_rate = 1e-3
+[evaluation]
+every = 2
+problems = 4
+[methods.flow]
+"""
+
+
+def launch(*arguments):
+    """Runs something in two processes, as accelerate does, and gives what came of it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The experiment: a group of six is split, three rows of the second prompt here, three there."""
+    path = tmp_path_factory.mktemp("experiment") / "tiny.toml"
+    path.write_text(TOML)
+    return path
+
+
+@pytest.fixture(scope="module")
+def one(file, tmp_path_factory):
+    """The folder of the run in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    assert run.train(experiment.load(str(file)), "flow", 0, folder)
+    return folder
+
+
+def same_run(one, two):
+    """The first step is the same, and where both went from there is, within float arithmetic."""
+    rows = [read_run(folder).table("rollouts", step=0).to_pylist() for folder in (one, two)]
+    assert len({row["key"] for row in rows[0]}) == 18
+    for here, there in zip(*rows, strict=True):
+        for name in ("sampler_logprobs", "trainer_logprobs"):
+            assert here.pop(name) == pytest.approx(there.pop(name), abs=1e-4)
+        assert here == there
+    (here,), (there,) = (read_run(folder).table("steps", step=0).to_pylist() for folder in (one, two))
+    for name in here.keys() - {"parameters_hash"}:
+        if not name.startswith("seconds_"):
+            assert here[name] == pytest.approx(there[name], rel=1e-3, abs=1e-6), name
+    start, *ends = (
+        load_file(path / "model.safetensors")
+        for path in (FOLDER / "decision", *(run.policy_folder(folder, 2) for folder in (one, two)))
+    )
+    moved = sum(float((ends[0][name] - start[name]).square().sum()) for name in start)
+    apart = sum(float((ends[0][name] - ends[1][name]).square().sum()) for name in start)
+    # Adam makes much of gradients that are all but 0.
+    assert apart < 1e-3 * moved
+
+
+def test_two_processes_give_the_record_of_one(file, one, tmp_path):
+    printed = launch("-m", "harness.cli", "train", file, "--method", "flow", "--out", tmp_path)
+    folder = tmp_path / "flow" / "seed-0000"
+    assert printed.split() == [str(folder)]
+    two = read_run(folder)
+    assert two.finished and not two.faults()
+    assert two.manifest["processes"] == 2 and two.manifest["tier"] == "T2"
+    assert {row["step"] for row in two.table("samples").to_pylist()} == {0, 2}
+    run.policy_folder(folder, 2).parent.mkdir()
+    (folder / "policy").rename(run.policy_folder(folder, 2))
+    same_run(one, folder)
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):
+    built = tiny_experiment(("uniform",))
+    assert not run.train(built, "uniform", 0, tmp_path, stop=lambda: True)
+    checkpoint = run.last_checkpoint(tmp_path)
+    (checkpoint / "whole").write_text("1 4\n")
+    with pytest.raises(
+        ExperimentError, match="checkpoint-1 was made by 4 processes, these are 1; go on with"
+    ):
+        run.train(built, "uniform", 0, tmp_path)
+
+
+def test_rollouts_that_cannot_be_dealt_out_are_refused(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    settings = tiny_experiment().training
+    with pytest.raises(ExperimentError, match="16 rollouts a step .* cannot be dealt out to 3 processes"):
+        run.grpo_config(settings, "float32", 0, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_configurations_are_read_by_accelerate(name):
+    config = load_config_from_file(str(parallel.FOLDER / f"{name}.yaml"))
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+    assert config.distributed_type == kinds[name] and config.num_processes == 8
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if name.startswith("zero"):
+        assert config.deepspeed_config["zero_stage"] == int(name[-1])
+
+
+def test_a_sharded_policy_trains_as_a_whole_one(file, one, tmp_path):
+    """FSDP2 over two CPU processes: see the rest of this file, which the processes run."""
+    assert launch(__file__, file, tmp_path).count("alike") == 2
+    same_run(one, tmp_path)
+
+
+def check_abstention(rank):
+    """The last response has no answer: it gets the mean weight of those here and of those of the other process."""
+    from torch import distributed
+
+    from flowtracer.credit import CreditContext, get
+
+    capacity = torch.rand(4, 12, 12, generator=torch.Generator().manual_seed(0)).tril(-1) / 12
+    ends = torch.tensor([12, 11, 8, 12])
+
+    def weigh(rows, **more):
+        position = torch.arange(12).expand(4, 12)[rows]
+        response = (position >= 4) & (position < ends[rows, None])
+        answer = (position == ends[rows, None] - 1) & (torch.arange(4)[rows, None] < 3)
+        context = CreditContext(position, position < 4, response, position < 4, answer, **more)
+        context.capacity = capacity[rows]
+        return get("flow")(context)
+
+    def over_processes(tensor):
+        distributed.all_reduce(tensor)
+        return tensor
+
+    own = slice(2 * rank, 2 * rank + 2)
+    expected = weigh(slice(None))
+    assert torch.equal(weigh(own, over_processes=over_processes), expected[own])
+    assert len(set(expected[3, 4:].tolist())) == 1 and 1 < expected[3, 4] < 1.5
+
+
+def check_fsdp():
+    """A policy split by FSDP2 against the same one whole: attention, samples, gradients."""
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    from flowtracer.attention import AttentionTap
+    from flowtracer.credit import get
+    from harness import seeds
+    from harness.policy import load_policy
+    from harness.rollout import sample
+
+    whole, split = load_policy("decision"), load_policy("decision")
+    ids = torch.tensor([whole.encode("abcd?") + whole.encode("hgfe#c")])
+    mask = torch.ones_like(ids)
+    method = get("flow")
+
+    def map_of(model):
+        tap = AttentionTap(model, "middle")
+        with tap.open(mask, method.reading()) as capture:
+            logits = model(ids, attention_mask=mask).logits
+        return logits, capture.fields["capacity"]
+
+    logits, capacity = map_of(whole.model)
+    for layer in split.model.model.layers:
+        fully_shard(layer)
+    fully_shard(split.model)
+    split_logits, split_capacity = map_of(split.model)
+    assert torch.equal(logits, split_logits) and torch.equal(capacity, split_capacity)
+
+    # The second process has more to say than the first.
+    rank = distributed.get_rank()
+    keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
+    prompts = [whole.encode("abcd?")] * len(keys)
+    arguments = (prompts, keys, 4 + 12 * rank)
+    expected = sample(whole.model, whole.tokenizer, *arguments)
+    with parallel.unsharded(split.model):
+        assert sample(split.model, split.tokenizer, *arguments) == expected
+    shards = [one for one in split.model.parameters() if hasattr(one, "full_tensor")]
+    assert shards and all(one.to_local().numel() < one.numel() for one in shards if one.numel() > 100)
+    # And trains on: forward, backward, the same gradients.
+    for model in (whole.model, split.model):
+        nn.functional.cross_entropy(model(ids).logits[0], ids[0]).backward()
+    for (name, here), there in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
+        assert torch.allclose(here.grad, there.grad.full_tensor(), atol=1e-6), name
+    assert run.parameters_hash(whole.model) == run.parameters_hash(split.model)
+
+
+def train_split(file, folder):
+    """A run under accelerate's FSDP2, stopped and resumed. It takes FSDP for GPUs alone, so these CPUs say they are."""
+    from accelerate import DistributedType, PartialState
+
+    settings = load_config_from_file(str(parallel.FOLDER / "fsdp2.yaml")).fsdp_config
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+
+    built = experiment.load(str(file))
+    assert not run.train(built, "flow", 0, folder, stop=lambda: parallel.first())
+    assert (run.last_checkpoint(folder) / "pytorch_model_fsdp_0").is_dir()
+    assert run.train(built, "flow", 0, folder)
+
+
+def main(file, folder):
+    """In each of two processes."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    torch.set_num_threads(1)
+    check_abstention(distributed.get_rank())
+    check_fsdp()
+    train_split(Path(file), Path(folder))
+    print("alike")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
