@@ -279,9 +279,9 @@ def test_a_policy_is_saved_after_the_records_that_led_to_it(tiny_experiment, tmp
     """A saved last policy means "trained": a kill right after it must not have cost a record."""
     original, seen = run.save_policy, []
 
-    def watched(policy, folder):
+    def watched(policy, folder, *weights):
         seen.append((folder.name, len(list((tmp_path / "steps").glob("*.parquet")))))
-        original(policy, folder)
+        original(policy, folder, *weights)
 
     monkeypatch.setattr(run, "save_policy", watched)
     run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
