@@ -1,15 +1,17 @@
-"""Whole training steps on the embedded decision experiment: stock TRL, ours with uniform credit, ours with flow.
+"""Whole training steps of the embedded decision experiment on both engines: stock TRL, ours with uniform and flow.
 
-stock TRL   trl.GRPOTrainer, which samples with transformers' generate
+stock TRL   trl.GRPOTrainer, which samples with transformers' generate, or with vLLM as TRL runs it
 uniform     a run of this project: keyed rollouts, uniform credit, records written
 flow        the same with flow's credit
 
-Same policy, task, batch and options; one process, one thread, short runs in turns.
+Same policy, task, batch and options; one thread, short runs in turns, a process for each engine. The rows of vLLM need
+it installed: python benchmarks/run.py step in the environment of `nox -s tests_vllm`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOTrainer
 
 import tasks
+from harness import engines, provenance
 from harness import experiment as experiments
 from harness import run as runs
 from harness.experiment import Experiment
@@ -33,6 +36,7 @@ from leaderboards import read_run
 
 STOCK, UNIFORM, FLOW = "stock TRL", "uniform", "flow"
 ARMS = (STOCK, UNIFORM, FLOW)
+ENGINES = (engines.TRANSFORMERS, engines.VLLM)
 #: Steps of one short run, of which the first WARM_UP and the last, which also saves the policy, are not counted.
 STEPS, WARM_UP = 25, 4
 PHASES = ("rollout", "reward", "credit", "update")
@@ -44,7 +48,7 @@ class _Stock(GRPOTrainer):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.steps: list[Row] = []
-        self.ended = time.perf_counter()
+        self.ended, self.worked = time.perf_counter(), time.process_time()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.began = time.perf_counter()
@@ -58,11 +62,11 @@ class _Stock(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            now = time.perf_counter()
+            now, worked = time.perf_counter(), time.process_time()
             step = {**self.step, "reward": self.reward_funcs[0].seconds, "credit": 0.0}
             step["update"] = now - self.began - step["rollout"] - step["reward"]
-            self.steps.append({**step, "step": now - self.ended})
-            self.ended = now
+            self.steps.append({**step, "step": now - self.ended, "processor": worked - self.worked})
+            self.ended, self.worked = now, worked
         super().log(logs, start_time)
 
 
@@ -87,18 +91,20 @@ def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
     settings, policy, task = experiment.training, runs.policy_of(experiment), runs.task_of(experiment.task)
     order = runs.data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     rows = [{"prompt": policy.render(task.prompt(problem)), "problem_id": problem.id} for problem in order]
+    # A checkpoint is no part of a step: none is due before the end.
+    arguments = runs.grpo_config(
+        dataclasses.replace(settings, save_every=settings.steps + 1), experiment.policy.dtype, seed, folder
+    )
+    if experiment.engine == engines.VLLM:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        arguments.use_vllm, arguments.vllm_mode = True, "colocate"
+        arguments.vllm_max_model_length = policy.model.config.max_position_embeddings
     trainer = _Stock(
         model=policy.model,
         processing_class=policy.tokenizer,
         reward_funcs=_Rewards(task, order),
         train_dataset=Dataset.from_list(rows),
-        # A checkpoint is no part of a step: none is due before the end.
-        args=runs.grpo_config(
-            dataclasses.replace(settings, save_every=settings.steps + 1),
-            experiment.policy.dtype,
-            seed,
-            folder,
-        ),
+        args=arguments,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -107,19 +113,47 @@ def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
 
 def ours(experiment: Experiment, label: str, seed: int, folder: Path) -> list[Row]:
     """The steps of one of our arms: phases from the run's own record, whole steps from end to end."""
-    ends: list[float] = []
-    runs.train(experiment, label, seed, folder, report=lambda *_: ends.append(time.perf_counter()))
+    ends: list[tuple[float, float]] = []
+
+    def report(*_: object) -> None:
+        ends.append((time.perf_counter(), time.process_time()))
+
+    runs.train(experiment, label, seed, folder, report=report)
     recorded = read_run(folder).table("steps").to_pylist()
     return [
-        {**{phase: row[f"seconds_{phase}"] for phase in PHASES}, "tokens": row["tokens"], "step": whole}
-        for row, whole in zip(recorded, np.diff(ends), strict=True)
+        {
+            **{phase: row[f"seconds_{phase}"] for phase in PHASES},
+            "tokens": row["tokens"],
+            "step": whole,
+            "processor": worked,
+        }
+        for row, (whole, worked) in zip(recorded, np.diff(ends, axis=0).tolist(), strict=True)
     ]
 
 
-def run(settings: measure.Settings) -> Report:
-    """Short runs of all arms in turns, `settings.repeats` of each."""
+def measured(experiment: Experiment, arms: Sequence[str], repeats: int) -> dict[str, Row]:
+    """Steps and peak memory of some arms, in turns, in this process."""
     torch.set_num_threads(1)
     disable_progress_bar()
+    found: dict[str, Row] = {arm: {"steps": [], "megabytes": []} for arm in arms}
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(repeats):
+            turn = repeat % len(arms)
+            for arm in [*arms[turn:], *arms[:turn]]:
+                measure.progress(f"step: {arm} on {experiment.engine}, run {repeat + 1} of {repeats}")
+                place = Path(folder) / f"{arm}-{repeat}"
+                measure.restart_peak()
+                if arm == STOCK:
+                    steps = stock(experiment, repeat, place)
+                else:
+                    steps = ours(experiment, arm, repeat, place)
+                found[arm]["steps"] += steps[WARM_UP:-1]
+                found[arm]["megabytes"].append(measure.peak())
+    return found
+
+
+def run(settings: measure.Settings) -> Report:
+    """Short runs of all arms on each engine, `settings.repeats` of each."""
     steps = WARM_UP + 4 if settings.smoke else STEPS
     experiment = experiments.load("decision")
     experiment = dataclasses.replace(
@@ -128,38 +162,65 @@ def run(settings: measure.Settings) -> Report:
         training=dataclasses.replace(experiment.training, steps=steps, save_every=steps),
         evaluation=dataclasses.replace(experiment.evaluation, every=steps),
     )
-    counted: dict[str, list[Row]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(settings.repeats):
-            turn = repeat % len(ARMS)
-            for arm in ARMS[turn:] + ARMS[:turn]:
-                measure.progress(f"step: {arm}, run {repeat + 1} of {settings.repeats}")
-                place = Path(folder) / f"{arm}-{repeat}"
-                if arm == STOCK:
-                    found = stock(experiment, repeat, place)
-                else:
-                    found = ours(experiment, arm, repeat, place)
-                counted[arm] += found[WARM_UP:-1]
-    rows = [_row(arm, found) for arm, found in counted.items()]
-    step = {row["arm"]: row["step"]["median"] for row in rows}
-    share = rows[ARMS.index(FLOW)]["credit_share"]
+    rows = []
+    for engine in ENGINES:
+        on_it = dataclasses.replace(experiment, engine=engine)
+        # TRL's own vLLM and ours do not fit into one process.
+        parts = [ARMS] if engine == engines.TRANSFORMERS else [ARMS[:1], ARMS[1:]]
+        for arms in parts:
+            if engine == engines.VLLM and provenance.vllm_version() is None:
+                rows += [{"engine": engine, "arm": arm, "note": "vLLM not installed"} for arm in arms]
+                continue
+            try:
+                found = measure.fresh(measured, on_it, arms, settings.repeats)
+            except Exception as error:
+                if arms != ARMS[:1]:  # ours has to work
+                    raise
+                note = f"does not run here: {engines.reason(error)}"
+                rows += [{"engine": engine, "arm": STOCK, "note": note}]
+            else:
+                rows += [_row(engine, arm, found[arm]) for arm in arms]
     training = experiment.training
     text = [
         f"Policy decision, {training.rollouts} responses of at most {training.max_response_tokens} tokens a step, one "
-        f"update, float32 on one thread. Seconds: median and quartiles of {len(counted[FLOW])} steps an arm, from "
-        f"{settings.repeats} runs of {steps} steps each in turns, less the first {WARM_UP} and the last of each run. "
-        "A step goes from the end of one to the end of the next; its rest is what lies outside the phases: data "
-        "loading, TRL's bookkeeping and, for ours, the hash of the policy and the record.",
-        f"Flow's credit takes {share['median']:.1%} of a step (quartiles {share['low']:.1%} to {share['high']:.1%}). "
-        f"Against stock TRL a whole step takes {step[UNIFORM] / step[STOCK]:.2f} times as long with uniform and "
-        f"{step[FLOW] / step[STOCK]:.2f} times with flow; flow against uniform: {step[FLOW] / step[UNIFORM]:.2f}.",
+        f"update, float32 on one thread. Seconds: median and quartiles of {(steps - WARM_UP - 1) * settings.repeats} "
+        f"steps an arm, from {settings.repeats} runs of {steps} steps each in turns, less the first {WARM_UP} and the "
+        "last of each run. A step goes from the end of one to the end of the next; its rest is what lies outside the "
+        "phases: data loading, TRL's bookkeeping and, for ours, the hash of the policy and the record. Processor: "
+        "seconds that the process itself worked, which other work on the machine lengthens less. Memory: the most that "
+        "the whole process held during a run.",
+        *(line for engine in ENGINES if (line := _compared(engine, rows))),
     ]
     return Report("step", "Seconds of a training step, by phase", text, [Table(COLUMNS, rows)])
 
 
-def _row(arm: str, steps: list[Row]) -> Row:
-    row: Row = {"arm": arm, "steps": len(steps)}
-    for name in (*PHASES, "step"):
+def _compared(engine: str, rows: list[Row]) -> str:
+    """What a step costs against others on one engine; "" where nothing was measured."""
+    step = {
+        row["arm"]: {name: row[name]["median"] for name in ("step", "processor", "credit_share", "reward")}
+        for row in rows
+        if row["engine"] == engine and "step" in row
+    }
+    if FLOW not in step:
+        return ""
+
+    def ratio(one: str, other: str) -> str:
+        return " and ".join(f"{step[one][kind] / step[other][kind]:.3f}" for kind in ("step", "processor"))
+
+    line = (
+        f"On {engine}, flow's credit takes {step[FLOW]['credit_share']:.1%} of a step, the verdicts "
+        f"{step[FLOW]['reward'] / step[FLOW]['step']:.1%}. Ratios of seconds and of processor seconds: flow against "
+        f"uniform {ratio(FLOW, UNIFORM)}"
+    )
+    if STOCK in step:
+        line += f", uniform against stock TRL {ratio(UNIFORM, STOCK)}, flow against it {ratio(FLOW, STOCK)}"
+    return f"{line}."
+
+
+def _row(engine: str, arm: str, found: Row) -> Row:
+    steps = found["steps"]
+    row: Row = {"engine": engine, "arm": arm, "steps": len(steps), "megabytes": max(found["megabytes"])}
+    for name in (*PHASES, "step", "processor"):
         row[name] = measure.quartiles([step[name] for step in steps])
     rest = [step["step"] - sum(step[phase] for phase in PHASES) for step in steps]
     rate = [step["tokens"] / step["step"] for step in steps]
@@ -169,10 +230,17 @@ def _row(arm: str, steps: list[Row]) -> Row:
     return row
 
 
+def _median(row: Row, name: str) -> str:
+    return figure(row[name]["median"] if name in row else None)
+
+
 COLUMNS = {
+    "engine": lambda row: row["engine"],
     "trainer": lambda row: row["arm"],
-    **{phase: lambda row, phase=phase: figure(row[phase]["median"]) for phase in (*PHASES, "rest")},
-    "step (quartiles)": lambda row: spread(row, "step"),
-    "credit's share": lambda row: f"{row['credit_share']['median']:.1%}",
-    "tokens a second": lambda row: figure(row["tokens_a_second"]["median"]),
+    **{phase: lambda row, phase=phase: _median(row, phase) for phase in (*PHASES, "rest")},
+    "step (quartiles)": lambda row: row.get("note") or spread(row, "step"),
+    "processor (quartiles)": lambda row: spread(row, "processor"),
+    "credit's share": lambda row: f"{row['credit_share']['median']:.1%}" if "credit_share" in row else "–",
+    "tokens a second": lambda row: _median(row, "tokens_a_second"),
+    "peak MB": lambda row: figure(row.get("megabytes")),
 }

@@ -49,15 +49,23 @@ def test_credit(results):
 
 def test_step(results):
     (rows,), page = read(results, "step")
-    assert [row["arm"] for row in rows] == ["stock TRL", "uniform", "flow"]
+    assert [(row["engine"], row["arm"]) for row in rows] == [
+        (engine, arm) for engine in ("transformers", "vllm") for arm in ("stock TRL", "uniform", "flow")
+    ]
+    assert all("note" not in row for row in rows[:3])
     for row in rows:
+        if "note" in row:
+            assert row["note"] == "vLLM not installed" or row["arm"] == "stock TRL"
+            assert row["note"] in page
+            continue
         phases = [row[phase]["median"] for phase in ("rollout", "reward", "credit", "update")]
         assert all(seconds > 0 for seconds in phases) or row["arm"] == "stock TRL"
         assert row["rollout"]["median"] < row["step"]["median"]
         # 32 responses a step, of 10 tokens or more.
         assert row["tokens_a_second"]["low"] * row["step"]["high"] > 320 / 2
         assert row["steps"] == 3
-    assert "Flow's credit takes" in page
+        assert row["megabytes"] > 100 and row["processor"]["median"] > 0
+    assert "On transformers, flow's credit takes" in page
 
 
 def test_verify(results):
