@@ -388,10 +388,17 @@ def _ways(found: Plan, room: float) -> list[str]:
         for change in options:
             size = total(memory(experiment, arm, shape, found.prompt, device, replace(declared, **change)))
             if size <= room:
-                named = ", ".join(f"{key} = {str(value).lower()}" for key, value in change.items())
-                ways.append(f"training.{named} ({size / GB:.0f} GB)")
+                ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
                 break
     gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
+    if experiment.engine != "vllm":  # which holds as much of the cache as there is room for
+        paged = replace(experiment, engine="vllm")
+        for change in ({}, changes[0], adapted[1]):
+            size = total(memory(paged, arm, shape, found.prompt, gpu, replace(declared, **change), 1))
+            if size <= (room if device.kind == "gpu" else gpu.memory):
+                extra = f" with training.{_named(change)}" if change else ""
+                ways.append(f'engine = "vllm" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
+                break
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         if gpus == 1 and device.kind == "gpu":
             continue
@@ -401,6 +408,10 @@ def _ways(found: Plan, room: float) -> list[str]:
             ways.append(f"{many} with gradient_checkpointing ({size / GB:.0f} GB each)")
             break
     return ways or ["a smaller policy"]
+
+
+def _named(change: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {str(value).lower()}" for key, value in change.items())
 
 
 def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:

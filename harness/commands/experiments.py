@@ -64,19 +64,20 @@ def _reproduce(options: argparse.Namespace) -> int:
     from harness import provenance, sweep
 
     provenance.check_versions()
-
     experiment = experiments.load(
         options.experiment, smoke=options.smoke, until_decided=options.until_decided
     )
     experiments.check(experiment)
-    if options.ray is None or options.plan:
-        found = plans.plan(experiment)
-        if options.plan:
-            show_plan(found)
-        workers = options.workers or (1 if found.device.kind == "gpu" else 2)
-        plans.refuse(found, min(workers, found.runs))
-        if options.plan:
-            return 0
+    found = plans.plan(experiment)
+    if options.plan:
+        show_plan(found)
+    workers = options.workers
+    if workers is None:
+        workers = 1 if found.device.kind == "gpu" else 2
+    if options.ray is None:  # a cluster's machines are not this one
+        plans.refuse(found, max(1, min(workers, found.runs)))
+    if options.plan:
+        return 0
     folder = options.out or Path("runs") / experiment.name
     with Bars(experiment.title) as progress:
         try:
@@ -178,7 +179,6 @@ def _train(options: argparse.Namespace) -> int:
     from harness import provenance, sweep
 
     provenance.check_versions()
-
     experiment = experiments.load(options.experiment, smoke=options.smoke)
     experiments.check(experiment)
     if options.method not in experiment.methods:
