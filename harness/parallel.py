@@ -11,6 +11,7 @@ DeepSpeed were loaded by accelerate and never run.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -77,6 +78,9 @@ def leave() -> None:
     """Ends what `join` began: from here on this process, and those that it starts, are on their own."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    if torch.cuda.is_available():
+        gc.collect()  # what trained is evaluated next, by a process that wants the memory
+        torch.cuda.empty_cache()
     for name in [name for name in os.environ if name.startswith(LAUNCHED)]:
         del os.environ[name]
 

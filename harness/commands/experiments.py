@@ -79,6 +79,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.plan:
         return 0
     folder = options.out or Path("runs") / experiment.name
+    if "WORLD_SIZE" in os.environ:
+        raise ExperimentError("accelerate launch is for one run on several GPUs: give it the command train")
     with Bars(experiment.title) as progress:
         try:
             elsewhere = None

@@ -115,6 +115,26 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment,
         run.train(built, "uniform", 0, tmp_path)
 
 
+def test_a_port_that_is_taken_is_one_line(file, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        here = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+        command = [sys.executable, "-m", "harness.cli", "train", str(file), "--method", "flow"]
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "runs")],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={**os.environ, **place, **here},
+        )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("flowtracer: the 2 processes of this run cannot meet at 127.0.0.1:")
+    assert last.endswith("--main_process_port") and "Traceback" not in done.stderr
+
+
 def test_rollouts_that_cannot_be_dealt_out_are_refused(tiny_experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     settings = tiny_experiment().training
