@@ -226,6 +226,16 @@ def test_saliency_is_the_gradient_of_the_answer(tokenizer, tmp_path):
     assert torch.allclose(saliency, expected, atol=1e-5) and expected.max() > 1e-3
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_long_sequences_train_without_a_map(tokenizer, tmp_path, checkpointing):
+    """Below its threshold the flow is solved over tiles: the same credit, from padded batches of a training forward."""
+    arguments = {"task": Letters(), "steps": 1, "gradient_checkpointing": checkpointing}
+    held = train(tokenizer, tmp_path, credit="flow", **arguments)
+    never = train(tokenizer, tmp_path, credit=credit.get("flow", dense_tokens=0), **arguments)
+    assert len(held.rollouts.weights.unique()) > 1
+    assert torch.equal(held.rollouts.weights, never.rollouts.weights)
+
+
 def test_delimiters_read_the_text_of_tokens(tokenizer, tmp_path):
     batch = train(tokenizer, tmp_path, credit="delimiters", task=Letters(), steps=1).rollouts
     for ids, weights in zip(batch.response_ids, batch.weights, strict=True):
