@@ -140,8 +140,9 @@ def repeat(comparison: Any) -> str:
         if name.endswith(f"-{variant}"):
             name, options = name.removesuffix(f"-{variant}"), f" --{variant}{options}"
     commits = {score.run.manifest["git_commit"] for score in comparison.scores.values()}
-    commit = commits.pop().removesuffix("+changes") if len(commits) == 1 else ""
-    checkout = f"git checkout {commit}\n" if commit else ""
+    commit, changed, _ = (commits.pop() if len(commits) == 1 else "").partition("+changes")
+    note = "  # it had changes that were not committed" if changed else ""
+    checkout = f"git checkout {commit}{note}\n" if commit else ""
     return f"{checkout}nox -s reproduce -- {name}{options}"
 
 
