@@ -2,8 +2,9 @@
 
 The trainer itself runs over given rollouts, once a method, with an optimizer that moves nothing, and its gradients
 are kept: what is compared is not a second implementation of the loss. All figures are of one policy, the one that
-wrote the rollouts. This tells methods apart with far fewer runs than training does; it does not say which trains
-better, since a biased gradient may be the less noisy one.
+wrote the rollouts; fresh ones come from the transformers engine. Each batch feeds one update. This tells methods apart
+with far fewer runs than training does; it does not say which one trains better, since a biased gradient may be the
+less noisy one.
 
 Figures of a method's gradients g_1 ... g_n over n rollout batches, u_1 ... u_n those of uniform credit:
 
@@ -60,7 +61,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.rollout import decoded, sample
-from harness.run import Rewards, data_order, grpo_config
+from harness.run import Rewards, data_order, grpo_config, task_of
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
 from leaderboards.terminal import Sheet, level
@@ -92,7 +93,7 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
     every arm of that seed begins with where rollouts come from the transformers engine.
     """
     settings = experiment.training
-    task = task_of(experiment)
+    task = task_of(experiment.task)
     order = data_order(task.problems("train"), batches, settings.prompts_per_step, seed)
     rewards = Rewards(task, order, settings.reward == "random")
     result = []
@@ -138,7 +139,7 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     experiment = experiments.from_table(
         {key: value for key, value in table.items() if key != "name"}, table["name"]
     )
-    questions = {problem.id: problem.question for problem in task_of(experiment).problems("train")}
+    questions = {problem.id: problem.question for problem in task_of(experiment.task).problems("train")}
     first = {run.seed: run for run in reversed(runs)}
     found: list[list[dict[str, Any]]] = []
     for step in range(experiment.training.steps):
@@ -150,12 +151,6 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     if not found:
         raise ExperimentError(f"{folder}: its runs hold no rollouts yet; train at least one step")
     return experiment, found
-
-
-def task_of(experiment: Experiment) -> tasks.Task:
-    """The experiment's training task."""
-    settings = dict(experiment.task)
-    return tasks.get(settings.pop("name"), **settings)
 
 
 def _sample(
@@ -616,7 +611,7 @@ def replay(
     valued: responses whose token values are measured, spread over problems; continuations: K of them a prefix, 0 to
     leave values out.
     """
-    task, settings = task_of(experiment), experiment.training
+    task, settings = task_of(experiment.task), experiment.training
     knows = all(task.decisive(row["text"]) is not None for rows in batches for row in rows)
     left_out = {
         label: f"task {task.name} does not know its decisive tokens"

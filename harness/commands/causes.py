@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
         metavar="K",
         help="of each prefix, 0 for no values (default: 16)",
     )
-    added.add_argument("--export", type=Path, metavar="FILE", help="also write it to FILE: .json or .md")
+    _add_export(added)
 
     added = command(
         commands,
@@ -82,7 +82,7 @@ def add(commands: Commands) -> None:
     )
     add_response_limit(added)
     added.add_argument("--batch-size", type=int, default=32, metavar="N")
-    added.add_argument("--export", type=Path, metavar="FILE", help="also write it to FILE: .json or .md")
+    _add_export(added)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -181,7 +181,7 @@ def _intervene(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: Path | None) -> None:
+def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
     from harness.tables import plain, show, to_markdown
 
     screen = console()
@@ -189,11 +189,23 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
     show(screen, sheets)
-    if export is not None:
+    for path in export:
         page = to_markdown(title, facts, sheets)
-        write(export, page if export.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
+        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
 
 
-def _check_export(path: Path | None) -> None:
-    if path is not None and path.suffix not in (".json", ".md"):
-        raise ExperimentError(f"--export {path}: the name must end in .json or .md")
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--export",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also write it to FILE, .json or .md; may be given twice",
+    )
+
+
+def _check_export(paths: list[Path]) -> None:
+    for path in paths:
+        if path.suffix not in (".json", ".md"):
+            raise ExperimentError(f"--export {path}: the name must end in .json or .md")

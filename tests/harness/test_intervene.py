@@ -188,19 +188,14 @@ def test_shares_and_differences_by_hand():
 
 
 def test_the_command_prints_and_exports(tmp_path, capsys):
-    page = tmp_path / "intervene.md"
+    page, data = tmp_path / "intervene.md", tmp_path / "intervene.json"
     wanted = ["intervene", "decision", "decision:contexts=4", "--problems", "4", "--samples", "2"]
     wanted += ["--max-response-tokens", "24", "--methods", "flow"]
-    assert cli.main([*wanted, "--export", str(page)]) == 0
+    assert cli.main([*wanted, "--export", str(page), "--export", str(data)]) == 0
     printed = capsys.readouterr().out
     assert "flow, highest" in printed and max(map(len, printed.splitlines())) <= 100
     assert "flow, highest" in page.read_text()
-    assert cli.main([*wanted, "--export", str(tmp_path / "x.json")]) == 0
-    capsys.readouterr()
-    assert [arm["name"] for arm in json.loads((tmp_path / "x.json").read_text())["arms"]][:2] == [
-        "none",
-        "random",
-    ]
+    assert [arm["name"] for arm in json.loads(data.read_text())["arms"]][:2] == ["none", "random"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowtracer import credit
-from harness import ExperimentError, cli, experiment, replay, run
+from harness import ExperimentError, cli, replay, run
 from leaderboards import read_run
 
 
@@ -19,7 +19,7 @@ def policy(tiny_experiment):
 
 def weighed(built, policy, batches, name, **options):
     method = credit.get(name, **options)
-    return replay.weigh(policy, replay.task_of(built), built.training, batches, method)
+    return replay.weigh(policy, run.task_of(built.task), built.training, batches, method)
 
 
 @pytest.mark.parametrize(("label", "micro"), [("uniform", 0), ("flow", 0), ("flow", 4)])
@@ -63,7 +63,7 @@ def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, po
 def test_without_gradients_the_weights_are_the_same(tiny_experiment, policy):
     built = tiny_experiment()
     batches = replay.fresh(built, policy, 1, 0)
-    task, method = replay.task_of(built), credit.get("flow")
+    task, method = run.task_of(built.task), credit.get("flow")
     whole = replay.weigh(policy, task, built.training, batches, method)
     quick = replay.weigh(policy, task, built.training, batches, method, gradients=False)
     assert quick.gradients is None
@@ -182,7 +182,7 @@ def test_categories():
 def test_token_values_end_in_the_reward_and_find_the_decision(tiny_experiment, policy):
     """On `decision` the first letter settles the verdict: the filler after it changes no value."""
     built = tiny_experiment()
-    task = replay.task_of(built)
+    task = run.task_of(built.task)
     rows = [row for row in replay.fresh(built, policy, 2, 0)[0] if row["finish_reason"] == "stop"]
     right = [row for row in rows if row["verdict"] == "correct"][:1]
     wrong = [row for row in rows if row["verdict"] == "wrong"][:1]
@@ -218,7 +218,6 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert "uniform" not in found.correlations
     assert found.correlations["oracle_mask"]["anti_oracle"] == pytest.approx(-1)
     assert found.overlaps["flow"]["flow"] == pytest.approx(1)
-    json.dumps(found.figures[0].label)
     for sheet in replay.sheets(found):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert any("6 batches, 96 responses" in line for line in replay.facts(found))
@@ -330,8 +329,3 @@ def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
     assert cli.main(["replay", *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
-
-
-def test_shipped_experiments_name_tasks_that_replay_can_build():
-    for name in ("decision", "arithmetic"):
-        assert replay.task_of(experiment.load(name)).name == name
