@@ -45,7 +45,15 @@ class Recorder:
 @pytest.fixture(scope="module")
 def machines():
     """A cluster that was there before, of a machine with two CPUs."""
-    built = Machines(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**27})
+    for attempt in range(5):
+        try:
+            built = Machines(
+                initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**27}
+            )
+            break
+        except Exception:  # Ray gives it half a minute to start, which is too little where others compute
+            if attempt == 4:
+                raise
     yield built
     ray.shutdown()
     built.shutdown()
