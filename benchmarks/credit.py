@@ -212,7 +212,6 @@ def run(settings: measure.Settings) -> Report:
     rows: list[Row] = []
     for tokens in lengths:
         rows += _at(policy, tokens, settings)
-    growth = _growth(rows)
     kind = (
         "bfloat16 on the GPU"
         if measure.device() == "cuda"
@@ -220,16 +219,26 @@ def run(settings: measure.Settings) -> Report:
     )
     if settings.processor_time:
         kind = "float32, one thread, seconds of the processor and not of the clock, for the machine was busy"
+    own_clock = (
+        ""
+        if settings.processor_time
+        else " Beside them, what the tap and the solves took by their own clock, which other work disturbs "
+        "less: on a CPU it is what the others are divided by."
+    )
     text = [
-        f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
-        f"{settings.repeats} repeats after one that is not counted; those of credit are differences between forwards "
-        "with and without it, taken in turns. Beside them, what the tap and the solves took by their own clock, which "
-        "other work on the machine disturbs less: on a CPU it is what the others are divided by. "
-        f"Beyond {REPEATED} tokens, one run.",
+        f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of {settings.repeats} "
+        f"repeated runs after one that is not counted, beyond {REPEATED} tokens one run; those of credit are differences "
+        f"of forwards with and without it, taken in turns, and noise where they are hundredths.{own_clock}",
         "Memory: for credit, the peak of the forward with it less the peak without, and beside it how many float32 "
-        "maps (T, T) that is; for all else, the peak beyond the loaded policy. Each training step and each extra "
-        "forward in a process of its own, as are the pairs of credit.",
+        "maps (T, T) that is, below 1 where the map fits under the forward's own peak; for all else, the peak beyond "
+        "the loaded policy. Each training step and each extra forward in a process of its own, as are the pairs of "
+        "credit.",
     ]
+    return _report(rows, text)
+
+
+def _report(rows: list[Row], text: list[str]) -> Report:
+    growth = _growth(rows)
     return Report(
         name="credit",
         title="What credit costs, by length",
@@ -345,5 +354,5 @@ def plot(rows: list[Row], path: Path) -> None:
         axes.minorticks_off()
         axes.set(xlabel="tokens", ylabel=label)
         axes.grid(alpha=0.3)
-    axes.legend()
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
     picture.savefig(path, dpi=120)
