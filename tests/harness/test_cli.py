@@ -93,7 +93,8 @@ def test_tasks_are_listed_and_shown(capsys):
 def test_evaluate_prints_every_verdict(capsys):
     status, output, _ = run(capsys, "evaluate", "decision", "decision", "--problems", "5", "--samples", "2")
     assert status == 0
-    counts = {line.split()[0]: int(line.split()[1]) for line in output.splitlines() if line.startswith("  ")}
+    pairs = [line.split() for line in output.splitlines() if line.startswith("  ") and "%" not in line]
+    counts = {verdict: int(count) for verdict, count in pairs}
     assert sum(counts.values()) == 10
     assert set(counts) == {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
 
