@@ -200,7 +200,8 @@ class CreditGRPOTrainer(GRPOTrainer):
             fields = {name: torch.cat([part[name] for part in self._read]) for name in self._read[0]}
         if "saliency" in self.credit.needs:
             fields["saliency"] = self._saliency(output)
-        if not self._reads_forward or self._read is not None:
+        # The weights of uniform credit are 1 already: it costs what stock TRL costs.
+        if self.credit.name != "uniform" and (not self._reads_forward or self._read is not None):
             width = output["prompt_ids"].shape[1]
             output[_WEIGHTS] = self._weigh(output, fields)[:, width:]
             output["advantages"] = output["advantages"].unsqueeze(1) * output[_WEIGHTS]

@@ -293,7 +293,7 @@ def test_a_credit_method_never_moves_a_global_generator(tokenizer, tmp_path, nam
             return weights
 
     trainer = train(tokenizer, tmp_path, cls=Watched, credit=name, task=Letters(), steps=1)
-    assert len(checked) == 1
+    assert len(checked) == (name != "uniform")  # which is never asked: it costs what stock TRL costs
     assert trainer.rollouts.weights.isfinite().all()
 
 
