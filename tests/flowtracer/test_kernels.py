@@ -164,7 +164,7 @@ def test_kernels_compile_for_gpus_without_one(name, capability):
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="runs natively, or is the other process")
 def test_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "6 passed" in done.stdout, done.stdout[-4000:]
