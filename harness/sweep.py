@@ -11,6 +11,8 @@ import fcntl
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -237,6 +240,8 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.run"])
+        with environment(), _without_interrupts():
+            forkserver.ensure_running()
         self.asked_to_stop = self.context.Event()
 
     def limit(self) -> int:
@@ -376,11 +381,8 @@ def _last_checkpoint(folder: Path) -> str:
 
 def _serve(connection: Connection, action: str, experiment: Experiment, stop: Any) -> None:
     """What a worker process does until its parent is gone."""
-    import signal
-
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent says when to stop
+    # Once more: a server of forks that somebody else had started before does not ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     from flowtracer import CreditError
@@ -459,6 +461,21 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started here ignores Ctrl-C, from its first instruction on: it reaches the whole group of processes, and
+    a worker that is only just starting would die of it. The sweep itself says when to stop.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread; a worker of a cluster has no terminal that could send it
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
