@@ -633,6 +633,7 @@ def replay(
 
     responses = [(batch, row, one) for batch, rows in enumerate(batches) for row, one in enumerate(rows)]
     pieces = {(batch, row): _pieces(policy, one) for batch, row, one in responses}
+    decisive = {(batch, row): _decisive(policy, task, one) for batch, row, one in responses} if knows else {}
     changes: dict[tuple[int, int], tuple[Floats, float]] = {}
     agreement: Level = None
     if continuations:
@@ -656,7 +657,7 @@ def replay(
     for label, (_, options) in methods.items():
         own, own_ratio = found[label], signal_to_noise(found[label])
         difference, without = own_ratio - signal_to_noise(base), without_each(own)
-        measured = _of_weights(task, responses, passes[label], pieces, changes, knows, policy)
+        measured = _of_weights(responses, passes[label], pieces, changes, decisive)
         figures.append(
             Figures(
                 label=label,
@@ -700,14 +701,20 @@ def _pieces(policy: Policy, row: Row) -> list[str | None]:
     return [category(text[start:end]) for start, end in spans]
 
 
+def _decisive(policy: Policy, task: tasks.Task, row: Row) -> NDArray[np.bool_]:
+    """Which response tokens decide, for a task that knows them."""
+    _, spans = decode(policy.tokenizer, list(row["response_ids"]))
+    marked = np.zeros(len(spans), dtype=bool)
+    marked[tokens_in(spans, task.decisive(row["text"]) or [])] = True
+    return marked
+
+
 def _of_weights(
-    task: tasks.Task,
     responses: Sequence[tuple[int, int, Row]],
     passed: Pass,
     pieces: Mapping[tuple[int, int], Sequence[str | None]],
     changes: Mapping[tuple[int, int], tuple[Floats, float]],
-    knows: bool,
-    policy: Policy,
+    marked: Mapping[tuple[int, int], NDArray[np.bool_]],
 ) -> dict[str, Any]:
     """The fields of `Figures` that come from weights."""
     total, tokens, signed = 0.0, 0, 0.0
@@ -723,11 +730,8 @@ def _of_weights(
         if (batch, row) in passed.abstained:
             continue
         problem = one["problem_id"]
-        if knows:
-            _, spans = decode(policy.tokenizer, list(one["response_ids"]))
-            marked = np.zeros(len(weights), dtype=bool)
-            marked[tokens_in(spans, task.decisive(one["text"]) or [])] = True
-            decisive.append((problem, area_under_curve(weights, marked)))
+        if (batch, row) in marked:
+            decisive.append((problem, area_under_curve(weights, marked[batch, row])))
         if (batch, row) in changes:
             change, sign = changes[batch, row]
             lists = np.stack([weights, np.abs(change), sign * change])
