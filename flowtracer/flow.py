@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -254,11 +254,17 @@ def forward_visits(capacity: Capacity, entering: Tensor, absorbing: Tensor) -> T
 
 
 class full_float32:
-    """Context in which float32 products on a GPU are not rounded to TF32, whatever the program chose globally."""
+    """Context in which float32 products are not rounded to TF32 or bf16, whatever the program chose globally."""
+
+    # By `fp32_precision`: reading the older `allow_tf32` raises where a program has used the newer switch, as
+    # transformers does for `tf32=True`, while the newer one reads and keeps what either has set.
+    _PRODUCTS: ClassVar[Any] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 
     def __enter__(self) -> None:
-        self.before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
+        self.before = [products.fp32_precision for products in self._PRODUCTS]
+        for products in self._PRODUCTS:
+            products.fp32_precision = "ieee"
 
     def __exit__(self, *exception: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self.before
+        for products, before in zip(self._PRODUCTS, self.before, strict=True):
+            products.fp32_precision = before

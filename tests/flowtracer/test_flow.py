@@ -183,6 +183,23 @@ def test_blocks_do_not_change_the_flow(monkeypatch, block):
     ]
 
 
+@pytest.mark.parametrize("switch", ["fp32_precision", "allow_tf32"])
+def test_rounding_of_products_is_off_inside_and_as_it_was_outside(switch):
+    """PyTorch has two switches for TF32, and reading the older one raises after the newer: `tf32=True` uses that."""
+    products, chosen = torch.backends.cuda.matmul, {"fp32_precision": "tf32", "allow_tf32": True}[switch]
+    before = getattr(products, switch)
+    setattr(products, switch, chosen)
+    try:
+        capacity, source, answer = random_graph(9, 0)
+        expected = reference(capacity, source, answer)[2]
+        torch.testing.assert_close(solve_flow(capacity, source, answer).flow.double(), expected)
+        with flowtracer.flow.full_float32():
+            assert products.fp32_precision == "ieee"
+        assert getattr(products, switch) == chosen
+    finally:
+        setattr(products, switch, before)
+
+
 def test_backbone_finds_the_most_probable_paths():
     """Against every path of a small graph, enumerated."""
     capacity, source, answer = random_graph(9, 5)
