@@ -541,6 +541,10 @@ def _tapped_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
     with capture.watch(layer, query) as normalizers:
         output = sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings and norms may hand over float32; what the op read is that, rounded.
+        rounded = torch.get_autocast_dtype(query.device.type)
+        query, key = query.to(rounded), key.to(rounded)
     capture.take(
         layer,
         query,

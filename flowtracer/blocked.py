@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.errors import CreditError
+from flowtracer.flow import full_float32
 
 #: Scores of one tile held at once on the CPU, in elements: 2 MB of float32, which its cache holds.
 TILE_ELEMENTS = 512 * 1024
@@ -166,7 +167,8 @@ def _scores(layer: TracedLayer, rows: slice, columns: slice) -> Tensor:
     queries = layer.query[:, :, rows].float() * layer.scale
     keys = layer.key[:, :, columns].float()
     # Heads that share their keys are one product.
-    scores = torch.matmul(queries.reshape(batch, key_heads, -1, width), keys.transpose(-1, -2))
+    with full_float32():
+        scores = torch.matmul(queries.reshape(batch, key_heads, -1, width), keys.transpose(-1, -2))
     return scores.view(batch, heads, rows.stop - rows.start, -1)
 
 

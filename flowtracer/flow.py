@@ -254,7 +254,7 @@ def forward_visits(capacity: Capacity, entering: Tensor, absorbing: Tensor) -> T
 
 
 class full_float32:
-    """Context in which float32 products are not rounded to TF32 or bf16, whatever the program chose globally."""
+    """Context in which float32 products are not rounded, by TF32, bf16 or autocast, whatever the program chose."""
 
     # By `fp32_precision`: reading the older `allow_tf32` raises where a program has used the newer switch, as
     # transformers does for `tf32=True`, while the newer one reads and keeps what either has set.
@@ -264,7 +264,12 @@ class full_float32:
         self.before = [products.fp32_precision for products in self._PRODUCTS]
         for products in self._PRODUCTS:
             products.fp32_precision = "ieee"
+        self.autocast = {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
+        for device in self.autocast:
+            torch.set_autocast_enabled(device, False)
 
     def __exit__(self, *exception: object) -> None:
+        for device, enabled in self.autocast.items():
+            torch.set_autocast_enabled(device, enabled)
         for products, before in zip(self._PRODUCTS, self.before, strict=True):
             products.fp32_precision = before

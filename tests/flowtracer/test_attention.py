@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import flowtracer.attention
-from flowtracer import AttentionTap, CreditError, capacity_from_qk, tap_multihead, traced_layers
+from flowtracer import AttentionTap, CreditError, capacity_from_qk, solve_flow, tap_multihead, traced_layers
 from flowtracer.attention import Capture, HeadReading, MeanMap, Rollout
 from tests.flowtracer.conftest import LargestTensors, tiny_model
 
@@ -206,6 +206,34 @@ def test_plain_pytorch_that_cannot_be_traced_is_refused():
     attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
     with pytest.raises(CreditError, match="cross-attention"), tap_multihead(attention, token):
         attention(states, states + 1, states)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_autocast_rounds_what_the_model_computes_and_nothing_else(architecture):
+    """bf16=True trains float32 weights so: queries rounded as the op rounds them, probabilities not at all."""
+    ids, mask = batch(left_pads=(0, 0))
+    model = tiny_model(architecture)
+    found = []
+    for reading in (MeanMap(24), MeanMap(23), Rollout()):
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+            AttentionTap(model, "all").open(mask, reading) as capture,
+        ):
+            assert model(input_ids=ids, attention_mask=mask).logits.dtype == torch.bfloat16
+            (matrix,) = capture.fields.values()
+            everything = slice(0, 24)
+            found.append(matrix if isinstance(matrix, torch.Tensor) else matrix.tile(everything, everything))
+    dense, tiles, rollout = found
+    for matrix in (dense, rollout):
+        torch.testing.assert_close(matrix.sum(-1), torch.ones(2, 24), rtol=0, atol=1e-6)
+    # With the normalisers of the op, which rounds a little itself.
+    torch.testing.assert_close(tiles, dense, rtol=0, atol=2e-4)
+    position = torch.arange(24).expand(2, 24)
+    plain = solve_flow(dense, position < 9, position >= 22)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(solve_flow(dense, position < 9, position >= 22).flow, plain.flow)
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_right_pads_are_zero_too():
