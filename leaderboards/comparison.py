@@ -8,6 +8,7 @@ interval for new problems too, the exact sign-flip test, and what more seeds wou
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -230,6 +231,11 @@ def score_run(run: Run) -> RunScores:
     samples = run.table("samples", ["step", "task", "problem_id", "sample", "key", "verdict", "reward"])
     if pc.any(pc.is_nan(pc.fill_null(samples["reward"], 0.0))).as_py():
         raise RecordError(f"{run.folder}: an evaluation reward is NaN; remove the run and repeat it")
+    unknown = sorted(set(samples["verdict"].unique().to_pylist()) - set(VERDICTS))
+    if unknown:
+        raise RecordError(
+            f"{run.folder}: an evaluation has the verdict {unknown[0]!r}; there are {', '.join(VERDICTS)}"
+        )
     by_step = _accuracies(samples)
     task = run.manifest["experiment"].get("task")
     own = task.get("name") if isinstance(task, dict) else None
@@ -334,7 +340,38 @@ def _checked(runs: Sequence[Run], baseline: str) -> list[Run]:
         raise RecordError(
             f"no run of the baseline {baseline!r} is finished; run the same command again to go on"
         )
+    _check_one_experiment(finished)
     return finished
+
+
+def _check_one_experiment(runs: Sequence[Run]) -> None:
+    """The hash leaves the arms out: runs of one label are one arm only if they had the same options."""
+    first = runs[0]
+    arms: dict[str, Run] = {}
+    for run in runs:
+        mine, its = (_without_arms(one.manifest["experiment"]) for one in (run, first))
+        if mine != its:
+            differing = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+            raise RecordError(
+                f"{run.folder}: under the same hash, its experiment is not that of {first.folder} "
+                f"({', '.join(differing)}): one manifest was changed; restore it, or remove the run"
+            )
+        other = arms.setdefault(run.method, run)
+        options, theirs = (_options(one) for one in (run, other))
+        if options != theirs:
+            raise RecordError(
+                f"{run.folder}: {run.method} ran with {json.dumps(options)}, and in {other.folder} with "
+                f"{json.dumps(theirs)}: two arms under one label; remove one of them"
+            )
+
+
+def _without_arms(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in experiment.items() if key != "methods"}
+
+
+def _options(run: Run) -> Any:
+    methods = run.manifest["experiment"].get("methods")
+    return methods.get(run.method) if isinstance(methods, dict) else None
 
 
 def _declaration(run: Run) -> tuple[dict[str, Any], str, float, float]:
@@ -454,9 +491,9 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
         experiment=experiment,
         experiment_hash=finished[0].manifest["experiment_hash"],
         run_set_hash=_run_set_hash(finished),
-        assay=_assay(ranked, baseline),
+        assay=_assay(ranked, baseline, methods),
         tier=_tier(finished, list(scores.values())),
-        notes=tuple(_notes(runs, finished, scores, methods)),
+        notes=tuple(_notes(runs, finished, scores, methods, sequential)),
         scores=scores,
     )
 
@@ -631,7 +668,7 @@ def _verdict(decision: Decision, differences: Sequence[float], baseline: str, sm
     return f"cannot tell: about {decision.seeds_needed} more seed{'s' * (decision.seeds_needed != 1)}"
 
 
-def _assay(arms: Sequence[Arm], baseline: str) -> Assay:
+def _assay(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> Assay:
     for oracle in ORACLES:
         for arm in arms:
             if arm.credit != oracle or arm.label == baseline:
@@ -650,6 +687,14 @@ def _assay(arms: Sequence[Arm], baseline: str) -> Assay:
                 arm.label,
                 f"assay NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
             )
+    there = {arm.label for arm in arms}
+    waiting = [
+        label
+        for label, options in declared.items()
+        if label not in there and options and options.get("credit", label) in ORACLES
+    ]
+    if waiting:
+        return Assay("not tested", None, f"assay not tested: no run of {waiting[0]} is finished")
     return Assay(
         "not tested", None, "assay not tested: no arm knows the decisive tokens (oracle_mask or oracle)"
     )
@@ -691,6 +736,7 @@ def _notes(
     finished: Sequence[Run],
     scores: Mapping[tuple[str, int], RunScores],
     methods: Mapping[str, Any],
+    sequential: bool,
 ) -> Iterable[str]:
     unfinished = [f"{run.method} seed {run.seed}" for run in runs if not run.finished]
     if unfinished:
@@ -698,6 +744,15 @@ def _notes(
     absent = [label for label in methods if label not in {run.method for run in finished}]
     if absent:
         yield f"declared but without a finished run: {', '.join(absent)}"
+    declared = finished[0].manifest["experiment"].get("seeds")
+    if not sequential and isinstance(declared, int):
+        counts = sorted(Counter(run.method for run in finished).values())
+        if counts[0] < declared:
+            span = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
+            yield (
+                f"{span} of the {declared} declared seeds are run: a verdict before the last one is a look, not the "
+                "declared test"
+            )
     for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):
         places = _places(finished, key)
         if len(places) > 1:

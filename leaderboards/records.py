@@ -121,6 +121,15 @@ _MANIFEST_KEYS = (
     "git_commit",
     "tier",
 )
+_KINDS = {
+    "experiment": dict,
+    "experiment_hash": str,
+    "method": str,
+    "seed": int,
+    "versions": dict,
+    "hardware": dict,
+    "tier": str,
+}
 _IDENTITY = ("experiment_hash", "method", "seed")
 _PLACE = ("versions", "hardware", "git_commit")
 _PART = re.compile(r"step-(\d{6,})\.parquet")
@@ -528,7 +537,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     absent = [key for key in _MANIFEST_KEYS if key not in manifest]
     if absent:
         raise RecordError(f"{path}: lacks {', '.join(absent)}; {way_out}")
+    for key, kind in _KINDS.items():
+        if not isinstance(manifest[key], kind):
+            raise RecordError(
+                f"{path}: {key} is {str(manifest[key])[:40]!r}, not of type {kind.__name__}; {way_out}"
+            )
     return manifest
+
+
+def _read_closing(folder: Path) -> dict[str, Any]:
+    path, way_out = folder / "finished.json", "remove it and run the same command again"
+    closing = _read_json(path, way_out)
+    hashes = closing.get("content_hash")
+    if not isinstance(hashes, dict) or hashes.keys() != TABLES.keys():
+        raise RecordError(f"{path}: content_hash does not name every table; {way_out}")
+    if not isinstance(closing.get("summary"), dict):
+        raise RecordError(f"{path}: lacks the summary; {way_out}")
+    return closing
 
 
 @dataclass(frozen=True)
@@ -593,8 +618,19 @@ class Run:
         return pa.schema([TABLES[name].field(column) for column in wanted]).empty_table()
 
     def step_hashes(self, name: str) -> dict[int, str]:
-        """The content hash of each step's rows: where two runs first differ."""
-        return {rows["step"][0].as_py(): _digest(rows) for rows in _by_step(self._tables(name, None))}
+        """The content hash of each step's rows: where two runs first differ.
+
+        Raises RecordError where the rows of a step stand in two places: one of them would leave no trace in the hash.
+        """
+        found: dict[int, str] = {}
+        for rows in _by_step(self._tables(name, None)):
+            step = rows["step"][0].as_py()
+            if step in found:
+                raise RecordError(
+                    f"{self.folder / name}.parquet: holds step {step} twice; remove the run's folder and run it again"
+                )
+            found[step] = _digest(rows)
+        return found
 
     def content_hash(self, name: str) -> str:
         """sha256 of the values of a table as they are on disk now; see the function `content_hash`."""
@@ -620,16 +656,23 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     """The run in `folder`, finished or not. Raises RecordError for a missing or unreadable manifest."""
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    closing = None
-    if (folder / "finished.json").exists():
-        closing = _read_json(folder / "finished.json", "remove it and run the same command again")
+    closing = _read_closing(folder) if (folder / "finished.json").exists() else None
     return Run(folder=folder, manifest=manifest, closing=closing)
+
+
+def _lost_manifest(place: Path, folders: Sequence[str], files: Sequence[str]) -> bool:
+    # The empty folders of a run that was killed before its manifest was written are no loss.
+    whole = {"finished.json", *(f"{table}.parquet" for table in TABLES)}
+    return not whole.isdisjoint(files) or any(
+        table in folders and _part_paths(place, table) for table in TABLES
+    )
 
 
 def load(folder: str | os.PathLike[str]) -> list[Run]:
     """Every run below `folder`, at any depth (a folder with a manifest.json is a run), by method and seed.
 
-    Raises RecordError for a folder without runs, and one that names every run that cannot be read.
+    Raises RecordError for a folder without runs, and one that names every run that cannot be read: also what holds
+    tables and has lost its manifest, or a seed would be missing from a comparison without a word.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -637,7 +680,7 @@ def load(folder: str | os.PathLike[str]) -> list[Run]:
     runs, unreadable = [], []
     for place, folders, files in os.walk(root, followlinks=False):
         folders.sort()
-        if "manifest.json" in files:
+        if "manifest.json" in files or _lost_manifest(Path(place), folders, files):
             folders.clear()
             try:
                 runs.append(read_run(place))

@@ -246,7 +246,57 @@ def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize("stopping", ["fixed number of seeds", "until decided"])
+def test_a_look_before_the_last_declared_seed_says_so(tmp_path: Path, stopping: str) -> None:
+    """Eight seeds were declared: what three of them say is no verdict of that test. The e-process may be looked at."""
+    arms = {"uniform": UNIFORM, "flow": shifted(0.10, 0.11)}
+    found = sweep(tmp_path, arms, {"stopping": stopping, "scale": 0.05})
+    said = [note for note in found.notes if note.startswith("2 to 3 of the 8 declared seeds are run: ")]
+    assert len(said) == (stopping != "until decided")
+    whole = {"uniform": {0: [0.1]}, "flow": {0: [0.2]}}
+    once = {**experiment(list(whole)), "seeds": 1}
+    assert not any("declared" in note for note in sweep(tmp_path / "whole", whole, experiment=once).notes)
+
+
+def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
+    declared = experiment(["uniform", "oracle_mask"])
+    found = sweep(tmp_path, {"uniform": UNIFORM}, experiment=declared)
+    assert found.assay.text == "assay not tested: no run of oracle_mask is finished"
+
+
 # ------------------------------------------------------------------------------- refusals
+
+
+def test_one_label_with_two_sets_of_options_is_refused(tmp_path: Path) -> None:
+    """The experiment's hash leaves the arms out, so that arms can be added: it does not tell these two apart."""
+    write_run(tmp_path, "uniform", 0, [0.1])
+    folders = []
+    for seed, ratio in enumerate((0.4, 0.2)):
+        own = experiment(["uniform", "flow"])
+        own["methods"]["flow"]["ratio"] = ratio
+        folders.append(write_run(tmp_path, "flow", seed, [0.1], experiment=own))
+    with pytest.raises(RecordError, match="two arms under one label") as caught:
+        compare(load(tmp_path))
+    assert all(str(folder) in str(caught.value) for folder in folders) and "0.2" in str(caught.value)
+
+
+def test_another_experiment_under_the_same_hash_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1])
+    folder = write_run(tmp_path, "uniform", 1, [0.1], experiment=experiment(["uniform"], alpha=0.5))
+    with pytest.raises(RecordError, match=r"under the same hash.*\(declaration\)") as caught:
+        compare(load(tmp_path))
+    assert str(folder) in str(caught.value)
+    write_run(tmp_path / "added", "uniform", 0, [0.1])
+    write_run(tmp_path / "added", "late", 0, [0.1], experiment=experiment(["uniform", "flow", "late"]))
+    assert len(compare(load(tmp_path / "added")).arms) == 2  # another arm makes no other experiment
+
+
+def test_a_verdict_outside_the_closed_set_is_refused(tmp_path: Path) -> None:
+    """It would count as an answer that is not correct, and stand in no column."""
+    folder = write_run(tmp_path, "uniform", 0, [0.1], {1: [["correct", "perfect"]]})
+    with pytest.raises(RecordError, match="the verdict 'perfect'; there are correct, wrong") as caught:
+        compare(load(tmp_path))
+    assert str(folder) in str(caught.value)
 
 
 def test_experiments_are_never_mixed(tmp_path: Path) -> None:

@@ -221,6 +221,52 @@ def test_a_replaced_table_is_found(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("steps", [(1, 2, 1, 2), (2, 1, 2)])
+def test_rows_that_stand_twice_are_found(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    """Hashes are taken step by step: of two blocks of one step, the first would leave no trace."""
+    folder = write_run(tmp_path, "uniform", 0, [0.1, 0.2])
+    rows = pq.read_table(folder / "steps.parquet")
+    pq.write_table(rows.take([step - 1 for step in steps]), folder / "steps.parquet")
+    assert ["steps.parquet: holds step" in fault for fault in read_run(folder).faults()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("manifest.json", {"experiment": "decision"}, "experiment is 'decision', not of type dict"),
+        ("manifest.json", {"seed": "3"}, "seed is '3', not of type int"),
+        ("manifest.json", {"method": None}, "method is 'None', not of type str"),
+        ("manifest.json", {"versions": None}, "versions is 'None', not of type dict"),
+        ("finished.json", {"content_hash": {}}, "content_hash does not name every table"),
+        ("finished.json", {"content_hash": None}, "content_hash does not name every table"),
+        ("finished.json", {"summary": None}, "lacks the summary"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(
+    tmp_path: Path, file: str, changes: dict[str, Any], words: str
+) -> None:
+    path = write_run(tmp_path, "uniform", 0, [0.1]) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RecordError, match=words) as caught:
+        load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_run_that_lost_its_manifest_is_named(tmp_path: Path, finish: bool) -> None:
+    """Left out, its seed would be missing from a comparison without a word."""
+    write_run(tmp_path, "uniform", 0, [0.1])
+    folder = write_run(tmp_path, "uniform", 1, [0.1], finish=finish)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(RecordError, match="manifest.json: missing") as caught:
+        load(tmp_path)
+    assert str(folder) in str(caught.value)
+    for name in TABLES:  # as a run that was killed before its manifest was written
+        (tmp_path / "killed" / name).mkdir(parents=True)
+    write_run(tmp_path / "killed", "flow", 0, [0.1])
+    assert len(load(tmp_path / "killed")) == 1
+
+
 def test_a_part_under_another_step_is_found(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "uniform", 0, [0.1], finish=False)
     (folder / "steps" / "step-000001.parquet").rename(folder / "steps" / "step-000004.parquet")
