@@ -1,8 +1,8 @@
 """Published claims, and what recorded runs say about each.
 
 A claim is settled only by the runs of the experiment that tests it, exactly as it is shipped: same policy, same
-settings, by hash. Runs of anything else that compares the same methods, a smaller policy first of all, are shown
-beside it as what they are.
+settings, by hash, and the same options of the arms that it is about, which the hash leaves out. Runs of anything else
+that compares the same methods, a smaller policy first of all, are shown beside it as what they are.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def judge(claims: Iterable[Claim], runs: Sequence[Run]) -> list[Finding]:
 
 def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
     tested = {
-        name: next((one for one in comparisons if one.experiment_hash == _hash(name)), None)
+        name: next((one for one in comparisons if _tests(name, one)), None)
         for name in (claim.experiment, claim.more_than)
         if name is not None
     }
@@ -153,6 +153,13 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
         if absent:
             reason = f"no finished run of {', '.join(absent)}"
             return Finding(claim, NOT_RUN, reason=reason, beside=beside)
+        shipped = _shipped(name)["methods"]
+        changed = [
+            label for label in claim.arms if comparison.experiment["methods"].get(label) != shipped[label]
+        ]
+        if changed:
+            reason = f"{', '.join(changed)} ran with other options than {name} declares"
+            return Finding(claim, NOT_RUN, reason=reason, beside=beside)
     comparison, other = tested[claim.experiment], tested.get(claim.more_than or "")
     assert comparison is not None
     each = [_measured(values, comparison.alpha) for values in _values(claim, comparison, other)]
@@ -169,8 +176,19 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
 
 
 @cache
-def _hash(name: str) -> str | None:
-    return experiments.load(name).hash if name in experiments.names() else None
+def _hash(name: str) -> str:
+    return experiments.load(name).hash
+
+
+@cache
+def _shipped(name: str) -> dict[str, Any]:
+    return experiments.load(name).resolved()
+
+
+def _tests(name: str, comparison: Comparison) -> bool:
+    """Whether these are runs of that experiment: a manifest must hold what its hash stands for."""
+    mine, its = comparison.experiment, _shipped(name)
+    return comparison.experiment_hash == _hash(name) and {**mine, "methods": {}} == {**its, "methods": {}}
 
 
 def _status(claim: Claim, found: Measured, negligible: float) -> str:

@@ -21,13 +21,16 @@ def no_sync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
-def record(root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5):
+def record(root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5, key=None):
     """Finished runs of an experiment: whole percents of accuracy, on every task alike, of each seed of each arm."""
     experiment = experiments.load(name)
     resolved = {**experiment.resolved(), **(changes or {})}
     for label, accuracies in arms.items():
         for seed, percent in enumerate(accuracies):
-            own = {"experiment": resolved, "experiment_hash": "other" if changes else experiment.hash}
+            own = {
+                "experiment": resolved,
+                "experiment_hash": key or ("other" if changes else experiment.hash),
+            }
             writer = RunWriter(root / name / label / str(seed), manifest(label, seed, **own))
             verdicts = [["correct"] * percent + ["wrong"] * (100 - percent)]
             writer.write("samples", 1, [row for task in tasks for row in sample_rows(1, verdicts, task)])
@@ -202,6 +205,28 @@ def test_no_other_run_settles_a_claim(tmp_path, changes):
     assert finding(tmp_path, "overhead-1k").beside
     sheet = claims.beside(load(tmp_path))
     assert sheet.rows[0][0] == found.beside[0].experiment and sheet.rows[0][-1] == "4"
+
+
+@pytest.mark.parametrize("changed", ["flow", "uniform"])
+def test_an_arm_with_other_options_settles_nothing(tmp_path, changed):
+    """The experiment's hash leaves the arms out: under the name flow, anything could have been trained."""
+    methods = experiments.load("paper-4b-1k").resolved()["methods"]
+    methods[changed] = {"credit": "oracle_mask", "training": {"learning_rate": 1e-5}}
+    arms = {"uniform": [37, 38, 36, 37], "flow": [40, 40, 39, 40], "random": [37, 37, 37, 38]}
+    right = experiments.load("paper-4b-1k").hash
+    record(tmp_path, arms, changes={"methods": methods}, key=right)
+    found = finding(tmp_path, "4b-1k-flow-grpo")
+    assert found.status == claims.NOT_RUN and found.found is None
+    assert found.reason == f"{changed} ran with other options than paper-4b-1k declares"
+    assert finding(tmp_path, "random-4b-1k").status != claims.NOT_RUN  # of an arm as it was declared
+
+
+def test_a_manifest_under_the_hash_of_another_experiment_settles_nothing(tmp_path):
+    right = experiments.load("paper-4b-1k").hash
+    smaller = {"policy": {"name": "smollm2-135m-instruct"}}
+    record(tmp_path, {"uniform": [37, 38, 36, 37], "flow": [40, 40, 39, 40]}, changes=smaller, key=right)
+    found = finding(tmp_path, "4b-1k-flow-grpo")
+    assert found.status == claims.NOT_RUN and found.beside
 
 
 def test_runs_that_were_not_evaluated_on_its_tasks_settle_nothing(tmp_path):
