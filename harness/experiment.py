@@ -219,13 +219,18 @@ class Experiment:
     @property
     def hash(self) -> str:
         """sha256 over everything but the methods."""
-        shared = {key: value for key, value in self.resolved().items() if key != "methods"}
-        return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hash_of(self.resolved())
 
     def evaluation_steps(self) -> list[int]:
         """Steps at which the policy is evaluated: 0, every `evaluation.every`, and the last."""
         steps = self.training.steps
         return sorted({0, steps, *range(0, steps + 1, self.evaluation.every)})
+
+
+def hash_of(resolved: Mapping[str, Any]) -> str:
+    """The hash of an experiment as a manifest records it."""
+    shared = {key: value for key, value in resolved.items() if key != "methods"}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _check_training(training: Training, place: str) -> None:

@@ -44,7 +44,11 @@ def add(commands: Commands) -> None:
         "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
     )
     added.add_argument(
-        "--export", type=Path, metavar="FILE", help="write it to FILE: .json, .csv, .md or .html"
+        "--export",
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write it to FILE: .json, .csv, .md or, as one page, .html",
     )
 
     added = command(
@@ -89,8 +93,8 @@ def _boards(
     found: Boards = []
     seen: dict[str, Path] = {}
     for folder in folders:
-        runs = load(folder)
-        for key, group in experiments(runs).items():
+        groups = experiments(load(folder))
+        for key, group in groups.items():
             name = group[0].manifest["experiment"].get("name", "?")
             if key in seen:
                 raise RecordError(
@@ -99,8 +103,12 @@ def _boards(
                 )
             seen[key] = folder
             if not any(run.method == baseline for run in group):
+                among = (
+                    f", one of {len(groups)} experiments there ({group[0].folder})" if len(groups) > 1 else ""
+                )
                 raise ExperimentError(
-                    f"{folder} has no runs of {baseline!r} to compare with in {name}: name another with --baseline"
+                    f"{folder} has no runs of {baseline!r} to compare with in {name} {key[:12]}{among}: "
+                    "name another with --baseline"
                 )
             found.append((arranged(compare(group, baseline=baseline), sort, only), group))
     return found
@@ -208,12 +216,22 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from harness.experiment import hash_of
     from leaderboards import load
 
     runs = load(options.folder)
     faults = 0
+    seen: dict[Any, Any] = {}
     for run in runs:
         found = run.faults()
+        key = run.manifest["experiment_hash"]
+        if hash_of(run.manifest["experiment"]) != key:
+            found.append(
+                f"{run.folder / 'manifest.json'}: its experiment is not the one that its hash stands for"
+            )
+        twin = seen.setdefault((key, run.method, run.seed), run)
+        if twin is not run:
+            found.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
         faults += len(found)
         state = "finished" if run.finished else "not finished"
         print(f"{run.method} seed {run.seed}: {state}, {'sound' if not found else 'damaged'}")

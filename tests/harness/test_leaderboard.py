@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness import experiment as experiments
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboards"))
 from recorded_runs import EXPERIMENT, write_run
@@ -91,11 +92,37 @@ def test_experiments_that_cannot_stand_together(capsys, tmp_path):
     assert status == 2 and "no runs of 'grpo'" in errors and "first" in errors
 
 
+def test_a_run_of_another_experiment_among_others_is_named(capsys, tmp_path):
+    """Before, the line said that the folder had no baseline, which it has."""
+    folder = sweep(tmp_path, "first", seeds=1)
+    stray = write_run(folder, "flow", 7, [0.1, 0.2], experiment_hash="another")
+    status, _, errors = run(capsys, "leaderboard", folder)
+    assert status == 2 and errors.count("\n") == 1
+    assert f"one of 2 experiments there ({stray})" in errors and "another" in errors
+
+
+def test_doctor_finds_what_manifests_say_wrongly(capsys, tmp_path):
+    shipped = experiments.load("decision")
+    changed = {**shipped.resolved(), "seeds": 80}
+    write_run(tmp_path, "uniform", 0, [0.1], experiment=shipped.resolved(), experiment_hash=shipped.hash)
+    assert run(capsys, "doctor", tmp_path)[0] == 0
+    wrong = write_run(tmp_path, "uniform", 1, [0.1], experiment=changed, experiment_hash=shipped.hash)
+    status, output, _ = run(capsys, "doctor", tmp_path)
+    assert status == 2 and "uniform seed 0: finished, sound" in output
+    assert f"{wrong / 'manifest.json'}: its experiment is not the one that its hash stands for" in output
+    shutil.rmtree(wrong)
+    shutil.copytree(tmp_path / "uniform" / "seed-0000", tmp_path / "uniform" / "seed-0001")
+    status, output, _ = run(capsys, "doctor", tmp_path)
+    assert status == 2 and f"{wrong}: the same method and seed as" in output
+
+
 def test_the_page_says_how_to_repeat_it(capsys, tmp_path):
     folder = sweep(tmp_path, "decision-smoke-until-decided")
     assert run(capsys, "leaderboard", folder, "--export", tmp_path / "x.html")[0] == 0
     page = (tmp_path / "x.html").read_text()
     assert "git checkout abc\nnox -s reproduce -- decision --smoke --until-decided" in page
+    assert run(capsys, "leaderboard", folder, "--html", tmp_path / "y.html")[0] == 0
+    assert (tmp_path / "y.html").read_text() == page
     assert "Published claims" in page  # flow beside uniform was published of others
 
 
