@@ -2,7 +2,8 @@
 
 ==============  =====================================================================================================
 transformers    `harness.rollout.sample`: noise of its own for every key, bitwise repeatable on a CPU
-vllm            vLLM in this process, a seed for every key, its weights replaced by the policy's before each sampling
+vllm            vLLM in each process that trains, a seed for every key, its weights replaced by the policy's before each
+                sampling
 ==============  =====================================================================================================
 
 The two draw different samples for one key, and all arms of an experiment use one engine. vLLM draws what a key's seed
@@ -14,6 +15,7 @@ correction compares with the trainer's.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import math
@@ -32,7 +34,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from harness import provenance, rollout, seeds
+from harness import parallel, provenance, rollout, seeds
 from harness.errors import ExperimentError
 from harness.policy import Policy, merged_weights
 from harness.rollout import Sample
@@ -56,8 +58,15 @@ class EngineError(ExperimentError):
 class Engine(Protocol):
     """What samples."""
 
+    #: Whether it samples by forwards of the policy itself, which then needs its parameters whole all the while, or
+    #: from a copy.
+    forwards: bool
+
     def take(self, model: PreTrainedModel) -> None:
-        """From here on, samples are those of `model` with the weights that it has now."""
+        """From here on, samples are those of `model` with the weights that it has now.
+
+        Where processes share the policy, all of them must call it together.
+        """
 
     def sample(
         self,
@@ -116,6 +125,8 @@ def batch_invariant() -> bool:
 class _Transformers:
     """The policy's own `generate`, `rows` responses at a time."""
 
+    forwards = True
+
     def __init__(self, policy: Policy, rows: int) -> None:
         self.tokenizer, self.rows = policy.tokenizer, rows
         self.take(policy.model)
@@ -156,13 +167,14 @@ class _Transformers:
 
 
 class _Vllm:
-    """vLLM in this process, without prefix caching: what a request draws must not depend on those before it."""
+    """vLLM in this process, without prefix caching: what a request draws must not depend on those before it.
+
+    Each of several training processes has a whole one of its own, and samples its part of the step by itself.
+    """
+
+    forwards = False
 
     def __init__(self, policy: Policy, dtype: str, context: int, rows: int, share: float) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise EngineError(
-                "engine vllm samples in the one process that trains; train in one process, or take engine transformers"
-            )
         self.tokenizer = policy.tokenizer
         self.ends = rollout.end_tokens(policy.model, policy.tokenizer)
         self.running = _instance(policy, dtype, context, rows, share)
@@ -174,9 +186,9 @@ class _Vllm:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         with _guarded("cannot take the policy's weights"), torch.no_grad():
             weights = merged_weights(plain) or plain.state_dict()
-            self.running.llm.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
-            )
+            # One after the other: of a policy that is split over processes, only one is whole at a time.
+            whole = ((name, parallel.whole(weight)) for name, weight in weights.items())
+            self.running.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
 
     def sample(
         self,
@@ -287,7 +299,12 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
         return found
     limit = getattr(configuration.get_text_config(), "max_position_embeddings", None) or context
     context = max(context, min(limit, 64 * math.ceil(context / 64)))
-    close()
+    if found:
+        if parallel.processes() > 1:
+            raise EngineError(
+                "engine vllm of one run on several processes cannot serve another: start it anew"
+            )
+        close()
     os.environ.update(_environment(configuration, dtype, context))
     with _guarded("does not start"), _apart(), tempfile.TemporaryDirectory() as folder:
         configuration.save_pretrained(folder)
@@ -310,6 +327,8 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
                 enable_prefix_caching=False,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
+                # Beside the process group of the training, and not in the way of it.
+                distributed_executor_backend="external_launcher" if parallel.processes() > 1 else None,
             )
         finally:
             torch.set_num_threads = threads
@@ -318,7 +337,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
 
 
 def close() -> None:
-    """Ends this process's vLLM, if one runs, and frees what it holds."""
+    """Ends this process's vLLM, if one runs, and frees what it holds: the process group of the training with it."""
     global _current
     found, _current = _current, None
     if found is not None:
@@ -328,6 +347,14 @@ def close() -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
+
+
+def release() -> None:
+    """Frees what a finished job holds of a GPU, for the process that wants it next; on a CPU an engine is kept."""
+    if torch.cuda.is_available():
+        close()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _environment(configuration: Any, dtype: str, context: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,19 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def generating(trainer: Any) -> Iterator[Any]:
-    """The trainer's policy with whole parameters on every process, and free to make as many forwards as each needs.
+def generating(trainer: Any, forwards: bool) -> Iterator[Any]:
+    """The trainer's policy for an engine: one that makes `forwards` of it finds whole parameters on every process.
 
     A split policy gathers its parameters anew for every token, and a process whose responses end early would leave the
-    others waiting. So they are gathered once, as memory must allow.
+    others waiting. So they are gathered once, as memory must allow. An engine that only takes them asks for each by
+    `whole`, but of ZeRO-3, which knows no other way.
     """
     if trainer.is_deepspeed_enabled:
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             yield model
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    with unsharded(model):
+    with unsharded(model) if forwards else nullcontext():
         yield model
 
 

@@ -221,7 +221,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
             policy,
             experiment.policy.dtype,
             context,
-            settings.rollouts,
+            settings.rollouts // parallel.processes(),
             engines.BESIDE_TRAINING,
         )
         if experiment.engine == engines.VLLM:
@@ -382,7 +382,7 @@ def _rollouts(prompts: list[str], trainer: _RecordedTrainer) -> dict[str, Any]:
     def finished(row: int, one: Sample) -> None:
         trainer.verdicts.ask(keys[row], rows[row]["problem_id"], one)
 
-    with trainer.accelerator.autocast(), parallel.generating(trainer) as model:
+    with trainer.accelerator.autocast(), parallel.generating(trainer, trainer.engine.forwards) as model:
         trainer.engine.take(model)
         samples = trainer.engine.sample(
             prompt_ids,

@@ -386,7 +386,7 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
     import torch
 
     from flowtracer import CreditError
-    from harness import run
+    from harness import engines, run
     from leaderboards import RecordError
     from tasks import TaskError
 
@@ -419,6 +419,7 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
                     done = run.train(*arguments)
                 else:
                     done = run.evaluate(*arguments, known=known)
+            engines.release()  # before the other kind of worker wants the GPU
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):

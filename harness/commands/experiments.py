@@ -216,7 +216,7 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path) -> bo
     from harness import sweep
 
     with sweep.environment():
-        from harness import parallel, run
+        from harness import engines, parallel, run
 
         sweep.quiet()
         if parallel.first():
@@ -243,5 +243,6 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path) -> bo
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
             )
+        engines.close()
         parallel.leave()
     return done
