@@ -233,6 +233,16 @@ def hash_of(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def check_arm(experiment: Experiment, label: str, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Raises ExperimentError where a recorded run of that label had other options, which the hash leaves out."""
+    recorded = manifest["experiment"]["methods"].get(label)
+    if recorded != experiment.resolved()["methods"][label]:
+        raise ExperimentError(
+            f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
+            "give another output folder, or another label to the arm"
+        )
+
+
 def _check_training(training: Training, place: str) -> None:
     micro = training.micro_batch or training.rollouts
     checks = [

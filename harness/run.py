@@ -7,7 +7,6 @@ Both go on where a stopped process left off, and a run that is finished is never
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -33,7 +32,7 @@ from flowtracer import CreditGRPOTrainer, credit
 from harness import engines, parallel, provenance, seeds
 from harness import evaluate as evaluation
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, check_arm
 from harness.policy import Policy, load_policy, merged_weights
 from harness.rollout import Sample, duplicate_share
 from harness.verification import Judged, Verification
@@ -72,14 +71,8 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
 
 def open_run(experiment: Experiment, label: str, seed: int, folder: Path) -> RunWriter:
     """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
-    wanted = manifest(experiment, label, seed)
-    writer = RunWriter(folder, wanted)
-    recorded = writer.manifest["experiment"]["methods"].get(label)
-    if recorded != wanted["experiment"]["methods"][label]:
-        raise ExperimentError(
-            f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
-            "give another output folder, or another label to the arm"
-        )
+    writer = RunWriter(folder, manifest(experiment, label, seed))
+    check_arm(experiment, label, writer.manifest, folder)
     return writer
 
 

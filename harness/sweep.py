@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import ExperimentError
-from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment
+from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment, check_arm
 
 TRAIN, EVALUATE = "train", "evaluate"
 
@@ -127,15 +127,20 @@ def reproduce(
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
     """
+    from leaderboards import read_run
+
     if workers < 1:
         raise ExperimentError(f"--workers must be at least 1, not {workers}")
-    claim(experiment, folder)
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
     seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds)]
     chosen = [[only]] if only else seeds
     jobs = [[_job(folder, label, seed) for label, seed in pairs] for pairs in chosen]
-    done = sum(_finished(job) for job in chain.from_iterable(jobs))
+    finished = [job for job in chain.from_iterable(jobs) if _finished(job)]
+    for job in finished:  # they are not opened again, and must not be of another arm under the same label
+        check_arm(experiment, job.label, read_run(job.folder).manifest, job.folder)
+    claim(experiment, folder)
+    done = len(finished)
     progress.begin(whole * sum(map(len, jobs)), whole * done)
     if only is None and experiment.declaration.stopping == UNTIL_DECIDED:
         rounds = _until_decided(experiment, folder, jobs)

@@ -166,6 +166,18 @@ def test_folders_of_something_else_are_refused(reference, tmp_path):
         sweep.reproduce(other, tmp_path / "new", 0, Recorder())
 
 
+def test_an_arm_with_other_options_is_refused_before_anything_runs(recorded, tmp_path):
+    """The finished runs of a sweep are not opened again: half an arm would be of one kind and half of another."""
+    recorded(("uniform", "flow"), tmp_path / "runs", lambda label, seed: 0.3)
+    text = TOML + "[methods.uniform]\n[methods.flow]\nratio = 0.2\n"
+    other = experiments.from_table(tomllib.loads(text), "tiny", until_decided=True)
+    before = (tmp_path / "runs" / "experiment.json").read_text()
+    with pytest.raises(ExperimentError, match=r"seed-0000 holds the arm flow with other options") as caught:
+        sweep.reproduce(other, tmp_path / "runs", 2, Recorder())
+    assert "another label" in str(caught.value)
+    assert (tmp_path / "runs" / "experiment.json").read_text() == before
+
+
 class Recording:
     """In place of a sweep's processes: a run is one step whose reward is given by `reward(label, seed)`."""
 
