@@ -7,17 +7,19 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from harness.commands import causes, claims, experiments, policies, problems, records
 from harness.commands.shared import MISTAKE, STOPPED, say
+from harness.errors import ExperimentError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
         return say("stopped", STOPPED)
@@ -40,8 +42,15 @@ def _is_mistake(error: Exception) -> bool:
     return any(kind.__name__ in own for kind in type(error).__mro__)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong option is one line, as every other mistake is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ExperimentError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -11,6 +11,7 @@ from typing import Any
 from harness.commands.shared import (
     Bars,
     Commands,
+    add_export,
     add_response_limit,
     command,
     console,
@@ -57,7 +58,7 @@ def add(commands: Commands) -> None:
         metavar="K",
         help="of each prefix, 0 for no values (default: 16)",
     )
-    _add_export(added)
+    add_export(added, (".json", ".md"), "also write it to")
 
     added = command(
         commands,
@@ -82,7 +83,7 @@ def add(commands: Commands) -> None:
     )
     add_response_limit(added)
     added.add_argument("--batch-size", type=int, default=32, metavar="N")
-    _add_export(added)
+    add_export(added, (".json", ".md"), "also write it to")
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -90,7 +91,6 @@ def _replay(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < least:
             raise ExperimentError(f"--{name} {value}: give at least {least}")
-    _check_export(options.export)
     import torch
 
     from harness import experiment as experiments
@@ -148,7 +148,6 @@ def _intervene(options: argparse.Namespace) -> int:
         value = getattr(options, name.replace("-", "_"))
         if value is not None and value < least:
             raise ExperimentError(f"--{name} {value}: give at least {least}")
-    _check_export(options.export)
     import torch
 
     from flowtracer import credit
@@ -170,7 +169,8 @@ def _intervene(options: argparse.Namespace) -> int:
             methods,
             options.samples,
             options.temperature,
-            response_limit(options.max_response_tokens, policy, longest),
+            # What is kept of a response is followed by as many tokens again.
+            response_limit(options.max_response_tokens, policy, longest, responses=2),
             options.masking,
             options.batch_size,
             options.policy,
@@ -192,20 +192,3 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
     for path in export:
         page = to_markdown(title, facts, sheets)
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--export",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="also write it to FILE, .json or .md; may be given twice",
-    )
-
-
-def _check_export(paths: list[Path]) -> None:
-    for path in paths:
-        if path.suffix not in (".json", ".md"):
-            raise ExperimentError(f"--export {path}: the name must end in .json or .md")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.shared import MISTAKE, Commands, command, console, status, write
+from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
 from harness.errors import ExperimentError
 
 #: Exit status of `compare` where the two are not the same; as of diff.
@@ -43,13 +43,7 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
     )
-    added.add_argument(
-        "--export",
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write it to FILE: .json, .csv, .md or, as one page, .html",
-    )
+    add_export(added, FORMATS, "write it, unprinted, to", "--html")
 
     added = command(
         commands,
@@ -66,9 +60,7 @@ def add(commands: Commands) -> None:
 
 def _leaderboard(options: argparse.Namespace) -> int:
     arguments = (options.folders, options.baseline, options.sort, options.filter)
-    if options.export is not None:
-        if options.export.suffix not in FORMATS:
-            raise ExperimentError(f"--export {options.export}: the name must end in {', '.join(FORMATS)}")
+    if options.export:
         _export(options.export, _boards(*arguments))
     elif options.watch:
         _watch(*arguments)
@@ -124,7 +116,7 @@ def _drawn(boards: Boards, width: int) -> Any:
     return Group(*parts, *([render_sheets([together], width)] if together else []))
 
 
-def _export(file: Path, boards: Boards) -> None:
+def _export(files: list[Path], boards: Boards) -> None:
     from harness import claims
     from leaderboards import report
     from leaderboards.page import to_html
@@ -137,8 +129,9 @@ def _export(file: Path, boards: Boards) -> None:
     }
     if len(boards) > 1:
         names = ", ".join(comparison.experiment.get("name", "?") for comparison, _ in boards)
-        raise ExperimentError(f"--export {file}: a file holds one experiment, and these are {names}")
-    write(file, writers[file.suffix](*boards[0]))
+        raise ExperimentError(f"--export {files[0]}: a file holds one experiment, and these are {names}")
+    for file in files:
+        write(file, writers[file.suffix](*boards[0]))
 
 
 def repeat(comparison: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,25 @@ def status(text: str) -> Any:
     return Console(stderr=True).status(text)
 
 
+def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: str, *names: str) -> None:
+    """Adds --export FILE, for files of these suffixes; given several times, it writes several."""
+
+    def named(file: str) -> Path:
+        if Path(file).suffix not in formats:
+            raise argparse.ArgumentTypeError(f"{file}: the name must end in {', '.join(formats)}")
+        return Path(file)
+
+    parser.add_argument(
+        "--export",
+        *names,
+        type=named,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"{text} FILE: {', '.join(formats)}; may be given several times",
+    )
+
+
 def write(path: Path, text: str) -> None:
     """Writes a text file. Raises ExperimentError where that is not possible."""
     try:
@@ -79,12 +98,12 @@ def add_response_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def response_limit(asked: int | None, policy: Any, longest_prompt: int) -> int:
-    """Tokens that a response may have: as asked, else 256 or what the policy's context leaves."""
+def response_limit(asked: int | None, policy: Any, longest_prompt: int, responses: int = 1) -> int:
+    """Tokens that a response may have: as asked, else 256 or what the policy's context leaves to so many in a row."""
     if asked is not None:
         return asked
     context = getattr(policy.model.config, "max_position_embeddings", None) or longest_prompt + 256
-    return max(1, min(256, context - longest_prompt))
+    return max(1, min(256, (context - longest_prompt) // responses))
 
 
 class Bars:

@@ -253,4 +253,4 @@ def test_the_command(tmp_path, capsys):
     assert row["percent"] == 2.3 and row["status"] == "reproduced" and row["found"]["seeds"] == 4
     assert "| flow minus uniform | +2.3 | +2.8 ±0.8 | reproduced |" in (tmp_path / "x.md").read_text()
     assert cli.main(["claims", "--export", str(tmp_path / "x.pdf")]) == 2
-    assert "must end in .json, .md" in capsys.readouterr().err
+    assert "the name must end in .json, .md" in capsys.readouterr().err

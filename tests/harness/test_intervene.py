@@ -198,6 +198,12 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert [arm["name"] for arm in json.loads(data.read_text())["arms"]][:2] == ["none", "random"]
 
 
+def test_without_a_limit_a_response_leaves_room_to_be_continued(capsys):
+    """What is kept of one stands before as many tokens again, and both must fit the policy's context of 64."""
+    wanted = ["intervene", "decision", "decision:contexts=4", "--problems", "4", "--samples", "2"]
+    assert cli.main(wanted) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -207,7 +213,7 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decision", "decision", "--methods", "folw"], "folw"),
         (["decision", "decison"], "decison"),
         (["/nowhere", "decision"], "/nowhere"),
-        (["decision", "decision", "--export", "x.txt"], ".json or .md"),
+        (["decision", "decision", "--export", "x.txt"], ".json, .md"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, capsys):

@@ -318,7 +318,7 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decsion"], "unknown experiment"),
         (["decision", "--batches", "0"], "--batches 0"),
         (["decision", "--methods", "folw"], "folw"),
-        (["decision", "--export", "x.html"], ".json or .md"),
+        (["decision", "--export", "x.html"], ".json, .md"),
         (["decision", "--policy", "/nowhere"], "/nowhere"),
         (["HERE"], "no run in it"),
         (["HERE", "--policy", "decision"], "goes with an experiment"),
