@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flowtracer.errors import CreditError
+
 #: Whether kernels run in triton's interpreter (TRITON_INTERPRET=1), where products of bf16 are silently wrong.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
@@ -193,17 +195,26 @@ def _head_mean_kernel(
         tl.store(target, tl.load(target, mask=inside, other=0.0) + total * weight, mask=inside)
 
 
+#: Rows, columns, warps and pipeline stages of a tile by the width of heads up to which they serve. At most 96 KB of
+#: shared memory, and no registers spilled: at width 128, four warps on 64 x 64 of float32 spill 9 KB a thread.
+_HALF = {128: (128, 64, 8, 2), 256: (64, 32, 4, 2), 512: (64, 32, 8, 1)}
+_FLOAT = {64: (64, 64, 8, 1), 128: (64, 32, 8, 1), 256: (32, 32, 8, 1), 512: (32, 16, 8, 1)}
+
+
 def blocks(dtype: torch.dtype, width: int) -> dict[str, int]:
-    """Tile sizes and launch options for queries of this dtype and head width: at most 100 KB of shared memory."""
+    """Tile sizes and launch options for queries of this dtype and head width. Raises CreditError beyond width 512."""
     padded = max(16, triton.next_power_of_2(width))
-    half = dtype in (torch.float16, torch.bfloat16)
-    wide = padded > 128
+    sizes = _HALF if dtype in (torch.float16, torch.bfloat16) else _FLOAT
+    serves = min((limit for limit in sizes if limit >= padded), default=None)
+    if serves is None:
+        raise CreditError(f"the kernels read attention heads up to {max(sizes)} wide, not {width}")
+    rows, columns, warps, stages = sizes[serves]
     return {
         "BLOCK_WIDTH": padded,
-        "BLOCK_ROWS": 128 if half and not wide else (64 if half or not wide else 32),
-        "BLOCK_COLUMNS": 64 if not wide else 32,
-        "num_warps": 8 if half and not wide else 4,
-        "num_stages": 2 if half else 1,
+        "BLOCK_ROWS": rows,
+        "BLOCK_COLUMNS": columns,
+        "num_warps": warps,
+        "num_stages": stages,
     }
 
 
