@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -44,6 +45,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return {**found, "vllm": vllm_version() or "not installed"}
+
+
+@cache
+def environment_hash() -> str:
+    """sha256 over the name and version of every installed distribution: what a lock file of this environment says."""
+    found = {f"{one.name.lower()}=={one.version}" for one in importlib.metadata.distributions() if one.name}
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 
 
 def check_versions() -> None:

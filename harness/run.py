@@ -60,6 +60,7 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
         "method": label,
         "seed": seed,
         "versions": provenance.versions(),
+        "environment_hash": provenance.environment_hash(),
         "hardware": provenance.hardware(),
         "git_commit": COMMIT,
         "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(),

@@ -482,8 +482,9 @@ def to_html(
     ]
     facts += [("note", note) for note in comparison.notes]
     facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
-    for key in ("versions", "hardware", "git_commit"):
-        places = {_place(score.run.manifest[key]) for score in comparison.scores.values()}
+    for key in ("versions", "environment_hash", "hardware", "git_commit"):
+        manifests = [score.run.manifest for score in comparison.scores.values()]
+        places = {_place(manifest[key]) for manifest in manifests if key in manifest}
         facts += [(key.replace("_", " "), place) for place in sorted(places)]
     body += [
         "<h2>Provenance</h2>",

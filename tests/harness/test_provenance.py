@@ -12,6 +12,24 @@ def test_versions_name_what_results_depend_on():
         assert re.match(r"\d+\.\d+", found[name])
 
 
+def test_the_environment_is_one_hash_of_all_that_is_installed(monkeypatch):
+    """Nine versions are named; the hash stands for the others too, in whatever order they are found."""
+
+    class Installed:
+        def __init__(self, name, version):
+            self.name, self.version = name, version
+
+    def hashed(*found):
+        monkeypatch.setattr("importlib.metadata.distributions", lambda: iter(found))
+        provenance.environment_hash.cache_clear()
+        return provenance.environment_hash()
+
+    one, other = Installed("torch", "2.13.0"), Installed("rich", "14.0")
+    assert hashed(one, other) == hashed(other, one, Installed(None, None))
+    assert hashed(one, other) != hashed(one, Installed("rich", "14.1"))
+    provenance.environment_hash.cache_clear()
+
+
 def test_hardware_and_tier_agree():
     found = provenance.hardware()
     assert found["cores"] >= 1 and found["memory_gigabytes"] >= 1 and found["processor"]

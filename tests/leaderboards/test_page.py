@@ -130,6 +130,13 @@ def test_one_method_alone(tmp_path: Path) -> None:
     assert "1 method, 1 training seed" in "".join(checker.text)
 
 
+def test_the_environment_of_the_runs_stands_in_the_provenance(tmp_path: Path) -> None:
+    write_run(tmp_path, "uniform", 0, [0.1, 0.1], environment_hash="beef")
+    write_run(tmp_path, "uniform", 1, [0.1, 0.1])  # as recorded before there was one
+    text = "".join(page_of(tmp_path)[1].text)
+    assert text.count("environment hash") == 1 and "beef" in text
+
+
 def test_late_rollouts_that_one_method_solves_stand_side_by_side_with_their_credit(tmp_path: Path) -> None:
     for method, verdict in (("uniform", "wrong"), ("flow", "correct")):
         writer = RunWriter(tmp_path / method, manifest(method))
