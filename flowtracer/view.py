@@ -386,7 +386,6 @@ class TerminalView:
         """The ten response tokens of largest throughput."""
         traced = self.trace
         flow = traced.flow.flow
-        edges = traced.flow.edge_flow()
         table = Table(
             title="Response tokens of largest throughput", box=box.SIMPLE_HEAD, title_justify="left"
         )
@@ -395,8 +394,10 @@ class TerminalView:
         table.add_column("share of flow", justify="right")
         table.add_column("largest inflow")
         for position in _largest(flow * traced.response, 10):
-            source = int(edges[position].argmax())
-            share = float(edges[position, source] / flow[position])
+            # A row at a time: a long response has no edges as a whole.
+            inflow = traced.flow.edge_flow(slice(position, position + 1))[0]
+            source = int(inflow.argmax())
+            share = float(inflow[source] / flow[position])
             table.add_row(
                 str(position),
                 Text(

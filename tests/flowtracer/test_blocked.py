@@ -1,7 +1,10 @@
 """Protects the map that is never whole: its tiles, the flow over them, and that memory grows with T, not T squared."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 import flowtracer.blocked
 import flowtracer.flow
@@ -147,6 +150,12 @@ def test_trace_of_a_long_response_holds_no_map(tokenizer, small):
     assert [path for _, path in blocked.backbone(2)] == [path for _, path in dense.backbone(2)]
     with pytest.raises(CreditError, match="do not fit in memory"):
         blocked.to_html()
+    seen = []
+    for traced in (dense, blocked):
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(traced.to_terminal())
+        seen.append(console.export_text())
+    assert seen[0] == seen[1] and "largest inflow" in seen[0]
 
 
 def test_memory_grows_with_the_length_and_not_its_square(monkeypatch):
