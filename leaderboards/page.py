@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
 from leaderboards import estimates, terminal
 from leaderboards.comparison import Arm, Comparison, Problem, RunScores
@@ -280,16 +281,24 @@ def _table(sheet: terminal.Sheet, baseline: str | None = None, heading: str = "h
     )
 
 
-def _answers(score: RunScores, problems: set[Problem]) -> dict[Problem, tuple[str, str]]:
-    """The first sample of each of these problems at the last evaluation: verdict and text."""
+def _answers(score: RunScores, problem: Problem) -> dict[int, tuple[str, str]]:
+    """Sample number to verdict and text, of one problem at the last evaluation."""
     columns = ["task", "problem_id", "sample", "verdict", "text"]
     samples = score.run.table("samples", columns, step=max(score.accuracies))
-    found: dict[Problem, tuple[str, str]] = {}
-    for row in sorted(samples.to_pylist(), key=lambda row: row["sample"]):
-        problem = (row["task"], row["problem_id"])
-        if problem in problems:
-            found.setdefault(problem, (row["verdict"], row["text"]))
-    return found
+    samples = samples.filter((pc.field("task") == problem[0]) & (pc.field("problem_id") == problem[1]))
+    return {row["sample"]: (row["verdict"], row["text"]) for row in samples.to_pylist()}
+
+
+def _flip(mine: RunScores, its: RunScores, problem: Problem, gained: bool) -> list[tuple[str, str]]:
+    """The two answers to the first sample, sampled with the same noise, that one of them solves and the other not."""
+    ours, theirs = _answers(mine, problem), _answers(its, problem)
+    flipped = (
+        sample
+        for sample in sorted(ours)
+        if ((theirs[sample][0] == "correct"), (ours[sample][0] == "correct")) == (not gained, gained)
+    )
+    sample = next(flipped, min(ours))  # none where answers that could not be judged made the difference
+    return [theirs[sample], ours[sample]]
 
 
 def _flips(comparison: Comparison, arm: Arm) -> str:
@@ -315,10 +324,8 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
             parts.append(
                 f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
             )
-            answers = [
-                _answers(comparison.scores[label, seed], {problem})[problem]
-                for label in (comparison.baseline, arm.label)
-            ]
+            mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
+            answers = _flip(mine, its, problem, what == "gained")
             shown = [_text(text) for _, text in answers]
             parts.append(_side_by_side(comparison.baseline, arm, [verdict for verdict, _ in answers], shown))
     return "\n".join([*parts, *rollouts, "</details>"])
@@ -464,9 +471,9 @@ def to_html(
     if any(flips):
         body += [
             "<h2>Problems gained and lost</h2>",
-            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; the first '
-            "sample of each is shown. Training rollouts below them had the same prompt and the same noise; background: "
-            "a token's weight, from the smallest to the largest of the response.</p>",
+            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
+            "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
+            "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
             *flips,
         ]
     body.append(_credit(comparison))

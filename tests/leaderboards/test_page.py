@@ -156,6 +156,24 @@ def test_late_rollouts_that_one_method_solves_stand_side_by_side_with_their_cred
     assert "u#6" in text and "f#6" in text
 
 
+def test_a_flip_is_shown_by_a_sample_that_flips(tmp_path: Path) -> None:
+    """Two wrong answers side by side, under a problem that was gained, would show nothing."""
+    answers = {
+        "uniform": ["wrong", "correct", "wrong", "wrong"],
+        "flow": ["wrong", "wrong", "correct", "correct"],
+    }
+    for method, verdicts in answers.items():
+        writer = RunWriter(tmp_path / method, manifest(method))
+        writer.write("steps", 1, step_row(1))
+        rows = sample_rows(1, [verdicts])
+        writer.write("samples", 1, [{**row, "text": f"{method} {row['sample']}"} for row in rows])
+        writer.finish({})
+    text = "".join(page_of(tmp_path)[1].text)
+    assert "decision/test/0, seed 0: +0.25 of its samples correct" in text
+    assert "uniform 2" in text and "flow 2" in text
+    assert not any(f"{method} {sample}" in text for method in answers for sample in (0, 1, 3))
+
+
 def test_claims_are_shown_as_they_are_handed_in(tmp_path: Path) -> None:
     for method in ("uniform", "flow"):
         write_run(tmp_path, method, 0, [0.1, 0.2])
