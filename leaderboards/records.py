@@ -330,13 +330,9 @@ class RunWriter:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Compact every table, hash it, and declare the run finished with `summary` (plain JSON values)."""
         self._open()
-        steps = self.steps("steps")
-        absent = sorted(set(range(steps[0], steps[-1] + 1)) - set(steps)) if steps else []
-        if absent:
-            raise RecordError(
-                f"{self.folder / 'steps'}: step {absent[0]} is missing between recorded ones; remove the run's "
-                f"folder and run the same command again"
-            )
+        gap = _gap(self.folder, "steps")
+        if gap:
+            raise RecordError(gap)
         hashes, counts = {}, {}
         for table in TABLES:
             digests: dict[int, str] = {}
@@ -359,6 +355,18 @@ class RunWriter:
             raise RecordError(
                 f"{self.folder}: this run is finished, no rows can be added; give another folder"
             )
+
+
+def _gap(folder: Path, table: str) -> str | None:
+    """What is wrong where a part is missing between others; evaluations have steps of their own."""
+    steps = list(_part_paths(folder, table))
+    absent = sorted(set(range(steps[0], steps[-1] + 1)) - set(steps)) if steps else []
+    if not absent:
+        return None
+    return (
+        f"{folder / table}: step {absent[0]} is missing between recorded ones; remove the run's folder and run the "
+        f"same command again"
+    )
 
 
 def _known(table: str) -> None:
@@ -639,6 +647,9 @@ class Run:
     def faults(self) -> list[str]:
         """What is wrong with the run's files, one line each; empty for a sound run. Reads everything."""
         found = []
+        if not self.finished:
+            gaps = [_gap(self.folder, name) for name in ("rollouts", "steps")]
+            found += [gap for gap in gaps if gap]
         for name in TABLES:
             try:
                 now = self.content_hash(name)

@@ -397,6 +397,8 @@ def test_one_step_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_run_with_a_hole_does_not_finish(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "uniform", 0, [0.1] * 4, finish=False)
+    assert read_run(folder).faults() == []
     (folder / "steps" / "step-000002.parquet").unlink()
+    assert ["step 2 is missing" in fault for fault in read_run(folder).faults()] == [True]
     with pytest.raises(RecordError, match="step 2 is missing"):
         new_writer(folder).finish({})
