@@ -493,7 +493,10 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
         run_set_hash=_run_set_hash(finished),
         assay=_assay(ranked, baseline, methods),
         tier=_tier(finished, list(scores.values())),
-        notes=tuple(_notes(runs, finished, scores, methods, sequential)),
+        notes=(
+            *_notes(runs, finished, scores, methods, sequential),
+            *_nothing_learnt([scores[baseline, seed] for seed in _seeds(scores, baseline)], metric, alpha),
+        ),
         scores=scores,
     )
 
@@ -765,6 +768,21 @@ def _notes(
         ]
         if hit:
             yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
+
+
+def _nothing_learnt(scores: Sequence[RunScores], metric: str, alpha: float) -> Iterable[str]:
+    """A comparison by evaluations, in which the baseline cannot be told from its own start, tests no credit."""
+    if metric == "training_reward_area" or any(len(score.accuracies) < 2 for score in scores):
+        return
+    gains = [
+        score.accuracies[max(score.accuracies)] - score.accuracies[min(score.accuracies)] for score in scores
+    ]
+    interval = estimates.t_interval(gains, 1 - alpha)
+    if interval is not None and interval[0] <= 0:
+        yield (
+            f"{scores[0].run.method} itself gains {math.fsum(gains) / len(gains):+.3f} "
+            f"[{interval[0]:+.3f}, {interval[1]:+.3f}] over its start: credit has little to show where little is learnt"
+        )
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

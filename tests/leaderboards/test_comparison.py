@@ -258,6 +258,19 @@ def test_a_look_before_the_last_declared_seed_says_so(tmp_path: Path, stopping: 
     assert not any("declared" in note for note in sweep(tmp_path / "whole", whole, experiment=once).notes)
 
 
+@pytest.mark.parametrize(("ends", "words"), [((1, 2, 3), "gains +0.250 [-0.371, +0.871]"), ((2, 3, 3), None)])
+def test_a_baseline_that_learns_nothing_is_named(
+    tmp_path: Path, ends: tuple[int, ...], words: str | None
+) -> None:
+    """Arms that differ in nothing, where there was nothing to learn, are no finding about credit."""
+    for seed, right in enumerate(ends):
+        evaluations = {0: [["correct"] + ["wrong"] * 3], 2: [["correct"] * right + ["wrong"] * (4 - right)]}
+        own = experiment(["uniform"], metric="final_accuracy")
+        write_run(tmp_path, "uniform", seed, [0.1, 0.1], evaluations, experiment=own)
+    notes = [note for note in compare(load(tmp_path)).notes if "over its start" in note]
+    assert len(notes) == (words is not None) and all(words in note for note in notes)
+
+
 def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
     declared = experiment(["uniform", "oracle_mask"])
     found = sweep(tmp_path, {"uniform": UNIFORM}, experiment=declared)
