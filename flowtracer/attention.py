@@ -453,6 +453,11 @@ class Capture:
         if not self._seen:
             self._token = self._token.to(query.device)
             self._reading.begin(self._token, len(self._layers))
+        if query.device != self._token.device:
+            raise CreditError(
+                f"layer {layer} runs on {query.device}, earlier ones on {self._token.device}: load the model onto one "
+                "device, or trace only layers that share one"
+            )
         self._reading.read(query.detach(), key.detach(), scale, mask, normalizers)
         self._seen.add(layer)
         if len(self._seen) == len(self._layers):

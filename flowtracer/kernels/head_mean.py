@@ -228,22 +228,24 @@ def log_sum_exp(query: Tensor, key: Tensor, *, scale: float, mask: Tensor | None
     if not normalizers.numel():
         return normalizers
     size = blocks(query.dtype, width)
-    _log_sum_exp_kernel[(triton.cdiv(length, size["BLOCK_ROWS"]), heads, batch)](
-        query,
-        key,
-        *_mask_and_strides(mask, normalizers)[:1],
-        normalizers,
-        *query.stride(),
-        *key.stride(),
-        *_mask_and_strides(mask, normalizers)[1:],
-        length,
-        scale,
-        GROUP=heads // key.shape[1],
-        MASKED=mask is not None,
-        WIDTH=width,
-        UPCAST=INTERPRETED,
-        **size,
-    )
+    # Triton launches on the current GPU, which need not be the one that holds this layer.
+    with torch.cuda.device_of(query):
+        _log_sum_exp_kernel[(triton.cdiv(length, size["BLOCK_ROWS"]), heads, batch)](
+            query,
+            key,
+            *_mask_and_strides(mask, normalizers)[:1],
+            normalizers,
+            *query.stride(),
+            *key.stride(),
+            *_mask_and_strides(mask, normalizers)[1:],
+            length,
+            scale,
+            GROUP=heads // key.shape[1],
+            MASKED=mask is not None,
+            WIDTH=width,
+            UPCAST=INTERPRETED,
+            **size,
+        )
     return normalizers
 
 
@@ -273,30 +275,31 @@ def add_head_mean(
         triton.cdiv(rows.stop - rows.start, size["BLOCK_ROWS"]),
         batch,
     )
-    _head_mean_kernel[grid](
-        query,
-        key,
-        *_mask_and_strides(mask, normalizers)[:1],
-        normalizers,
-        out,
-        *query.stride(),
-        *key.stride(),
-        *_mask_and_strides(mask, normalizers)[1:],
-        *normalizers.stride(),
-        *out.stride(),
-        rows.start,
-        rows.stop,
-        columns.start,
-        columns.stop,
-        scale,
-        weight / heads,
-        HEADS=heads,
-        GROUP=heads // key.shape[1],
-        MASKED=mask is not None,
-        WIDTH=width,
-        UPCAST=INTERPRETED,
-        **size,
-    )
+    with torch.cuda.device_of(query):
+        _head_mean_kernel[grid](
+            query,
+            key,
+            *_mask_and_strides(mask, normalizers)[:1],
+            normalizers,
+            out,
+            *query.stride(),
+            *key.stride(),
+            *_mask_and_strides(mask, normalizers)[1:],
+            *normalizers.stride(),
+            *out.stride(),
+            rows.start,
+            rows.stop,
+            columns.start,
+            columns.stop,
+            scale,
+            weight / heads,
+            HEADS=heads,
+            GROUP=heads // key.shape[1],
+            MASKED=mask is not None,
+            WIDTH=width,
+            UPCAST=INTERPRETED,
+            **size,
+        )
 
 
 def _mask_and_strides(mask: Tensor | None, stand_in: Tensor) -> tuple[Any, ...]:

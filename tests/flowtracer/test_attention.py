@@ -349,6 +349,14 @@ def test_masks_that_do_not_fit_are_refused(mask, message):
         take(mask)
 
 
+def test_layers_on_several_devices_are_refused():
+    query = torch.randn(1, 2, 6, 8)
+    capture = Capture([0, 1], torch.ones(1, 6), MeanMap())
+    capture.take(0, query, query, 0.3, None)
+    with pytest.raises(CreditError, match="layer 1 runs on meta, earlier ones on cpu"):
+        capture.take(1, query.to("meta"), query.to("meta"), 0.3, None)
+
+
 def test_one_mask_for_all_sequences_is_each_one_s():
     mask = torch.ones(1, 1, 24, 24, dtype=torch.bool).tril()
     mask[..., 3:, 2] = False
