@@ -40,7 +40,8 @@ class FlowCredit(TwoLevel):
         grows with T (`blocked.BlockedCapacity`). An option of ours, which changes no weight.
 
     Tokens of throughput 0 never get the bonus; ties go to the earliest token. Abstains on a response without an
-    answer, and on one whose answer nothing of the source reaches.
+    answer, on one whose answer nothing of the source reaches, and on one whose flow passes no token that competes: an
+    answer at the very start, with "emitting" or without the answer in the pool.
 
     Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0 (answer the ninth), 4 of them raised:
     1 1.5 1 1.5 1 1 1 1.5 1.5 1.
@@ -95,9 +96,10 @@ class FlowCredit(TwoLevel):
         throughput = context.scores
         assert throughput is not None
         response = context.response
+        pool = response if self.answer_in_pool else response & ~context.answer
         context.abstain_where(~context.answer.any(1), "no answer")
         context.abstain_where(~(throughput > 0).any(1), "answer unreachable")
-        pool = response if self.answer_in_pool else response & ~context.answer
+        context.abstain_where(~((throughput > 0) & pool).any(1), "no token before the answer")
         weights = self.raised_by(throughput, pool, context)
         if self.sign != "both":
             if context.advantage is None:

@@ -576,6 +576,19 @@ def test_flow_abstains_where_nothing_of_the_source_reaches_the_answer():
     assert context.abstentions == {0: "answer unreachable"}
 
 
+@pytest.mark.parametrize("options", [{"answer_rows": "emitting"}, {"answer_in_pool": False}])
+@pytest.mark.parametrize("name", ["flow", "bottom_flow", "shuffled_flow"])
+def test_flow_abstains_where_it_passes_no_token_that_competes(name, options):
+    """The prompt goes straight to an answer at the start: equal weights would be no judgement."""
+    method, context = make(name, answers="first", **options)
+    context.answer[1] = context.answer[1].roll(5)
+    method(context)
+    assert context.abstentions == dict.fromkeys((0, 2, 3), "no token before the answer")
+    method, context = make(name, answers="first")
+    method(context)
+    assert not context.abstentions, "the answer itself competes"
+
+
 def test_flow_rows_of_the_answer():
     """The emitting position is one earlier: here token 9 looks at 2, the answer itself at 8."""
     capacity = torch.zeros(1, 11, 11)
