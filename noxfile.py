@@ -72,6 +72,22 @@ def simulations(session: nox.Session) -> None:
     session.run(str(programs / "python"), "benchmarks/statistics_simulation.py", *options, external=True)
 
 
+@nox.session(venv_backend="none")
+def tests_deepspeed(session: nox.Session) -> None:
+    """One run on two processes by DeepSpeed, beside the shared environment: in that, every training would load it."""
+    programs = shared_environment(session, ".[dev]")
+    folder = SHARED.with_name("deepspeed-" + SHARED.name.removeprefix("shared-"))
+    if not (folder / "deepspeed").is_dir():
+        # Its other requirements are in the shared environment.
+        added = ("deepspeed", "einops", "hjson", "ninja", "py-cpuinfo")
+        pip = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps")
+        session.run(*pip, "--target", str(folder), *added, external=True)
+    command = (str(programs / "pytest"), "-k", "deepspeed", "tests/harness/test_parallel.py")
+    # Six processes load it all: the first should leave its bytecode to the others, whatever this machine's habit.
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
+    session.run(*command, env=environment, external=True)
+
+
 @nox.session(reuse_venv=True)
 def tests_vllm(session: nox.Session) -> None:
     """Rollouts on the CPU build of vLLM, in an environment of their own: TRL behaves otherwise where it finds vLLM."""

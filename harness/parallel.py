@@ -5,8 +5,8 @@ Samples are keyed by problem and number, so a rollout does not depend on which p
 are. The first process alone writes the record, and evaluates after training, in a process of its own.
 
 `harness/accelerate/` holds a configuration for each way to share a policy: `ddp.yaml` copies it to every GPU,
-`fsdp2.yaml` and `zero3.yaml` split parameters, gradients and optimizer, `zero2.yaml` all but the parameters. Those of
-DeepSpeed were loaded by accelerate and never run.
+`fsdp2.yaml` and `zero3.yaml` split parameters, gradients and optimizer, `zero2.yaml` all but the parameters. The
+ZeRO ones need DeepSpeed. All are tested on CPUs over gloo, where DeepSpeed compiles an operator once, for a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,23 @@ def first() -> bool:
 
 
 def join() -> None:
-    """Meets the other processes. Raises ExperimentError where the port for that is taken, or one does not come."""
+    """Meets the other processes.
+
+    Raises ExperimentError where the port for that is taken, one does not come, or DeepSpeed is asked for and missing.
+    """
     from accelerate import PartialState
 
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if deepspeed and find_spec("deepspeed") is None:
+        raise ExperimentError(
+            "this run is launched with DeepSpeed, which is not installed: pip install 'flowtracer[deepspeed]', or take "
+            f"{FOLDER / 'fsdp2.yaml'}"
+        )
     if processes() == 1:
         return
     try:
-        PartialState(cpu=not torch.cuda.is_available())
+        # Told that it has CPUs alone, accelerate would not begin DeepSpeed's own communication.
+        PartialState(cpu=not (torch.cuda.is_available() or deepspeed))
     except (distributed.DistError, RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise ExperimentError(
@@ -104,8 +115,14 @@ def anywhere(here: bool, device: torch.device) -> bool:
 
 
 def whole(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter itself, put together where FSDP2 has split it over processes; every process must ask."""
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    """The parameter's values, put together where it is split over processes; every process must ask."""
+    if hasattr(parameter, "ds_id"):  # DeepSpeed's ZeRO-3
+        from deepspeed import zero
+
+        with zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    values = parameter.detach()
+    return values.full_tensor() if hasattr(values, "full_tensor") else values
 
 
 @contextmanager

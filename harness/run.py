@@ -202,10 +202,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
                 "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
                 f"take {parallel.FOLDER / 'ddp.yaml'}"
             )
-        # Those that DeepSpeed has taken apart cannot be looked at without its help.
-        self.small = (
-            sum(one.numel() for one in self.model.parameters()) <= SMALL and not self.is_deepspeed_enabled
-        )
+        self.small = sum(one.numel() for one in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
         self.start = (
             [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
@@ -353,7 +350,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
         if self.start is None:
             return math.nan
         pairs = zip(self.model.parameters(), self.start, strict=True)
-        moved = (parallel.whole(now.detach()) - then for now, then in pairs)
+        moved = (parallel.whole(now) - then for now, then in pairs)
         return math.sqrt(sum(float(one.double().square().sum()) for one in moved))
 
 
@@ -734,7 +731,5 @@ def parameters_hash(model: torch.nn.Module) -> str:
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         total.update(name.encode())
-        total.update(
-            parallel.whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        )
+        total.update(parallel.whole(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

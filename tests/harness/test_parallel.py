@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from accelerate.commands.config import load_config_from_file
 from safetensors.torch import load_file
 from torch import nn
 
-from harness import ExperimentError, experiment, parallel, run
+from harness import ExperimentError, cli, experiment, parallel, run
 from harness.policy import FOLDER
 from leaderboards import read_run
 
@@ -40,14 +41,21 @@ problems = 4
 """
 
 
-def launch(*arguments):
-    """Runs something in two processes, as accelerate does, and gives what came of it."""
+def launch(*arguments, configuration=None):
+    """Runs something in two processes, as accelerate does or by it, and gives what came of it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    if configuration is not None:
+        command = ["accelerate.commands.launch", "--config_file", str(configuration), "--num_processes", "2"]
+        command += ["--main_process_port", port]
     done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=os.environ
+        [sys.executable, "-m", *command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -155,8 +163,32 @@ def test_configurations_are_read_by_accelerate(name):
 
 def test_a_sharded_policy_trains_as_a_whole_one(file, one, tmp_path):
     """FSDP2 over two CPU processes: see the rest of this file, which the processes run."""
-    assert launch(__file__, file, tmp_path).count("alike") == 2
+    assert launch(__file__, file, tmp_path, "fsdp2").count("alike") == 2
     same_run(one, tmp_path)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed: nox -s tests_deepspeed")
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_two_deepspeed_processes_give_the_record_of_one(file, one, tmp_path, name):
+    """On two CPU processes that accelerate starts with our configuration, three micro-batches an update in each."""
+    small = tmp_path / "tiny.toml"
+    small.write_text(TOML.replace("[evaluation]", "micro_batch = 3\n[evaluation]"))
+    printed = launch(__file__, small, tmp_path, name, configuration=parallel.FOLDER / f"{name}.yaml")
+    assert printed.count("alike") == 2
+    same_run(one, tmp_path)
+
+
+def test_deepspeed_that_is_not_installed_is_one_line(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", str(file), "--method", "flow", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "flowtracer: this run is launched with DeepSpeed, which is not installed: pip install"
+    )
+    assert line.endswith("fsdp2.yaml")
 
 
 def check_abstention(rank):
@@ -233,8 +265,8 @@ def check_fsdp():
     assert run.parameters_hash(whole.model) == run.parameters_hash(split.model)
 
 
-def train_split(file, folder):
-    """A run under accelerate's FSDP2, stopped and resumed. It takes FSDP for GPUs alone, so these CPUs say they are."""
+def begin_fsdp():
+    """Accelerate takes FSDP2 for GPUs alone, so these CPUs say they are."""
     from accelerate import DistributedType, PartialState
 
     settings = load_config_from_file(str(parallel.FOLDER / "fsdp2.yaml")).fsdp_config
@@ -243,21 +275,54 @@ def train_split(file, folder):
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
+
+def begin_deepspeed():
+    """ZeRO-3 leaves small parameters whole, and all of this policy's are small: here it must split them too."""
+    import deepspeed.ops
+    from accelerate import DeepSpeedPlugin
+
+    # Training never uses it, and it takes a minute to compile.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    prepare = DeepSpeedPlugin.__post_init__
+
+    def prepare_all_split(self):
+        prepare(self)
+        self.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    DeepSpeedPlugin.__post_init__ = prepare_all_split
+
+
+def train_split(file, folder, name):
+    """A run whose policy is split, stopped and resumed."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    here, whole = set(), parallel.whole
+    parallel.whole = lambda parameter: (here.add(parameter.numel()), whole(parameter))[1]
     built = experiment.load(str(file))
     assert not run.train(built, "flow", 0, folder, stop=lambda: parallel.first())
-    assert (run.last_checkpoint(folder) / "pytorch_model_fsdp_0").is_dir()
+    parts = {path.name for path in run.last_checkpoint(folder).glob("*/*")}
+    if name == "fsdp2":
+        assert "__0_0.distcp" in parts
+    else:
+        assert "zero_pp_rank_1_mp_rank_00_optim_states.pt" in parts
+        assert (here == {0}) == (name == "zero3")
+    unset_hf_deepspeed_config()  # a new process would know nothing of it
     assert run.train(built, "flow", 0, folder)
 
 
-def main(file, folder):
+def main(file, folder, name):
     """In each of two processes."""
     from torch import distributed
 
-    distributed.init_process_group("gloo")
     torch.set_num_threads(1)
-    check_abstention(distributed.get_rank())
-    check_fsdp()
-    train_split(Path(file), Path(folder))
+    if name == "fsdp2":
+        distributed.init_process_group("gloo")
+        check_abstention(distributed.get_rank())
+        check_fsdp()
+        begin_fsdp()
+    else:
+        begin_deepspeed()
+    train_split(Path(file), Path(folder), name)
     print("alike")
     distributed.destroy_process_group()
 
