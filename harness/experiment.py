@@ -347,12 +347,10 @@ def from_table(
 
 
 def check(experiment: Experiment) -> None:
-    """Looks for the engine, and builds the task and the credit methods: mistakes show before the first run."""
+    """Builds the tasks and the credit methods: mistakes show before the first run."""
     import tasks
     from flowtracer import credit
-    from harness import engines
 
-    engines.check(experiment.engine)
     for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
         task = tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
         if "test" not in task.splits and not (settings is experiment.task and experiment.evaluation.more):

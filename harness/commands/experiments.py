@@ -59,9 +59,9 @@ def add(commands: Commands) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from harness import engines, provenance, sweep
     from harness import experiment as experiments
     from harness import plan as plans
-    from harness import provenance, sweep
 
     provenance.check_versions()
     experiment = experiments.load(
@@ -78,6 +78,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         plans.refuse(found, max(1, min(workers, found.runs)))
     if options.plan:
         return 0
+    engines.check(experiment.engine)
     folder = options.out or Path("runs") / experiment.name
     if "WORLD_SIZE" in os.environ:
         raise ExperimentError("accelerate launch is for one run on several GPUs: give it the command train")
@@ -176,9 +177,9 @@ def show_plan(found: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from harness import engines, provenance, sweep
     from harness import experiment as experiments
     from harness import plan as plans
-    from harness import provenance, sweep
 
     provenance.check_versions()
     experiment = experiments.load(options.experiment, smoke=options.smoke)
@@ -193,6 +194,7 @@ def _train(options: argparse.Namespace) -> int:
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
     plans.refuse(plans.plan(experiment))
+    engines.check(experiment.engine)
     folder = options.out or Path("runs") / experiment.name
     stopped = f"stopped; {folder} is whole: run the same command again, it goes on"
     if "WORLD_SIZE" in os.environ:

@@ -3,20 +3,23 @@
 import pytest
 import torch
 
-from harness import ExperimentError, engines, provenance, run
-from harness import experiment as experiments
+from harness import ExperimentError, cli, engines, provenance, run
 from harness.rollout import sample as plain_sample
 
 
 @pytest.mark.parametrize(
     ("version", "said"), [(None, "not installed; pip install"), ("0.21.1", "0.21.1 was never tested")]
 )
-def test_vllm_missing_or_untested_is_said_before_the_first_run(tiny_experiment, monkeypatch, version, said):
+def test_vllm_missing_or_untested_is_said_before_the_first_run(monkeypatch, tmp_path, capsys, version, said):
+    """But for the plan, which is asked before anything is installed."""
     monkeypatch.setattr(provenance, "vllm_version", lambda: version)
-    built = tiny_experiment()
-    object.__setattr__(built, "engine", "vllm")
-    with pytest.raises(ExperimentError, match=said):
-        experiments.check(built)
+    file = tmp_path / "fast.toml"
+    file.write_text('base = "decision"\nengine = "vllm"\n')
+    out = tmp_path / "runs"
+    for command in (["reproduce", str(file)], ["train", str(file), "--method", "flow"]):
+        assert cli.main([*command, "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err and not out.exists()
+    assert cli.main(["reproduce", str(file), "--plan"]) == 0
 
 
 def test_a_run_on_vllm_never_claims_to_be_bitwise(monkeypatch):
