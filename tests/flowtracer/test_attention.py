@@ -1,6 +1,8 @@
 """Protects the tap: captured attention is the model's own, outputs are untouched, pads are exactly 0."""
 
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +87,12 @@ def test_architectures(architecture):
     torch.testing.assert_close(capture.capacity.double(), expected, rtol=0, atol=2e-6)
     # Against a test that uniform attention would pass.
     assert (expected.amax(-1)[0] * torch.arange(1, 25))[12:].mean() > 1.3
+
+
+def test_the_table_of_architectures_lists_what_is_tested():
+    table = Path(__file__).parents[2].joinpath("docs/architectures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:dense|mixture of experts) \| (.*) \|$", table, re.MULTILINE)
+    assert sorted(", ".join(rows).split(", ")) == sorted({*TESTED, *ARCHITECTURES})
 
 
 @pytest.mark.parametrize(
