@@ -131,6 +131,31 @@ def test_the_tap_on_a_gpu_reads_what_the_cpu_reads(dtype, padded, train):
         torch.testing.assert_close(flow, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_properties(0).total_memory < 70e9,
+    reason="needs a GPU of 80 GB",
+)
+@pytest.mark.gpu
+def test_128k_tokens_of_an_8b_shaped_attention_fit_in_80_gb():
+    """12 layers of 32 query and 8 key heads, 128 wide: 16 GB of queries and keys, and no map of 69 GB."""
+    tokens, device = 2**17, "cuda"
+    torch.cuda.reset_peak_memory_stats()
+    reading = MeanMap()
+    reading.begin(torch.ones(1, tokens, dtype=torch.bool, device=device), layers=12)
+    for _ in range(12):
+        query, key = (
+            torch.randn(1, heads, tokens, 128, dtype=torch.bfloat16, device=device) for heads in (32, 8)
+        )
+        reading.read(query, key, 128**-0.5, None, None)
+    capacity = reading.finish(padded=False)
+    assert isinstance(capacity, BlockedCapacity)
+    position = torch.arange(tokens, device=device).unsqueeze(0)
+    answer = position >= tokens - 8
+    flow = solve_flow(capacity, position < tokens // 4, answer).flow
+    assert float(flow[answer].sum()) == pytest.approx(1.0, rel=1e-3)
+    assert torch.cuda.max_memory_allocated() < 80e9
+
+
 UNIT_STRIDES = {
     "query_width_stride", "key_width_stride", "mask_column_stride", "normalizer_stride", "out_column_stride",
 }  # fmt: skip
