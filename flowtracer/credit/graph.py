@@ -15,6 +15,7 @@ from torch import Tensor
 from flowtracer.attention import Layers, Reading, Rollout
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
+from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 
 
@@ -28,6 +29,10 @@ class _Ranked(TwoLevel):
     def weights(self, context: CreditContext) -> Tensor:
         scores, response = context.scores, context.response
         assert scores is not None
+        if bool((scores < 0).any()):
+            raise CreditError(
+                f"credit {self.name}: attention holds negative entries; probabilities are needed"
+            )
         context.abstain_where(~((scores > 0) & response).any(1), self.silence)
         return self.raised(top(scores, response & (scores > 0), pool_size(response.sum(1), self.ratio)))
 

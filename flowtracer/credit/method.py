@@ -37,6 +37,8 @@ NEEDS = {
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
+#: Those that a method ranks tokens by as they are.
+_RANKED = frozenset({"entropies", "saliency"})
 
 
 @dataclass
@@ -147,6 +149,13 @@ class CreditMethod(ABC):
                 raise CreditError(f"credit {self.name} needs {NEEDS[need]} ({need}) in its context")
         if context.scores is None:
             context.scores = self.score(context)
+        for name in ("scores", *sorted(self.needs & _RANKED)):
+            values = getattr(context, name)
+            # A ranking puts NaN first or nowhere, and says nothing.
+            if values is not None and not bool((values.isfinite() | ~context.response).all()):
+                raise CreditError(
+                    f"credit {self.name}: {name} of a response are not finite; does the forward give finite logits?"
+                )
         weights = self.weights(context).detach().to(torch.float32)
         if weights.shape != context.response.shape:
             raise CreditError(f"credit {self.name} gave weights of shape {tuple(weights.shape)}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from flowtracer.attention import HeadReading, HeadVectors, Layers, Reading
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
+from flowtracer.errors import CreditError
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,15 @@ class _Rhythm(TwoLevel):
         return HeadReading(clip=self.clip, near=self.near, far=self.far)
 
     def vectors(self, context: CreditContext) -> HeadVectors:
-        assert context.head_vectors is not None
-        return context.head_vectors
+        vectors = context.head_vectors
+        assert vectors is not None
+        if not all(
+            bool(part.isfinite().all()) for part in (vectors.reach, vectors.distance, vectors.influence)
+        ):
+            raise CreditError(
+                f"credit {self.name}: attention holds NaN or infinite entries; does the forward give finite logits?"
+            )
+        return vectors
 
     def local_reach(self, context: CreditContext) -> Tensor:
         """WAAD, (B, T): the clipped mean distance that a token looks back, mean over the local heads."""

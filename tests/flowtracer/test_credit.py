@@ -339,6 +339,33 @@ def test_a_weight_that_is_not_finite_or_negative_is_refused():
         Negative()(make("uniform")[1])
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [name for name in NAMES if credit.get(name).needs & {
+    "capacity", "rollout", "head_vectors", "entropies", "saliency", "logprobs"}])  # fmt: skip
+def test_numbers_that_are_not_finite_are_refused(name, wrong):
+    """In what was read of one response token: a ranking would put it first, or nowhere, without a word."""
+    method, context = make(name)
+    for need in method.needs & {"entropies", "saliency", "logprobs"}:
+        getattr(context, need)[0, context.response[0].nonzero()[3]] = wrong
+    for need in method.needs & {"capacity", "rollout"}:
+        at = context.answer[0].nonzero()[0]
+        getattr(context, need)[0, at, at - 3] = wrong
+    if context.head_vectors is not None:
+        context.head_vectors.influence[0, :, context.response[0].nonzero()[3]] = wrong
+        context.head_vectors.reach[0, :, context.response[0].nonzero()[3]] = wrong
+    with pytest.raises(CreditError, match="finite"):
+        method(context)
+
+
+@pytest.mark.parametrize("name", ["flow", "one_hop", "raw_flow", "attention_rollout"])
+def test_negative_attention_is_refused(name):
+    method, context = make(name)
+    for need in method.needs:
+        getattr(context, need).neg_()
+    with pytest.raises(CreditError, match="negative entries"):
+        method(context)
+
+
 # The hand-worked examples of the docstrings: ten response tokens behind one prompt token.
 
 
