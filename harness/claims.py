@@ -172,7 +172,11 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
     # What fails first speaks for an ordering of several.
     order = (CONTRADICTED, NOT_REPRODUCED, CANNOT_TELL, SMALLER, REPRODUCED)
     status, worst = min(verdicts, key=lambda pair: order.index(pair[0]))
-    return Finding(claim, status, worst, "one seed" if worst.seeds < 2 else "", beside)
+    declared = comparison.experiment["seeds"]
+    if worst.seeds < declared:  # a look, and not the declared test
+        reason = f"{worst.seeds} of {declared} declared seeds"
+        return Finding(claim, CANNOT_TELL, worst, reason, beside)
+    return Finding(claim, status, worst, beside=beside)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,16 @@ def no_sync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
-def record(root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5, key=None):
-    """Finished runs of an experiment: whole percents of accuracy, on every task alike, of each seed of each arm."""
+def record(
+    root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5, key=None, seeds=8
+):
+    """Finished runs of an experiment: whole percents of accuracy, on every task alike, of each seed of each arm,
+    again and again up to `seeds`.
+    """
     experiment = experiments.load(name)
     resolved = {**experiment.resolved(), **(changes or {})}
     for label, accuracies in arms.items():
-        for seed, percent in enumerate(accuracies):
+        for seed, percent in enumerate(islice(cycle(accuracies), seeds)):
             own = {
                 "experiment": resolved,
                 "experiment_hash": key or ("other" if changes else experiment.hash),
@@ -107,9 +112,9 @@ def test_a_difference(tmp_path, uniform, flow, status):
     record(tmp_path, {"uniform": uniform, "flow": flow})
     found = finding(tmp_path, "4b-1k-flow-grpo")
     assert found.status == status
-    differences = [one - other for one, other in zip(flow, uniform, strict=True)]
-    assert found.found.value == pytest.approx(sum(differences) / len(differences))
-    assert found.found.seeds == len(flow)
+    differences = list(islice(cycle(one - other for one, other in zip(flow, uniform, strict=True)), 8))
+    assert found.found.value == pytest.approx(sum(differences) / 8)
+    assert found.found.seeds == 8 and not found.reason
     assert not found.beside
     assert finding(tmp_path, "4b-8k-flow-grpo").status == claims.NOT_RUN
 
@@ -185,7 +190,7 @@ def test_an_overhead_may_be_smaller(tmp_path, credit, status):
     record(tmp_path, {"uniform": [37] * 3, "flow": [39] * 3}, seconds_credit=credit)
     found = finding(tmp_path, "overhead-1k")
     assert found.status == status
-    assert found.found.value == pytest.approx(100 * credit / (20 - credit), rel=0.02)
+    assert found.found.value == pytest.approx(100 * credit / (20 - credit), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,14 @@ def test_no_other_run_settles_a_claim(tmp_path, changes):
     assert not finding(tmp_path, "4b-1k-flow").beside and not finding(tmp_path, "4b-growth").beside
     assert finding(tmp_path, "overhead-1k").beside
     sheet = claims.beside(load(tmp_path))
-    assert sheet.rows[0][0] == found.beside[0].experiment and sheet.rows[0][-1] == "4"
+    assert sheet.rows[0][0] == found.beside[0].experiment and sheet.rows[0][-1] == "8"
+
+
+def test_a_look_before_the_last_declared_seed_settles_nothing(tmp_path):
+    record(tmp_path, {"uniform": [37, 38, 36, 37], "flow": [40, 40, 39, 40]}, seeds=7)
+    found = finding(tmp_path, "4b-1k-flow-grpo")
+    assert found.status == claims.CANNOT_TELL and found.reason == "7 of 8 declared seeds"
+    assert found.found.interval[0] > 0
 
 
 @pytest.mark.parametrize("changed", ["flow", "uniform"])
@@ -242,7 +254,7 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["claims", str(tmp_path / "paper-4b-1k"), str(tmp_path / "other")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert any("+2.3" in line and "+2.8 ±0.8" in line and "reproduced" in line for line in lines)
+    assert any("+2.3" in line and "+2.8 ±0.4" in line and "reproduced" in line for line in lines)
     assert any(line.startswith("a-testbed-with-a-name") for line in lines)
     assert cli.main(["claims"]) == 0
     for suffix in ("json", "md"):
@@ -250,7 +262,7 @@ def test_the_command(tmp_path, capsys):
     rows = json.loads((tmp_path / "x.json").read_text())
     assert len(rows) == len(claims.load())
     row = next(row for row in rows if row["id"] == "4b-1k-flow-grpo")
-    assert row["percent"] == 2.3 and row["status"] == "reproduced" and row["found"]["seeds"] == 4
-    assert "| flow minus uniform | +2.3 | +2.8 ±0.8 | reproduced |" in (tmp_path / "x.md").read_text()
+    assert row["percent"] == 2.3 and row["status"] == "reproduced" and row["found"]["seeds"] == 8
+    assert "| flow minus uniform | +2.3 | +2.8 ±0.4 | reproduced |" in (tmp_path / "x.md").read_text()
     assert cli.main(["claims", "--export", str(tmp_path / "x.pdf")]) == 2
     assert "the name must end in .json, .md" in capsys.readouterr().err
