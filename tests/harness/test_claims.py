@@ -22,9 +22,7 @@ def no_sync(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
-def record(
-    root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5, key=None, seeds=8
-):
+def record(root, arms, name="paper-4b-1k", changes=None, tasks=FIVE, seconds_credit=0.5, key=None, seeds=8):
     """Finished runs of an experiment: whole percents of accuracy, on every task alike, of each seed of each arm,
     again and again up to `seeds`.
     """
