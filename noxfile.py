@@ -17,6 +17,8 @@ nox.options.default_venv_backend = "virtualenv"  # uv does not look where pip fi
 SHARED = Path(".nox", f"shared-{sys.version_info.major}.{sys.version_info.minor}").absolute()
 CONSTRAINTS = ("-c", "constraints.txt")
 
+# Environments are installed uncompiled: the first process must leave its bytecode to the others, whatever a machine's habit.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One thread a process: results must not depend on how many workers run, nor on how many cores there are.
 for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
     os.environ.setdefault(name, value)
@@ -83,9 +85,7 @@ def tests_deepspeed(session: nox.Session) -> None:
         pip = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps")
         session.run(*pip, "--target", str(folder), *added, external=True)
     command = (str(programs / "pytest"), "-k", "deepspeed", "tests/harness/test_parallel.py")
-    # Six processes load it all: the first should leave its bytecode to the others, whatever this machine's habit.
-    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
-    session.run(*command, env=environment, external=True)
+    session.run(*command, env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}, external=True)
 
 
 @nox.session(reuse_venv=True)
