@@ -17,7 +17,7 @@ nox.options.default_venv_backend = "virtualenv"  # uv does not look where pip fi
 SHARED = Path(".nox", f"shared-{sys.version_info.major}.{sys.version_info.minor}").absolute()
 CONSTRAINTS = ("-c", "constraints.txt")
 
-# Environments are installed uncompiled: the first process must leave its bytecode to the others, whatever a machine's habit.
+# Environments are installed uncompiled: the first process must leave its bytecode to the others.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One thread a process: results must not depend on how many workers run, nor on how many cores there are.
 for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
