@@ -277,7 +277,8 @@ class Rollout(Reading):
     """Attention rollout (Abnar and Zuidema, 2020, arXiv 2005.00928), (B, T, T) float32; pads 0.
 
     The product over layers of (A + I) / 2 with the head-mean A, later layers to the left: entry [k, i] is the share
-    of position i's input in position k after the last layer. Two maps of memory, one matrix product a layer.
+    of position i's input in position k after the last layer. Three maps of memory, one matrix product a layer; there is
+    no blocked version for sequences whose maps do not fit.
     """
 
     fills: ClassVar[str] = "rollout"
