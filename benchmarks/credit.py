@@ -7,6 +7,8 @@ plain forward        the decoder without its head, no gradient: what the tap sit
 credit               tap and solves, as what they add to that forward
 extra forward        a forward of its own, eager with output_attentions=True, and vectorised solves
 extra forward, loops the same with Python loops for h and f, up to LOOPS tokens
+
+On SmolLM2-135M, and on a GPU then on a random policy of the shape of LARGE, whose training step recomputes activations.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ import psutil
 import torch
 from report import Report, Row, Table, figure, spread
 from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from flowtracer import AttentionTap, solve_flow, traced_layers
+from harness.plan import SHAPES
 from harness.policy import SMOLLM2, load_policy
 
 STEP, FORWARD, CREDIT = "training step", "plain forward", "credit"
@@ -33,6 +37,8 @@ LOOPS = 512
 #: Beyond so many tokens everything is measured once, and its first run counts: each takes a minute or more on a CPU.
 REPEATED = 1024
 ANSWER = 8
+#: What is measured on a GPU beside SmolLM2: a shape that the paper trains. Its weights are random.
+LARGE = "Qwen/Qwen3-4B-Base"
 #: How far apart two ways to the same throughput may be, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -50,7 +56,10 @@ class Case:
         torch.set_num_threads(1 if self.processor_time else measure.cores())
         device = measure.device()
         dtype = "bfloat16" if device == "cuda" else "float32"
-        self.model = load_policy(self.policy, dtype=dtype, attention=self.attention).model.to(device)
+        if self.policy in SHAPES:
+            self.model = shaped(self.policy, getattr(torch, dtype), self.attention, device)
+        else:
+            self.model = load_policy(self.policy, dtype=dtype, attention=self.attention).model.to(device)
         self.dtype = self.model.dtype
         self.decoder = self.model.get_decoder()
         config = self.model.config
@@ -117,6 +126,29 @@ class Case:
     def tap(self) -> AttentionTap:
         """A tap on the traced layers."""
         return AttentionTap(self.model, self.layers)
+
+
+def shaped(name: str, dtype: torch.dtype, attention: str, device: str) -> Qwen3ForCausalLM:
+    """A random policy of the shape called `name`, whose training recomputes activations."""
+    shape = SHAPES[name]
+    config = Qwen3Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        head_dim=shape.head_width,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=shape.tied,
+        dtype=dtype,
+        attn_implementation=attention,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Qwen3ForCausalLM(config)
+    model.gradient_checkpointing_enable()
+    return model.to(dtype).train()
 
 
 def vectorised(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
@@ -205,13 +237,13 @@ def measure_credit(policy: str, tokens: int, repeats: int, processor_time: bool)
 
 def run(settings: measure.Settings) -> Report:
     """All methods at every length, each in a fresh process."""
-    policy = "decision" if settings.smoke else SMOLLM2
+    policies = ["decision" if settings.smoke else SMOLLM2]
+    if measure.device() == "cuda" and not settings.smoke:
+        policies.append(LARGE)
     lengths = [32, 64] if settings.smoke else []
     while not settings.smoke and 256 << len(lengths) <= settings.max_tokens:
         lengths.append(256 << len(lengths))
-    rows: list[Row] = []
-    for tokens in lengths:
-        rows += _at(policy, tokens, settings)
+    found = [[row for tokens in lengths for row in _at(policy, tokens, settings)] for policy in policies]
     kind = (
         "bfloat16 on the GPU"
         if measure.device() == "cuda"
@@ -226,26 +258,24 @@ def run(settings: measure.Settings) -> Report:
         "less: on a CPU it is what the others are divided by."
     )
     text = [
-        f"Policy {policy}, {kind}, one sequence of random tokens. Seconds: median and quartiles of {settings.repeats} "
-        f"repeated runs after one that is not counted, beyond {REPEATED} tokens one run; those of credit are "
+        f"Policy {policies[0]}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
+        f"{settings.repeats} repeated runs after one that is not counted, beyond {REPEATED} tokens one run; those of credit are "
         f"differences of forwards with and without it, taken in turns, and noise where they are hundredths.{own_clock}",
         "Memory: for credit, the peak of the forward with it less the peak without, and beside it how many float32 "
         "maps (T, T) that is, below 1 where the map fits under the forward's own peak; for all else, the peak beyond "
         "the loaded policy. Each training step and each extra forward in a process of its own, as are the pairs of "
         "credit.",
     ]
-    return _report(rows, text)
-
-
-def _report(rows: list[Row], text: list[str]) -> Report:
-    growth = _growth(rows)
-    return Report(
-        name="credit",
-        title="What credit costs, by length",
-        text=text,
-        tables=[Table(COLUMNS, rows), *([Table(GROWTH_COLUMNS, growth)] if growth else [])],
-        plot=partial(plot, rows),
-    )
+    if len(policies) > 1:
+        text.append(
+            f"The first tables are those of {policies[0]}, as is the plot; then come those of a random policy of the "
+            f"shape of {LARGE}, whose training step recomputes activations."
+        )
+    tables = []
+    for rows in found:
+        growth = _growth(rows)
+        tables += [Table(COLUMNS, rows), *([Table(GROWTH_COLUMNS, growth)] if growth else [])]
+    return Report("credit", "What credit costs, by length", text, tables, partial(plot, found[0]))
 
 
 def _at(policy: str, tokens: int, settings: measure.Settings) -> list[Row]:

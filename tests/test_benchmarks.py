@@ -47,6 +47,24 @@ def test_credit(results):
     assert (results / "credit.png").stat().st_size > 10_000
 
 
+def test_credit_of_a_random_policy_of_a_given_shape(monkeypatch):
+    """What is measured of the paper's shapes on a GPU: credit and training run, and agree with an extra forward."""
+    monkeypatch.syspath_prepend(RUN.parent)
+    import credit
+    import torch
+
+    from harness.plan import Shape
+
+    small = Shape(3, 32, 48, 4, 2, 16, 64, True, 128, True)
+    monkeypatch.setitem(credit.SHAPES, "small", small)
+    case = credit.Case("small", 48, True)
+    assert sum(one.numel() for one in case.model.parameters()) == small.parameters
+    case.train()
+    extra = credit.Case("small", 48, True, attention="eager").extra_forward(credit.vectorised)
+    throughput, seconds = case.forward_with_credit()
+    assert seconds > 0 and torch.allclose(throughput, extra, rtol=1e-4)
+
+
 def test_step(results):
     (rows,), page = read(results, "step")
     assert [(row["engine"], row["arm"]) for row in rows] == [
