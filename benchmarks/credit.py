@@ -260,7 +260,8 @@ def run(settings: measure.Settings) -> Report:
     text = [
         f"Policy {policies[0]}, {kind}, one sequence of random tokens. Seconds: median and quartiles of "
         f"{settings.repeats} repeated runs after one that is not counted, beyond {REPEATED} tokens one run; those of "
-        f"credit are differences of forwards with and without it, taken in turns, and noise where they are hundredths.{own_clock}",
+        f"credit are differences of forwards with and without it, taken in turns, and noise where they are hundredths."
+        f"{own_clock}",
         "Memory: for credit, the peak of the forward with it less the peak without, and beside it how many float32 "
         "maps (T, T) that is, below 1 where the map fits under the forward's own peak; for all else, the peak beyond "
         "the loaded policy. Each training step and each extra forward in a process of its own, as are the pairs of "
