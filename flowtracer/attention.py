@@ -269,7 +269,7 @@ def _check_room(needed: int, token: Tensor) -> None:
         batch, length = token.shape
         raise CreditError(
             f"the attention map of {batch} x {length} tokens takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-            f"free: take fewer sequences at once, or dense_tokens below {length} to keep no map"
+            f"free: take fewer sequences at once, or dense_tokens below {length}, where a method has it, to keep none"
         )
 
 

@@ -32,7 +32,8 @@ class FlowCredit(TwoLevel):
     answer_rows: "answer" (the answer tokens themselves) or "emitting" (the positions one earlier, which emit them).
     answer_in_pool: whether answer tokens compete for the 40%.
     first_token: "keep" the attention sink, or "drop" it and renormalise the rows.
-    sign: apply weights to "both" signs of the advantage, or only to "positive" or "negative" ones (others weigh 1).
+    sign: apply weights to "both" signs of the advantage, or only to "positive" or "negative" ones (others weigh 1, but
+        for those that abstain, as for any other).
     abstain: what a response without an answer gets, "mean" (the mean weight of the batch's others) or "one".
     shape: "levels", or "continuous" (the paper's ablation, whose formula is unpublished): 1 + c tau, with c such that
         the response keeps the mean weight that the two levels would give it.

@@ -12,6 +12,7 @@ from harness.commands.shared import (
     add_response_limit,
     command,
     console,
+    output,
     response_limit,
     status,
     task_named,
@@ -63,7 +64,7 @@ def add(commands: Commands) -> None:
         "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
     )
     add_response_limit(added)
-    added.add_argument("--html", type=Path, metavar="FILE", help="also write a page for the browser")
+    added.add_argument("--html", type=output, metavar="FILE", help="also write a page for the browser")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

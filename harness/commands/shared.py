@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: st
     def named(file: str) -> Path:
         if Path(file).suffix not in formats:
             raise argparse.ArgumentTypeError(f"{file}: the name must end in {', '.join(formats)}")
-        return Path(file)
+        return output(file)
 
     parser.add_argument(
         "--export",
@@ -62,6 +63,14 @@ def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: st
         metavar="FILE",
         help=f"{text} FILE: {', '.join(formats)}; may be given several times",
     )
+
+
+def output(file: str) -> Path:
+    """A file to be written; where that is hopeless, it is said before the work and not after it."""
+    folder = Path(file).absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder} that can be written to")
+    return Path(file)
 
 
 def write(path: Path, text: str) -> None:

@@ -31,6 +31,8 @@ def run(capsys, *arguments):
         (["leaderboard", "{tmp}/none"], "no such folder"),
         (["leaderboard", "{tmp}", "--export", "x.pdf"], "must end in .json, .csv, .md, .html"),
         (["doctor", "{tmp}"], "no run in it"),
+        (["claims", "--export", "{tmp}/none/x.md"], "there is no folder {tmp}/none that can be written to"),
+        (["trace", "--html", "{tmp}/none/x.html"], "there is no folder {tmp}/none that can be written to"),
         (["evaluate", "no-such-policy", "decision"], "no-such-policy"),
         (["evaluate", "decision", "gsm9k"], "unknown task 'gsm9k'"),
         (["trace", "--task", "gsm9k"], "unknown task 'gsm9k'"),
