@@ -376,7 +376,8 @@ def plot(rows: list[Row], path: Path) -> None:
             measured = [row for row in rows if row["method"] == method and "seconds" in row]
             tokens = [row["tokens"] for row in measured]
             if label == "seconds":
-                values = [row["seconds"]["median"] for row in measured]
+                # A difference of two forwards may be negative, which no such axis can show.
+                values = [(row.get("own_clock") or row["seconds"])["median"] for row in measured]
             else:
                 values = [row["megabytes"] for row in measured]
             axes.loglog(tokens, values, marker="o", linewidth=3 if method == CREDIT else 1.5, label=method)
