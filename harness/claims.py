@@ -122,12 +122,16 @@ def judge(claims: Iterable[Claim], runs: Sequence[Run]) -> list[Finding]:
 
     Raises RecordError for runs that cannot be compared.
     """
-    comparisons = [
+    comparisons = _compared(runs)
+    return [_judge(claim, comparisons) for claim in claims]
+
+
+def _compared(runs: Sequence[Run]) -> list[Comparison]:
+    return [
         compare(group, baseline=experiments.BASELINE)
         for group in by_experiment(runs).values()
         if any(run.finished and run.method == experiments.BASELINE for run in group)
     ]
-    return [_judge(claim, comparisons) for claim in claims]
 
 
 def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
@@ -366,9 +370,11 @@ def beside(runs: Sequence[Run]) -> Sheet | None:
     return Sheet("Runs that settle no claim", columns, tuple(rows), note, words=(0, 1, 2, 3))
 
 
-def about(runs: Sequence[Run]) -> list[Sheet]:
-    """The tables of those claims of which these runs say anything."""
-    findings = [one for one in judge(load(), runs) if one.status != NOT_RUN or one.beside]
+def about(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
+    """The tables of those claims of which these runs of one experiment, compared already, say anything."""
+    comparisons = [comparison] if comparison.baseline == experiments.BASELINE else _compared(runs)
+    every = (_judge(claim, comparisons) for claim in load())
+    findings = [one for one in every if one.status != NOT_RUN or one.beside]
     others = beside(runs)
     return [*sheets(findings), *([others] if others else [])] if findings else []
 

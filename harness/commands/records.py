@@ -125,7 +125,9 @@ def _export(files: list[Path], boards: Boards) -> None:
         ".json": report.to_json,
         ".csv": report.to_csv,
         ".md": report.to_markdown,
-        ".html": lambda comparison, runs: to_html(comparison, runs, repeat(comparison), claims.about(runs)),
+        ".html": lambda comparison, runs: to_html(
+            comparison, runs, repeat(comparison), claims.about(comparison, runs)
+        ),
     }
     if len(boards) > 1:
         names = ", ".join(comparison.experiment.get("name", "?") for comparison, _ in boards)
