@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -102,24 +102,28 @@ def start(name: str, policy: Policy, dtype: str, context: int, rows: int, share:
 
     dtype: what vLLM computes in, one of `harness.policy.DTYPES`; transformers takes the policy as it is. context:
     tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most. share:
-    of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`.
+    of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the GPU.
     """
     check(name)
     if name == TRANSFORMERS:
+        if share == ALONE and torch.cuda.is_available():
+            cast(Any, policy.model).to("cuda")  # one that trains is where the trainer has put it
         return _Transformers(policy, rows)
     return _Vllm(policy, dtype, context, rows, share)
 
 
 def tier(name: str) -> str:
     """The tier of determinism that a run started here on this engine can claim."""
-    if name == TRANSFORMERS:
-        return provenance.tier()
-    return provenance.ROLLOUTS if batch_invariant() else provenance.DISTRIBUTION
+    return provenance.tier() if name == TRANSFORMERS else provenance.DISTRIBUTION
 
 
-def batch_invariant() -> bool:
-    """Whether vLLM's kernels here give a row the same values whatever its batch: on GPUs of capability 8.0 and up."""
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+def batch_invariant(share: float) -> bool:
+    """Whether a row's values do not depend on its batch in a vLLM with that share of a GPU, of capability 8.0 and up.
+
+    Only where it is alone. vLLM 0.31 replaces torch's own products for the whole process: by ones that have no backward
+    (capability 8.x), or that round float32, the angles of rotary positions with it, to TF32 (9.0 and up).
+    """
+    return share == ALONE and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 class _Transformers:
@@ -305,7 +309,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
                 "engine vllm of one run on several processes cannot serve another: start it anew"
             )
         close()
-    os.environ.update(_environment(configuration, dtype, context))
+    os.environ.update(_environment(configuration, dtype, context, share))
     with _guarded("does not start"), _apart(), tempfile.TemporaryDirectory() as folder:
         configuration.save_pretrained(folder)
         warnings.simplefilter("ignore")
@@ -357,15 +361,14 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def _environment(configuration: Any, dtype: str, context: int) -> dict[str, str]:
+def _environment(configuration: Any, dtype: str, context: int, share: float) -> dict[str, str]:
     """The variables that vLLM reads: before it is imported, some of them."""
     wanted = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where weights and seeds are
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_BATCH_INVARIANT": str(int(batch_invariant(share))),
     }
-    if batch_invariant():
-        wanted["VLLM_BATCH_INVARIANT"] = "1"
     if not torch.cuda.is_available() and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         text = configuration.get_text_config()
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

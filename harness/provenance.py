@@ -31,7 +31,7 @@ PACKAGES = (
 )
 
 #: T0 bitwise on the same CPU model and versions with one thread a worker; T1 the same rollouts on the same GPU and
-#: batch-invariant engine; T2 the same distribution.
+#: batch-invariant engine, which none that trains here is yet; T2 the same distribution.
 BITWISE, ROLLOUTS, DISTRIBUTION = "T0", "T1", "T2"
 
 

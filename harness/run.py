@@ -63,7 +63,8 @@ def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
         "environment_hash": provenance.environment_hash(),
         "hardware": provenance.hardware(),
         "git_commit": COMMIT,
-        "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(),
+        # Of the evaluation's engine: none that samples for training can be.
+        "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(engines.ALONE),
         "processes": parallel.processes(),
         # Several processes add up their gradients in an order of their own.
         "tier": engines.tier(experiment.engine) if parallel.processes() == 1 else provenance.DISTRIBUTION,
@@ -430,7 +431,7 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
             f"{settings.rollouts} rollouts a step in micro-batches of {settings.micro_batch or 'all'} cannot be dealt "
             f"out to {parallel.processes()} processes; give another number with --num_processes"
         )
-    return GRPOConfig(
+    config = GRPOConfig(
         output_dir=str(folder),
         seed=seeds.integer(seeds.key("initialisation", seed)),
         max_steps=settings.steps * settings.updates_per_batch,
@@ -471,6 +472,9 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         report_to=[],
         disable_tqdm=True,
     )
+    # One process that sees several GPUs would train on all of them, and take as many times the declared rollouts.
+    config._n_gpu = min(config.n_gpu, 1)
+    return config
 
 
 def adapters_of(settings: Training) -> Any | None:

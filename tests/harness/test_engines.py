@@ -1,7 +1,10 @@
 """Protects the choice of an engine where vLLM is not at hand: mistakes and breakdowns are one line with the way out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from harness import ExperimentError, cli, engines, provenance, run
 from harness.rollout import sample as plain_sample
@@ -22,11 +25,42 @@ def test_vllm_missing_or_untested_is_said_before_the_first_run(monkeypatch, tmp_
     assert cli.main(["reproduce", str(file), "--plan"]) == 0
 
 
-def test_a_run_on_vllm_never_claims_to_be_bitwise(monkeypatch):
+def test_a_run_on_vllm_never_claims_to_be_bitwise():
     assert engines.tier("transformers") == provenance.tier()
-    assert engines.tier("vllm") == ("T1" if engines.batch_invariant() else "T2")
-    monkeypatch.setattr(engines, "batch_invariant", lambda: True)
-    assert engines.tier("vllm") == "T1"
+    assert engines.tier("vllm") == provenance.DISTRIBUTION
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_batch_invariant_kernels_stay_out_of_a_process_that_trains(monkeypatch, capability):
+    """They take the place of torch's own there: the first backward fails, or rotary positions are rounded."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    for share, wanted in ((engines.BESIDE_TRAINING, "0"), (engines.ALONE, "1")):
+        assert engines._environment(None, "bfloat16", 64, share)["VLLM_BATCH_INVARIANT"] == wanted
+
+
+def test_a_policy_is_evaluated_where_there_is_a_gpu_on_it(monkeypatch):
+    """Loaded policies are on the CPU; one that trains is where the trainer has put it."""
+    places = []
+    policy = SimpleNamespace(tokenizer=None, model=SimpleNamespace(to=places.append))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for share, wanted in ((engines.BESIDE_TRAINING, []), (engines.ALONE, ["cuda"])):
+        engines.start("transformers", policy, "float32", 64, 8, share)
+        assert places == wanted
+
+
+def test_one_process_trains_on_one_gpu_however_many_it_sees(monkeypatch, tmp_path, tiny_experiment):
+    """transformers would copy the policy to each, and draw as many times the rollouts of a step."""
+
+    def sees_eight(self):
+        if not hasattr(self, "distributed_state"):
+            self._n_gpu, self.distributed_state = 8, None
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(sees_eight))
+    settings = tiny_experiment().training
+    assert run.grpo_config(settings, "float32", 0, tmp_path).train_batch_size == settings.rollouts
 
 
 @pytest.mark.parametrize(

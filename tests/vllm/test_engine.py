@@ -116,7 +116,7 @@ def test_a_key_decides_its_sample_whatever_is_around_it() -> None:
 
 
 def test_tiers_promise_no_more_than_was_shown() -> None:
-    assert engines.tier("vllm") == ("T1" if engines.batch_invariant() else "T2")
+    assert engines.tier("vllm") == "T2"
 
 
 def test_no_generator_outside_moves() -> None:
