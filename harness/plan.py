@@ -8,7 +8,7 @@ forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and atten
 training       3 forwards; 4 with gradient checkpointing; with adapters 2 and 3: frozen weights get no gradient
 old log-probs  1 more forward where a batch feeds several updates, or where another engine sampled
 decoding       the longest of: FLOPs; reading weights and cache once a token; 1 ms a layer of Python and launches
-               (on a CPU the first and the last together)
+               (on a CPU the first and the last together); transformers draws the noise of every row on one CPU thread
 activations    a layer's saved tensors in multiples of its widths, counted on models of transformers 5.17
 =============  ======================================================================================================
 """
@@ -35,6 +35,8 @@ UTILISATION, BANDWIDTH = 0.4, 0.6
 #: Seconds of Python and kernel launches a layer and decoding step (transformers' generate; a tenth is assumed of vLLM),
 #: and of a training step of TRL beyond its arithmetic. Measured on the embedded testbed, assumed of a GPU.
 LAUNCH, STEP = 1e-3, 0.03
+#: Seconds in which transformers draws the noise of a row for one token of the vocabulary, on one thread: measured.
+NOISE = 8e-9
 #: Bytes of a recorded rollout token (ids, weights, two log-probabilities, text; compressed): measured.
 RECORD = 16
 #: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
@@ -249,8 +251,9 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
             flops += evaluations * count * shape.forward(prompt + response)
             batch = experiment.evaluation.batch_size
             batches = evaluations * count / batch
-            seconds += batches * _decoding(shape, batch, prompt, response, 2 + 2 * (not bfloat16), device)
-            gpu_seconds += batches * _decoding(shape, batch, prompt, response, 2 + 2 * (not bfloat16), gpu)
+            work = (shape, experiment.engine, batch, prompt, response, 2 + 2 * (not bfloat16))
+            seconds += batches * _decoding(*work, device)
+            gpu_seconds += batches * _decoding(*work, gpu)
     needs = {label: memory(experiment, label, shape, prompt, device) for label in experiment.methods}
     arm = max(needs, key=lambda label: total(needs[label]))
     training = experiment.training_of(arm)
@@ -450,20 +453,20 @@ def _seconds(
 ) -> float:
     """Seconds of a step on one device."""
     _, trained = _step(shape, training, engine, prompt)
-    value, launches = 2 if bfloat16 else 4, 0.1 if engine == "vllm" else 1.0
     response = training.max_response_tokens
-    sampling = _decoding(shape, training.rollouts, prompt, response, value, device, launches)
+    sampling = _decoding(shape, engine, training.rollouts, prompt, response, 2 if bfloat16 else 4, device)
     reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
     return sampling + trained / reached + STEP
 
 
 def _decoding(
-    shape: Shape, rows: int, prompt: int, response: int, value: int, device: Device, launches: float = 1.0
+    shape: Shape, engine: str, rows: int, prompt: int, response: int, value: int, device: Device
 ) -> float:
     """Seconds in which `rows` responses are sampled as one batch."""
     reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
     arithmetic = rows * shape.forward(prompt + response) / reached
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
-    waiting = response * shape.layers * LAUNCH * launches
+    drawing = 0.0 if engine == "vllm" else rows * shape.vocabulary * NOISE
+    waiting = response * (shape.layers * LAUNCH * (0.1 if engine == "vllm" else 1.0) + drawing)
     return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting
