@@ -351,7 +351,8 @@ class _RecordedTrainer(CreditGRPOTrainer):
         if self.start is None:
             return math.nan
         pairs = zip(self.model.parameters(), self.start, strict=True)
-        moved = (parallel.whole(now) - then for now, then in pairs)
+        # A policy that is split was still on the CPU when it began.
+        moved = (parallel.whole(now).cpu() - then.cpu() for now, then in pairs)
         return math.sqrt(sum(float(one.double().square().sum()) for one in moved))
 
 

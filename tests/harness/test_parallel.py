@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_two_processes_give_the_record_of_one(file, one, tmp_path):
     run.policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(run.policy_folder(folder, 2))
     same_run(one, folder)
+
+
+def test_the_distance_of_a_policy_that_was_moved_since_it_began():
+    """FSDP and DeepSpeed take it to its GPUs when training begins; the start stays where the policy was loaded."""
+
+    class OnGpu:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return torch.full((2,), 3.0)
+
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(parameters=lambda: [OnGpu()]), start=[torch.tensor([0.0, 7.0])]
+    )
+    assert run._RecordedTrainer._distance(trainer) == 5.0
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):
