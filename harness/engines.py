@@ -8,8 +8,8 @@ vllm            vLLM in each process that trains, a seed for every key, its weig
 
 The two draw different samples for one key, and all arms of an experiment use one engine. vLLM draws what a key's seed
 gives, on a CPU the lower 32 bits of it: torch's generator there keeps no more. Both return the log-probabilities of
-the distribution that was sampled from, after temperature, top-k and top-p, which is what TRL's importance-sampling
-correction compares with the trainer's.
+the distribution that was sampled from, after temperature, top-k and top-p. Of the whole one, TRL's importance-sampling
+correction compares them with the trainer's; of one that top-k or top-p cut, there is no correction.
 """
 
 from __future__ import annotations

@@ -457,7 +457,9 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         epsilon_high=settings.clip_range_high,
         mask_truncated_completions=settings.mask_truncated,
         beta=settings.kl_coefficient,
-        vllm_importance_sampling_correction=True,  # where the engine is vLLM; the mode and its bound are TRL's own
+        # Where the engine is vLLM; the mode and its bound are TRL's own. It compares with the trainer's whole
+        # distribution: what top-k and top-p leave out would be taken for a gap, and a long response count for nothing.
+        vllm_importance_sampling_correction=settings.top_k == 0 and settings.top_p == 1,
         vllm_importance_sampling_mode="sequence_mask",
         vllm_importance_sampling_clip_max=3.0,
         shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
