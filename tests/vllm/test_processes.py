@@ -11,7 +11,7 @@ from torch import distributed
 
 from harness import engines, experiment, run
 from leaderboards import read_run
-from tests.harness.test_parallel import TOML, launch, same_run, train_split
+from tests.harness.test_parallel import TOML, begin_fsdp, launch, same_run, train_split
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -58,5 +58,6 @@ def test_a_split_policy_is_put_together_for_each_engine(file: Path, one: Path, t
 
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
-    train_split(Path(sys.argv[1]), Path(sys.argv[2]))
+    begin_fsdp()
+    train_split(Path(sys.argv[1]), Path(sys.argv[2]), "fsdp2")
     engines.close()
