@@ -27,7 +27,7 @@ TEMPLATE = (
 def small(name):
     """The experiment at a toy's size, with its arms uniform and flow: what is no size stays as declared.
 
-    But for bfloat16, which is slow on a CPU and has tests of its own.
+    But for bfloat16, which is slow on a CPU, and vLLM, which is not installed here: both have tests of their own.
     """
     built = experiment.load(name)
     training = dataclasses.replace(
@@ -45,6 +45,7 @@ def small(name):
     return dataclasses.replace(
         built,
         policy=dataclasses.replace(built.policy, dtype="float32"),
+        engine="transformers",
         seeds=1,
         training=training,
         evaluation=evaluation,
