@@ -316,12 +316,14 @@ def flat_gradient(model: torch.nn.Module, signs: torch.Tensor | None) -> NDArray
     The projection adds up every SKETCH-th entry under random signs: inner products keep their expectation (the count
     sketch of Charikar, Chen, Farach-Colton 2002, with a fixed bucket for each entry).
     """
-    parts = [
-        (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).detach().float().flatten()
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
-    vector = torch.cat(parts).cpu()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # One parameter at a time: put together on a GPU, the vector would take as much of its memory as the policy.
+    vector = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    for part, parameter in zip(
+        vector.split([parameter.numel() for parameter in parameters]), parameters, strict=True
+    ):
+        if parameter.grad is not None:
+            part.copy_(parameter.grad.detach().flatten())
     if signs is None:
         return vector.numpy()
     vector *= signs
