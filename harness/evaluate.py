@@ -54,6 +54,7 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     engine: str = engines.TRANSFORMERS,
     kept: Kept | None = None,
+    server: str | None = None,
 ) -> list[dict[str, Any]]:
     """`samples` answers to each problem, one row a sample, ordered by problem and sample.
 
@@ -61,8 +62,9 @@ def evaluate(
     response_tokens (the end token counts), finish_reason, verdict, reward (None where it could not be judged). The
     noise of a sample is named by task, problem id and sample index: every policy is asked with the same.
 
-    engine: "transformers" samples `batch_size` responses at a time, "vllm" has as many at work. kept: samples of an
-    evaluation that was stopped; they are not drawn again, and those that finish now are added.
+    engine: "transformers" samples `batch_size` responses at a time, "vllm" has as many at work. server: the address of
+    the vLLM that samples, None for one in this process. kept: samples of an evaluation that was stopped; they are not
+    drawn again, and those that finish now are added.
 
     Scored by `lm_eval.evaluate`. Its wrapper `simple_evaluate` would also reseed python, numpy and torch, and
     collect the machine's particulars for a second or more; this touches no global generator. lm-eval reads
@@ -85,7 +87,16 @@ def evaluate(
             f"{samples} samples at temperature 0 are {samples} copies: set samples = 1, or a temperature above 0"
         )
     model = _Model(
-        policy, task, problems, max_new_tokens, temperature, batch_size, progress, engine, kept or Kept()
+        policy,
+        task,
+        problems,
+        max_new_tokens,
+        temperature,
+        batch_size,
+        progress,
+        engine,
+        server,
+        kept or Kept(),
     )
     scorer = _Scorer()
     with _quiet():
@@ -209,12 +220,13 @@ class _Model(LM):
         batch_size: int,
         progress: Progress,
         engine: str,
+        server: str | None,
         kept: Kept,
     ) -> None:
         super().__init__()
         self.policy, self.task, self.problems, self.progress = policy, task, problems, progress
         self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
-        self.engine, self.kept = engine, kept
+        self.engine, self.server, self.kept = engine, server, kept
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         asked: Counter[int] = Counter()
@@ -269,6 +281,7 @@ class _Model(LM):
             max(map(len, prompts)) + self.max_new_tokens,
             self.batch_size,
             engines.ALONE,
+            self.server,
         )
         with Verification(self.task) as verification:
             started.sample(prompts, keys, self.max_new_tokens, self.temperature, finished=finished)

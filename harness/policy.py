@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -175,6 +175,13 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     _, found, after = text.rpartition("the answer")
     ids = tokenizer(after, add_special_tokens=False).input_ids if found and after else []
     return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
+
+
+def to_gpu(policy: Policy) -> Policy:
+    """The same policy, moved to this machine's GPU where it has one."""
+    if torch.cuda.is_available():
+        cast(Any, policy.model).to("cuda")
+    return policy
 
 
 def merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:

@@ -29,7 +29,7 @@ from trl import GRPOConfig
 
 import tasks
 from flowtracer import CreditGRPOTrainer, credit
-from harness import engines, parallel, provenance, seeds
+from harness import engines, parallel, provenance, seeds, served
 from harness import evaluate as evaluation
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training, check_arm
@@ -52,28 +52,35 @@ VERIFICATION_SECONDS = 60.0
 Report = Callable[[str, int, int], None]
 
 
-def manifest(experiment: Experiment, label: str, seed: int) -> dict[str, Any]:
+def manifest(experiment: Experiment, label: str, seed: int, server: str | None = None) -> dict[str, Any]:
     """What a run's manifest holds: the experiment with all its arms, whose run this is, and where it was made."""
+    versions = provenance.versions()
+    # Of the evaluation's engine: none that samples in a process that trains can be.
+    invariant = experiment.engine == engines.VLLM and engines.batch_invariant(engines.ALONE)
+    if server is not None:
+        found = served.describe(server)
+        versions, invariant = {**versions, "vllm": found.version}, found.batch_invariant
     return {
         "experiment": experiment.resolved(),
         "experiment_hash": experiment.hash,
         "method": label,
         "seed": seed,
-        "versions": provenance.versions(),
+        "versions": versions,
         "environment_hash": provenance.environment_hash(),
         "hardware": provenance.hardware(),
         "git_commit": COMMIT,
-        # Of the evaluation's engine: none that samples for training can be.
-        "batch_invariant": experiment.engine == engines.VLLM and engines.batch_invariant(engines.ALONE),
+        "batch_invariant": invariant,
         "processes": parallel.processes(),
         # Several processes add up their gradients in an order of their own.
         "tier": engines.tier(experiment.engine) if parallel.processes() == 1 else provenance.DISTRIBUTION,
     }
 
 
-def open_run(experiment: Experiment, label: str, seed: int, folder: Path) -> RunWriter:
+def open_run(
+    experiment: Experiment, label: str, seed: int, folder: Path, server: str | None = None
+) -> RunWriter:
     """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
-    writer = RunWriter(folder, manifest(experiment, label, seed))
+    writer = RunWriter(folder, manifest(experiment, label, seed, server))
     check_arm(experiment, label, writer.manifest, folder)
     return writer
 
@@ -190,6 +197,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
         writer: RunWriter,
         report: Report,
         context: int,
+        server: str | None,
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
@@ -215,6 +223,7 @@ class _RecordedTrainer(CreditGRPOTrainer):
             context,
             settings.rollouts // parallel.processes(),
             engines.BESIDE_TRAINING,
+            server,
         )
         if experiment.engine == engines.VLLM:
             # TRL's importance-sampling correction, without its own engine. What it would load before a generation,
@@ -509,11 +518,12 @@ def train(
     folder: Path,
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
+    server: str | None = None,
 ) -> bool:
     """Trains one run from where it stands. True when its last step is done; False when `stop` asked it to stop.
 
-    `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
-    continues bit for bit.
+    server: the address of the vLLM that samples, None where the engine is in this process. `stop` is asked where a new
+    rollout batch begins; the run then saves a checkpoint, from which calling this again continues bit for bit.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -526,7 +536,7 @@ def train(
     parallel.join()
     # The other processes of a run on several write nothing.
     writer = (
-        open_run(experiment, label, seed, folder)
+        open_run(experiment, label, seed, folder, server)
         if parallel.first()
         else cast(Any, SimpleNamespace(folder=folder))
     )
@@ -554,6 +564,7 @@ def train(
         writer=writer,
         report=report,
         context=max(map(len, encoded.values())) + settings.max_response_tokens,
+        server=server,
         credit=credit.get(method, **options),
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
@@ -593,14 +604,16 @@ def evaluate(
     folder: Path,
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
+    server: str | None = None,
     known: dict[str, list[dict[str, Any]]] | None = None,
 ) -> bool:
     """Evaluates what `train` saved, through lm-eval, and finishes the run. False when `stop` asked it to stop.
 
-    `known`: results of this experiment by hash of the policy's parameters. Every arm and seed starts from one policy
-    and is asked with the same noise, so the initial policy is evaluated once and its samples are shared.
+    `server` as in `train`. `known`: results of this experiment by hash of the policy's parameters. Every arm and seed
+    starts from one policy and is asked with the same noise, so the initial policy is evaluated once and its samples are
+    shared.
     """
-    writer = open_run(experiment, label, seed, folder)
+    writer = open_run(experiment, label, seed, folder, server)
     if writer.finished:
         return True
     torch.set_num_threads(1)
@@ -614,7 +627,7 @@ def evaluate(
             policy = policy_of(experiment, policy_folder(folder, step) if step else None)
             identity = parameters_hash(policy.model)
             if identity not in known:
-                known[identity] = _samples(experiment, policy)
+                known[identity] = _samples(experiment, policy, server)
             writer.write("samples", step, [{**row, "step": step} for row in known[identity]])
         report("evaluation", done + 1, len(steps))
     last = folder / "policy"
@@ -626,7 +639,7 @@ def evaluate(
     return True
 
 
-def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
+def _samples(experiment: Experiment, policy: Policy, server: str | None) -> list[dict[str, Any]]:
     settings = experiment.evaluation
     sets: list[tuple[Mapping[str, Any], int, int, int | None]] = []
     if "test" in task_of(experiment.task).splits:
@@ -646,6 +659,7 @@ def _samples(experiment: Experiment, policy: Policy) -> list[dict[str, Any]]:
             max_new_tokens=tokens or experiment.training.max_response_tokens,
             batch_size=settings.batch_size,
             engine=experiment.engine,
+            server=server,
         )
     return rows
 

@@ -118,10 +118,12 @@ def reproduce(
     progress: Progress,
     only: tuple[str, int] | None = None,
     elsewhere: Workers | None = None,
+    server: str | None = None,
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
-    By `workers` processes here, or by those `elsewhere`. Finished runs are not repeated. Where the experiment declares
+    By `workers` processes here, sampling from the `server` at that address where one is given, or by those
+    `elsewhere`. Finished runs are not repeated. Where the experiment declares
     to stop when decided, seeds are run one after the other, all arms of each, until every arm has a verdict.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
@@ -146,7 +148,7 @@ def reproduce(
         rounds = _until_decided(experiment, folder, jobs)
     else:
         rounds = iter([list(chain.from_iterable(jobs))])
-    _Sweep(rounds, elsewhere or Processes(experiment, workers), progress).run()
+    _Sweep(rounds, elsewhere or Processes(experiment, workers, server), progress).run()
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:
@@ -198,10 +200,13 @@ def claim(experiment: Experiment, folder: Path) -> None:
 class LocalWorker:
     """A process that does one kind of job, one after the other."""
 
-    def __init__(self, context: Any, action: str, experiment: Experiment, stop: Any) -> None:
+    def __init__(
+        self, context: Any, action: str, experiment: Experiment, stop: Any, server: str | None = None
+    ) -> None:
         self.action = action
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, action, experiment, stop), daemon=True)
+        arguments = (theirs, action, experiment, stop, server)
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.job: Job | None = None
@@ -240,8 +245,8 @@ class Processes:
 
     losses = 0  # a process here ends for a reason that would end the next one too
 
-    def __init__(self, experiment: Experiment, count: int) -> None:
-        self.experiment, self.count = experiment, count
+    def __init__(self, experiment: Experiment, count: int, server: str | None = None) -> None:
+        self.experiment, self.count, self.server = experiment, count, server
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.run"])
@@ -254,7 +259,7 @@ class Processes:
 
     def start(self, action: str) -> LocalWorker:
         with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop)
+            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.server)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
@@ -384,7 +389,9 @@ def _last_checkpoint(folder: Path) -> str:
     return f"its last good checkpoint is {found}" if found else "it has no checkpoint yet"
 
 
-def _serve(connection: Connection, action: str, experiment: Experiment, stop: Any) -> None:
+def _serve(
+    connection: Connection, action: str, experiment: Experiment, stop: Any, server: str | None
+) -> None:
     """What a worker process does until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -415,7 +422,7 @@ def _serve(connection: Connection, action: str, experiment: Experiment, stop: An
             return
         if job is None:
             return
-        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop)
+        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, server)
         try:
             with _alone(job.folder, asked_to_stop) as alone:
                 if not alone:

@@ -12,9 +12,11 @@ from harness.commands.shared import (
     Bars,
     Commands,
     add_export,
+    add_policy_options,
     add_response_limit,
     command,
     console,
+    policy_of,
     response_limit,
     task_named,
     write,
@@ -82,6 +84,7 @@ def add(commands: Commands) -> None:
         "--masking", default="attention", help="attention, or deletion of the tokens (default: attention)"
     )
     add_response_limit(added)
+    add_policy_options(added)
     added.add_argument("--batch-size", type=int, default=32, metavar="N")
     add_export(added, (".json", ".md"), "also write it to")
 
@@ -95,7 +98,7 @@ def _replay(options: argparse.Namespace) -> int:
 
     from harness import experiment as experiments
     from harness import replay as replays
-    from harness.policy import load_policy
+    from harness.policy import load_policy, to_gpu
     from harness.run import policy_of
 
     torch.set_num_threads(1)
@@ -109,7 +112,7 @@ def _replay(options: argparse.Namespace) -> int:
                 )
         experiment, batches = replays.stored(folder, options.batches)
         methods = replays.methods_of(experiment, wanted)
-        policy = policy_of(experiment)
+        policy = to_gpu(policy_of(experiment))
         source = f"recorded in {folder}"
     else:
         experiment = experiments.load(options.source)
@@ -121,6 +124,7 @@ def _replay(options: argparse.Namespace) -> int:
         policy = policy_of(experiment)
         if options.policy is not None:
             policy = load_policy(options.policy, policy.chat, settings.system, settings.dtype)
+        policy = to_gpu(policy)
         batches = replays.fresh(experiment, policy, options.batches, options.seed)
         source = f"sampled, seed {options.seed}"
     policy.model.float()  # as it is trained, whatever it is read in
@@ -152,13 +156,13 @@ def _intervene(options: argparse.Namespace) -> int:
 
     from flowtracer import credit
     from harness import intervene as interventions
-    from harness.policy import load_policy
+    from harness.policy import to_gpu
 
     torch.set_num_threads(1)
     task = task_named(options.task)
     problems = task.problems(options.split, options.problems)
     methods = {name: credit.get(name) for name in options.methods.split(",") if name}
-    policy = load_policy(options.policy)
+    policy = to_gpu(policy_of(options.policy, options))
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.records import show
-from harness.commands.shared import STOPPED, Bars, Commands, command, console, say
+from harness.commands.shared import STOPPED, Bars, Commands, add_server, command, console, say
 from harness.errors import ExperimentError
 
 
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
         type=int,
         help="processes of one thread each (default: 2, 1 on a GPU; with --ray, as many as the cluster has room for)",
     )
+    add_server(added)
     added.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -56,6 +57,7 @@ def add(commands: Commands) -> None:
     added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
     added.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    add_server(added)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -73,12 +75,16 @@ def _reproduce(options: argparse.Namespace) -> int:
         show_plan(found)
     workers = options.workers
     if workers is None:
-        workers = 1 if found.device.kind == "gpu" else 2
+        workers = 1 if found.device.kind == "gpu" or options.server else 2
     if options.ray is None:  # a cluster's machines are not this one
         plans.refuse(found, max(1, min(workers, found.runs)))
     if options.plan:
         return 0
-    engines.check(experiment.engine)
+    engines.check(experiment.engine, options.server)
+    if options.server is not None and (workers > 1 or options.ray is not None):
+        raise ExperimentError(
+            "--server samples for one run at a time: give --workers 1, and no --ray, with it"
+        )
     folder = options.out or Path("runs") / experiment.name
     if "WORLD_SIZE" in os.environ:
         raise ExperimentError("accelerate launch is for one run on several GPUs: give it the command train")
@@ -91,7 +97,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
             elif options.gpus is not None:
                 raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
-            sweep.reproduce(experiment, folder, workers, progress, elsewhere=elsewhere)
+            sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, options.server)
         except sweep.Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
@@ -194,18 +200,19 @@ def _train(options: argparse.Namespace) -> int:
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
     plans.refuse(plans.plan(experiment))
-    engines.check(experiment.engine)
+    engines.check(experiment.engine, options.server)
     folder = options.out or Path("runs") / experiment.name
     stopped = f"stopped; {folder} is whole: run the same command again, it goes on"
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
-        if not _train_together(experiment, options.method, options.seed, folder):
+        if not _train_together(experiment, options.method, options.seed, folder, options.server):
             return say(stopped, STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
-            sweep.reproduce(experiment, folder, 1, progress, only=(options.method, options.seed))
+            only = (options.method, options.seed)
+            sweep.reproduce(experiment, folder, 1, progress, only, server=options.server)
         except sweep.Stopped:
             progress.stop()
             return say(stopped, STOPPED)
@@ -213,7 +220,7 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_together(experiment: Any, method: str, seed: int, folder: Path) -> bool:
+def _train_together(experiment: Any, method: str, seed: int, folder: Path, server: str | None) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one alone."""
     from harness import sweep
 
@@ -244,7 +251,9 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path) -> bo
                 place,
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
+                server,
             )
+        engines.release()
         engines.close()
         parallel.leave()
     return done

@@ -1,4 +1,4 @@
-"""evaluate and trace: looking at one policy."""
+"""evaluate, trace and serve: one policy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 from harness.commands.shared import (
     Bars,
     Commands,
+    add_dtype,
+    add_policy_options,
     add_response_limit,
+    add_server,
     command,
     console,
     output,
+    policy_of,
     response_limit,
     status,
     task_named,
@@ -41,6 +45,8 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--engine", choices=ENGINES, default=ENGINES[0], help=f"what samples (default: {ENGINES[0]})"
     )
+    add_policy_options(added)
+    add_server(added)
     added.add_argument(
         "--out",
         type=Path,
@@ -64,7 +70,43 @@ def add(commands: Commands) -> None:
         "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
     )
     add_response_limit(added)
+    add_policy_options(added)
     added.add_argument("--html", type=output, metavar="FILE", help="also write a page for the browser")
+
+    added = command(
+        commands,
+        "serve",
+        _serve,
+        "Serve a policy's architecture by vLLM, on GPUs of its own: what --server of other commands samples from.",
+    )
+    added.add_argument(
+        "policy", help="policy name, folder or hub id; runs of any policy of its architecture may use it"
+    )
+    add_dtype(added)
+    added.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens of the longest prompt and its response together (default: the policy's)",
+    )
+    added.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
+    )
+    added.add_argument("--port", type=int, default=8000, help="default: 8000")
+    added.add_argument(
+        "--vllm",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="one more of `vllm serve`, as --vllm=--tensor-parallel-size=2; may be given several times",
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from harness.served import serve
+
+    serve(options.policy, options.dtype, options.context, options.host, options.port, options.vllm)
+    return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -73,12 +115,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     import tasks
     from harness import engines
     from harness.evaluate import Kept, accuracy, evaluate
-    from harness.policy import load_policy
 
-    engines.check(options.engine)
+    engines.check(options.engine, options.server)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
-    policy = load_policy(options.policy)
+    policy = policy_of(options.policy, options)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     samples = options.samples or (1 if options.temperature == 0 else task.samples)
     tokens = response_limit(options.max_response_tokens, policy, longest)
@@ -97,6 +138,7 @@ def _evaluate(options: argparse.Namespace) -> int:
                 progress=progress.at,
                 engine=options.engine,
                 kept=kept,
+                server=options.server,
             )
         finally:
             kept.close()
@@ -123,6 +165,8 @@ def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str
         "temperature": options.temperature,
         "max_response_tokens": tokens,
         "engine": options.engine,
+        # Only where they were given: files of before there were such options go on.
+        **{name: getattr(options, name) for name in ("chat", "system") if getattr(options, name) is not None},
     }
 
 
@@ -142,7 +186,6 @@ def _trace(options: argparse.Namespace) -> int:
     import tasks
     from flowtracer import trace
     from harness import seeds
-    from harness.policy import load_policy
     from harness.rollout import sample
 
     task = task_named(options.task)
@@ -155,7 +198,7 @@ def _trace(options: argparse.Namespace) -> int:
         problem = problems[options.problem]
     else:
         problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
-    policy = load_policy(options.policy)
+    policy = policy_of(options.policy, options)
     prompt_ids = policy.encode(task.prompt(problem))
     if options.response is None:
         key = seeds.key("evaluation", task.name, problem.id, 0)

@@ -115,6 +115,41 @@ def response_limit(asked: int | None, policy: Any, longest_prompt: int, response
     return max(1, min(256, (context - longest_prompt) // responses))
 
 
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds --server."""
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="sample from this vLLM, started by `flowtracer serve`, instead of one in the process",
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds --dtype."""
+    known = ("float32", "bfloat16", "float16")
+    parser.add_argument(
+        "--dtype", choices=known, default=known[0], help=f"what it computes in (default: {known[0]})"
+    )
+
+
+def add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --dtype, --chat and --system: how a policy is read."""
+    add_dtype(parser)
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="put prompts into the chat template (default: where the policy has one)",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="system message (default: that of the template)")
+
+
+def policy_of(name: str, options: argparse.Namespace) -> Any:
+    """The policy called `name`, read as those options say."""
+    from harness.policy import load_policy
+
+    return load_policy(name, options.chat, options.system, options.dtype)
+
+
 class Bars:
     """Progress of a sweep: bars with the time left on a terminal, a line a finished run elsewhere."""
 

@@ -37,7 +37,7 @@ def test_batch_invariant_kernels_stay_out_of_a_process_that_trains(monkeypatch, 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     for share, wanted in ((engines.BESIDE_TRAINING, "0"), (engines.ALONE, "1")):
-        assert engines._environment(None, "bfloat16", 64, share)["VLLM_BATCH_INVARIANT"] == wanted
+        assert engines.environment(None, "bfloat16", 64, share)["VLLM_BATCH_INVARIANT"] == wanted
 
 
 def test_a_policy_is_evaluated_where_there_is_a_gpu_on_it(monkeypatch):

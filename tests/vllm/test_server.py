@@ -1,0 +1,145 @@
+"""Protects rollouts from a vLLM server: its samples are those of vLLM in the process, of the weights that it was given
+last and of one run alone, and what is wrong with it is one line. Runs where vLLM is (`nox -s tests_vllm`).
+"""
+
+import fcntl
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import cli, engines, experiment, run, served
+from harness.policy import load_policy
+from leaderboards import read_run
+from tests.harness.test_parallel import TOML, launch, same_run
+from tests.vllm.test_engine import keys
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+ROWS, LENGTH, CONTEXT = 8, 20, 64
+
+
+class Serving:
+    """A server of `decision`, started by the command."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        command = [sys.executable, "-m", "harness.cli", "serve", "decision", "--port", port]
+        self.process = subprocess.Popen(
+            [*command, "--context", str(CONTEXT), "--vllm=--max-num-seqs=16"],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.address = next(line for line in self.process.stdout if "is served at" in line).split()[-1]
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Serving]:
+    one = Serving()
+    yield one
+    one.kill()
+
+
+@pytest.fixture(autouse=True)
+def released() -> Iterator[None]:
+    yield
+    served.release()
+
+
+def start(address: str, name: str = "decision") -> engines.Engine:
+    return engines.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, engines.ALONE, address)
+
+
+def prompts(count: int) -> list[list[int]]:
+    policy = load_policy("decision")
+    return [policy.encode(one.question) for one in run.task_of({"name": "decision"}).problems("test", count)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["decision", "decision-decoy"])
+def test_samples_are_those_of_the_engine_in_the_process(
+    serving: Serving, name: str, temperature: float
+) -> None:
+    """Of the weights that the server was given last, whatever it was started with."""
+    heard: dict[int, object] = {}
+    asked = (prompts(12), keys(12), LENGTH, temperature)
+    theirs = start(serving.address, name).sample(*asked, finished=heard.__setitem__)
+    here = engines.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, engines.ALONE)
+    ours = here.sample(*asked)
+    assert len({one.text for one in theirs}) > 2
+    for one, other in zip(theirs, ours, strict=True):
+        assert (one.ids, one.text, one.finish_reason) == (other.ids, other.text, other.finish_reason)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert heard == dict(enumerate(theirs))
+
+
+def test_two_processes_with_one_server_give_the_record_of_one_without(
+    serving: Serving, tmp_path: Path
+) -> None:
+    """By the command, evaluation included. A server that missed an update of the weights would show in the gap."""
+    file = tmp_path / "tiny.toml"
+    file.write_text('engine = "vllm"\n' + TOML)
+    assert run.train(experiment.load(str(file)), "flow", 0, tmp_path / "one")
+    out = ("--method", "flow", "--out", tmp_path / "runs", "--server", serving.address)
+    folder = Path(launch("-m", "harness.cli", "train", file, *out).split()[-1])
+    two = read_run(folder)
+    assert two.finished and not two.faults() and two.manifest["processes"] == 2
+    assert two.manifest["versions"]["vllm"].startswith(engines.TESTED)
+    assert all(0 < step["sampler_gap"] < 1e-5 for step in two.table("steps").to_pylist())
+    run.policy_folder(folder, 2).parent.mkdir()
+    (folder / "policy").rename(run.policy_folder(folder, 2))
+    same_run(tmp_path / "one", folder)
+
+
+def test_mistakes_are_one_line(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*options: str, command: tuple[str, ...] = ("evaluate", "decision", "decision")) -> str:
+        assert cli.main([*command, "--problems", "2", *options]) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        return line
+
+    address = ("--engine", "vllm", "--server", serving.address)
+    assert f"started for {CONTEXT} tokens" in said(*address, "--max-response-tokens", "60")
+    assert "serves flowtracer-" in said(*address, "--dtype", "bfloat16")
+    assert "serves flowtracer-" in said(*address, command=("evaluate", "arithmetic", "arithmetic"))
+    # As another run does, for as long as it samples.
+    with served.lock_of(serving.address).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "samples for another run" in said(*address)
+    monkeypatch.setattr(engines, "TESTED", "0.1.")
+    assert "was never tested" in said(*address)
+
+
+# Last in this file: it ends the server.
+def test_a_server_that_dies_is_one_line_while_it_samples(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(serving.address)
+    threading.Thread(target=lambda: (time.sleep(0.5), serving.kill()), daemon=True).start()
+    engine.take(load_policy("decision").model)
+    asked = prompts(12) * 40
+
+    def long() -> None:
+        for _ in range(100):
+            engine.sample(asked, keys(len(asked)), LENGTH)
+
+    with pytest.raises(engines.EngineError, match="does not answer .* start it again, then run the same"):
+        long()
