@@ -186,6 +186,7 @@ def _trace(options: argparse.Namespace) -> int:
     import tasks
     from flowtracer import trace
     from harness import seeds
+    from harness.policy import to_gpu
     from harness.rollout import sample
 
     task = task_named(options.task)
@@ -198,7 +199,7 @@ def _trace(options: argparse.Namespace) -> int:
         problem = problems[options.problem]
     else:
         problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
-    policy = policy_of(options.policy, options)
+    policy = to_gpu(policy_of(options.policy, options))
     prompt_ids = policy.encode(task.prompt(problem))
     if options.response is None:
         key = seeds.key("evaluation", task.name, problem.id, 0)
