@@ -56,6 +56,10 @@ class Cluster:
         gpus: float | None = None,
         count: int | None = None,
     ) -> None:
+        if experiment.engine == "vllm" and gpus is not None and 0 < gpus < 1:
+            raise ExperimentError(
+                f"--gpus {gpus:g}: vLLM takes its share of a whole GPU for each run; give at least 1"
+            )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -116,11 +120,19 @@ class Cluster:
         self.token[0].write_text(self.token[1])
 
     def listen(self, busy: Sequence[RayWorker]) -> Iterator[tuple[RayWorker, str, Any]]:
+        self._hand_over([worker for worker in busy if worker.waits])
         waited = {worker.pending: worker for worker in busy}
+        # Asked to stop, those that still wait for a machine have nothing to save.
+        if idle := [worker for worker in busy if self.stopping and worker.waits]:
+            yield from ((worker, DONE, False) for worker in idle)
+            return
         ready, _ = self.ray.wait(list(waited), num_returns=1)
         for reference in ready:
             worker = waited[reference]
             try:
+                if worker.waits:
+                    worker.begin(self.ray.get(reference))
+                    continue
                 for kind, value in self.ray.get(reference):
                     if kind == DONE:
                         self._bring_back(worker, value)
@@ -130,6 +142,15 @@ class Cluster:
                 continue
             if worker.job is not None and worker.pending is reference:
                 worker.pending = worker.actor.reports.remote()
+
+    def _hand_over(self, waiting: Sequence[RayWorker]) -> None:
+        """Gives jobs that wait for a machine to those who have one and no job: others may never leave theirs."""
+        idle = [worker for worker in self.started if worker.placed and worker.job is None]
+        for worker, free in zip(waiting, idle, strict=False):
+            assert worker.job is not None
+            worker.actor, free.actor = free.actor, worker.actor
+            free.placed = False
+            worker.give(worker.job)
 
     def _bring_back(self, worker: RayWorker, reached: bool) -> None:
         """The files of a run that is finished or stopped, where the folder is not shared."""
@@ -155,8 +176,9 @@ class RayWorker:
         self.ray, self.actor = ray, actor
         self.job: Job | None = None
         self.reported = 0
-        #: The call whose answer holds the next reports.
+        #: The call whose answer holds the next reports, or that is answered once there is a machine.
         self.pending: Any = None
+        self.waits = self.placed = False
 
     def takes(self, action: str) -> bool:
         return True
@@ -164,21 +186,19 @@ class RayWorker:
     def give(self, job: Job) -> None:
         self.job, self.reported = job, 0
         if job.action == TRAIN:
-            self.pending = self.actor.prepare.remote(job)
-            try:
-                if not self.ray.get(self.pending):
-                    self._send(job)
-            except self.ray.exceptions.RayActorError:
-                return  # whoever listens finds it out
-        self.pending = self.actor.give.remote(job)
+            # A cluster that is busy with others' work may take hours; whoever listens hears of other runs meanwhile.
+            self.pending, self.waits = self.actor.prepare.remote(job), True
+        else:
+            self.pending = self.actor.give.remote(job)
 
-    def _send(self, job: Job) -> None:
-        """What is there of a run that was stopped."""
-        for name, size in _files(job.folder):
-            with open(job.folder / name, "rb") as file:
+    def begin(self, shared: bool) -> None:
+        """Starts the job where there is a machine now; what is there of a run that was stopped goes along."""
+        assert self.job is not None
+        for name, size in () if shared else _files(self.job.folder):
+            with open(self.job.folder / name, "rb") as file:
                 for _ in range(0, max(size, 1), PART):
-                    self.pending = self.actor.append.remote(name, file.read(PART))
-                    self.ray.get(self.pending)
+                    self.ray.get(self.actor.append.remote(name, file.read(PART)))
+        self.pending, self.waits, self.placed = self.actor.give.remote(self.job), False, True
 
     def fetch(self) -> None:
         """Puts the run's files where the job wants them, all of them or none."""
@@ -201,9 +221,10 @@ class RayWorker:
         aside.rename(folder)
 
     def close(self) -> None:
-        if self.job is None:
+        if self.job is None and self.placed:
             # What is idle cleans up behind itself.
             self.ray.wait([self.actor.close.remote()], timeout=10)
+        self.placed = False
         self.ray.kill(self.actor)
 
 

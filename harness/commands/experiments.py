@@ -81,6 +81,11 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.plan:
         return 0
     engines.check(experiment.engine, options.server)
+    if experiment.engine == "vllm" and options.ray is None and workers > 1 and found.device.kind == "gpu":
+        raise ExperimentError(
+            f"--workers {workers}: vLLM takes its share of a whole GPU for each run; give --workers 1, or --ray local, "
+            "which gives each run a GPU of its own"
+        )
     if options.server is not None and (workers > 1 or options.ray is not None):
         raise ExperimentError(
             "--server samples for one run at a time: give --workers 1, and no --ray, with it"

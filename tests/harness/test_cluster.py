@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import time
+from contextlib import contextmanager
 
 import pytest
 import ray
@@ -129,6 +131,68 @@ def test_a_run_of_a_lost_worker_goes_on_from_its_checkpoint(tiny, machines, tmp_
     assert progress.again[0] >= 2, "the checkpoint after two steps was there"
     (run,) = load(folder)
     assert run.finished and not run.faults() and run.table("steps").num_rows == 6
+
+
+@contextmanager
+def connected(machines):
+    ray.init(address=machines.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def occupy(machines, names="ab"):
+    """Others take CPUs of the first machine, which has two, until `leave`."""
+    with connected(machines):
+        for name in names:
+            one = ray.remote(num_cpus=1)(Nothing).options(name=name, namespace="others", lifetime="detached")
+            ray.get(one.remote().__ray_ready__.remote())
+
+
+def leave():
+    for name in "ab":
+        ray.kill(ray.get_actor(name, namespace="others"))
+
+
+class Nothing:
+    pass
+
+
+def test_a_machine_that_is_lost_is_one_worker_that_is(tiny, machines, reference, tmp_path):
+    folder = tmp_path / "runs"
+    occupy(machines)
+    machine = machines.add_node(num_cpus=1)
+
+    def lose(_):
+        leave()
+        machines.remove_node(machine, allow_graceful=False)
+
+    progress = Recorder("uniform", 3, lose)
+    elsewhere = Cluster(tiny, folder, machines.address)
+    sweep.reproduce(tiny, folder, 1, progress, only=("uniform", 0), elsewhere=elsewhere)
+    assert len(progress.notes) == 1
+    (run,) = load(folder)
+    assert run.finished and all(
+        run.content_hash(table) == hashes(reference)["uniform", table] for table in TABLES
+    )
+
+
+def test_a_run_that_waits_for_others_stops_no_run_and_no_stop(tiny, machines, reference, tmp_path):
+    """One CPU is left: the second run gets it when the first is done, though others stay where they are."""
+    occupy(machines, "a")
+    sweep.reproduce(
+        tiny, tmp_path / "runs", 2, Recorder(), elsewhere=Cluster(tiny, tmp_path / "runs", machines.address)
+    )
+    assert hashes(tmp_path / "runs") == hashes(reference)
+    occupy(machines, "b")
+    cluster = Cluster(tiny, tmp_path / "stopped", machines.address)
+    signal.signal(signal.SIGALRM, lambda *_: interrupt(None))
+    signal.alarm(5)
+    begin = time.monotonic()
+    with pytest.raises(sweep.Stopped):
+        sweep.reproduce(tiny, tmp_path / "stopped", 1, Recorder(), elsewhere=cluster)
+    assert time.monotonic() - begin < 30
+    with connected(machines):
+        leave()
 
 
 def test_mistakes_are_one_line(tiny, machines, tmp_path, monkeypatch):
