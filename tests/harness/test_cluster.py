@@ -179,13 +179,14 @@ def test_a_machine_that_is_lost_is_one_worker_that_is(tiny, machines, reference,
 def test_a_run_that_waits_for_others_stops_no_run_and_no_stop(tiny, machines, reference, tmp_path):
     """One CPU is left: the second run gets it when the first is done, though others stay where they are."""
     occupy(machines, "a")
+    signal.signal(signal.SIGALRM, lambda *_: interrupt(None))
+    signal.alarm(300)
     sweep.reproduce(
         tiny, tmp_path / "runs", 2, Recorder(), elsewhere=Cluster(tiny, tmp_path / "runs", machines.address)
     )
     assert hashes(tmp_path / "runs") == hashes(reference)
     occupy(machines, "b")
     cluster = Cluster(tiny, tmp_path / "stopped", machines.address)
-    signal.signal(signal.SIGALRM, lambda *_: interrupt(None))
     signal.alarm(5)
     begin = time.monotonic()
     with pytest.raises(sweep.Stopped):
