@@ -180,7 +180,7 @@ def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_e
     reason="this torch has no devices in Python",
 )
 def test_on_a_stand_in():
-    environment = {**os.environ, "FLOWTRACER_TEST_STANDIN": "1"}
+    environment = {**os.environ, "FLOWTRACER_TEST_STANDIN": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:]
