@@ -36,7 +36,7 @@ from harness.experiment import Experiment, Training, check_arm
 from harness.policy import Policy, load_policy, merged_weights
 from harness.rollout import Sample, duplicate_share
 from harness.verification import Judged, Verification
-from leaderboards import RunWriter, read_run
+from leaderboards import Run, RunWriter, read_run
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
 SMALL = 10_000_000
@@ -44,6 +44,9 @@ SMALL = 10_000_000
 #: Read when this module is loaded, in the process that all workers of a sweep are forked from: the code that runs is
 #: the code of that moment, whatever is committed meanwhile.
 COMMIT = provenance.git_commit()
+
+#: TRL leaves a rollout out of the loss whose probability under trainer and sampler differs by more than this factor.
+IMPORTANCE_BOUND = 3.0
 
 #: A step's rollouts are judged within this; what is not is a timeout. Texts that hang their verifier must not hang
 #: the training.
@@ -468,9 +471,9 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         beta=settings.kl_coefficient,
         # Where the engine is vLLM; the mode and its bound are TRL's own. It compares with the trainer's whole
         # distribution: what top-k and top-p leave out would be taken for a gap, and a long response count for nothing.
-        vllm_importance_sampling_correction=settings.top_k == 0 and settings.top_p == 1,
+        vllm_importance_sampling_correction=_corrected(settings),
         vllm_importance_sampling_mode="sequence_mask",
-        vllm_importance_sampling_clip_max=3.0,
+        vllm_importance_sampling_clip_max=IMPORTANCE_BOUND,
         shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
         remove_unused_columns=False,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -487,6 +490,10 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
     # One process that sees several GPUs would train on all of them, and take as many times the declared rollouts.
     config._n_gpu = min(config.n_gpu, 1)
     return config
+
+
+def _corrected(settings: Training) -> bool:
+    return settings.top_k == 0 and settings.top_p == 1
 
 
 def adapters_of(settings: Training) -> Any | None:
@@ -633,7 +640,7 @@ def evaluate(
     last = folder / "policy"
     if not last.is_dir():
         policy_folder(folder, experiment.training.steps).rename(last)
-    writer.finish(_summary(experiment, writer))
+    writer.finish(_summary(experiment, label, writer))
     shutil.rmtree(folder / "policies", ignore_errors=True)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return True
@@ -664,15 +671,33 @@ def _samples(experiment: Experiment, policy: Policy, server: str | None) -> list
     return rows
 
 
-def _summary(experiment: Experiment, writer: RunWriter) -> dict[str, Any]:
-    """A finished run's tier: a timed-out verdict costs it the bitwise one, since time depends on the machine."""
+def _summary(experiment: Experiment, label: str, writer: RunWriter) -> dict[str, Any]:
+    """A finished run's tier: a timed-out verdict costs it the bitwise one, since time depends on the machine.
+
+    And, where another engine sampled, the share of rollouts that importance sampling left out of the loss: over
+    thousands of tokens, small gaps in bfloat16 add up beyond its bound.
+    """
     run = read_run(writer.folder)
     timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
     timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")
     places = 1 + len(writer.manifest.get("resumed", ()))
     tier = writer.manifest["tier"]
     lost = tier == provenance.BITWISE and (timeouts or places > 1)
-    return {"tier": provenance.DISTRIBUTION if lost else tier}
+    summary = {"tier": provenance.DISTRIBUTION if lost else tier}
+    if experiment.engine == engines.VLLM and _corrected(experiment.training_of(label)):
+        summary["left_out"] = _left_out(run)
+    return summary
+
+
+def _left_out(run: Run) -> float:
+    """The share of rollouts beyond TRL's bound, a step in memory at a time."""
+    beyond = total = 0
+    for step in run.step_numbers("rollouts"):
+        rows = run.table("rollouts", ["trainer_logprobs", "sampler_logprobs"], step).to_pylist()
+        ratios = [math.fsum(row["trainer_logprobs"]) - math.fsum(row["sampler_logprobs"]) for row in rows]
+        beyond += sum(ratio > math.log(IMPORTANCE_BOUND) for ratio in ratios)
+        total += len(rows)
+    return beyond / max(total, 1)
 
 
 @contextmanager

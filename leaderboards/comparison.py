@@ -760,6 +760,13 @@ def _notes(
         places = _places(finished, key)
         if len(places) > 1:
             yield f"runs come from {len(places)} different {what}"
+    for label, shares in _left_out(finished).items():
+        if max(shares) > 0:
+            mean, most = 100 * sum(shares) / len(shares), 100 * max(shares)
+            yield (
+                f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most in "
+                "a run: engine and trainer gave them other probabilities"
+            )
     for verdict, what in (("timeout", "timed out"), ("error", "could not be judged")):
         hit = [
             f"{label} seed {seed}"
@@ -768,6 +775,16 @@ def _notes(
         ]
         if hit:
             yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
+
+
+def _left_out(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Per arm, the share that each run lost to importance sampling; only of engines that give another probability."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        assert run.closing is not None
+        if "left_out" in run.closing["summary"]:
+            found.setdefault(run.method, []).append(float(run.closing["summary"]["left_out"]))
+    return found
 
 
 def _nothing_learnt(scores: Sequence[RunScores], metric: str, alpha: float) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -237,6 +238,19 @@ def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: 
     write_run(tmp_path / "b", "uniform", 0, [0.1], {1: [["timeout"]]})
     found = compare(load(tmp_path / "b"))
     assert found.tier == "T2" and "answers timed out in 1 runs: uniform seed 0" in found.notes
+
+
+def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) -> None:
+    """They were paid for and changed nothing: a run without a third of its rollouts is another experiment."""
+    for seed, share in ((0, 0.25), (1, 0.5)):
+        for method in ("uniform", "flow"):
+            write_run(tmp_path, method, seed, [0.1])
+            file = next(tmp_path.rglob(f"{method}/**/*{seed}/finished.json"))
+            closing = json.loads(file.read_text())
+            closing["summary"]["left_out"] = share if method == "flow" else 0.0
+            file.write_text(json.dumps(closing))
+    (said,) = (note for note in compare(load(tmp_path)).notes if "importance" in note)
+    assert said.startswith("importance sampling left 37.5% of the rollouts of flow out of the loss, 50.0% at most")
 
 
 def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_run_from_start_to_end_and_one_that_was_stopped(
     assert run.evaluate(built, "flow", 0, tmp_path / "whole")
     recorded = read_run(tmp_path / "whole")
     assert recorded.finished and recorded.manifest["versions"]["vllm"] != "not installed"
+    assert recorded.closing["summary"]["left_out"] == 0
     assert recorded.manifest["tier"] == recorded.closing["summary"]["tier"] != "T0"
     steps, rows = recorded.table("steps").to_pylist(), recorded.table("rollouts").to_pylist()
     assert len(rows) == 4 * 16 and len({row["key"] for row in rows}) == len(rows)
@@ -94,6 +95,8 @@ def test_a_gap_between_engine_and_trainer_is_corrected(
     for step in read_run(tmp_path).table("steps").to_pylist():
         assert step["sampler_gap"] > 0.1
         assert step["gradient_norm"] == 0
+    assert run.evaluate(tiny(), "flow", 0, tmp_path)
+    assert read_run(tmp_path).closing["summary"]["left_out"] == 1
 
 
 def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
