@@ -111,7 +111,10 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
             for group, problem in enumerate(asked)
             for number in range(settings.samples_per_prompt)
         ]
-        samples = _sample(policy, settings, [row["prompt_ids"] for row in rows], [row["key"] for row in rows])
+        with _as_in_training(experiment, policy):
+            samples = _sample(
+                policy, settings, [row["prompt_ids"] for row in rows], [row["key"] for row in rows]
+            )
         for row, one in zip(rows, samples, strict=True):
             row |= {"response_ids": one.ids, "text": one.text, "finish_reason": one.finish_reason}
             row["sampler_logprobs"] = one.logprobs
@@ -151,6 +154,12 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     if not found:
         raise ExperimentError(f"{folder}: its runs hold no rollouts yet; train at least one step")
     return experiment, found
+
+
+def _as_in_training(experiment: Experiment, policy: Policy) -> torch.autocast:
+    """The precision that TRL computes in: float32 weights, which bfloat16 is cast from."""
+    half = experiment.policy.dtype == "bfloat16"
+    return torch.autocast(policy.model.device.type, torch.bfloat16, enabled=half)
 
 
 def _sample(
@@ -642,7 +651,8 @@ def replay(
         # The first sample of every group, then the second: as many problems as can be.
         chosen = sorted(responses, key=lambda item: (item[2]["sample"], item[0], item[1]))[:valued]
         chosen = [item for item in chosen if item[2]["reward"] is not None]
-        values = token_values(policy, task, settings, [one for *_, one in chosen], continuations)
+        with _as_in_training(experiment, policy):
+            values = token_values(policy, task, settings, [one for *_, one in chosen], continuations)
         halves = []
         for (batch, row, one), verdicts in zip(chosen, values, strict=True):
             advantage = passes["uniform"].advantages[batch][row]

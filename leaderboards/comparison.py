@@ -764,8 +764,8 @@ def _notes(
         if max(shares) > 0:
             mean, most = 100 * sum(shares) / len(shares), 100 * max(shares)
             yield (
-                f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most in "
-                "a run: engine and trainer gave them other probabilities"
+                f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most "
+                "in a run: engine and trainer gave them other probabilities"
             )
     for verdict, what in (("timeout", "timed out"), ("error", "could not be judged")):
         hit = [

@@ -112,7 +112,7 @@ def _replay(options: argparse.Namespace) -> int:
                 )
         experiment, batches = replays.stored(folder, options.batches)
         methods = replays.methods_of(experiment, wanted)
-        policy = to_gpu(policy_of(experiment))
+        policy = policy_of(experiment)
         source = f"recorded in {folder}"
     else:
         experiment = experiments.load(options.source)
@@ -124,10 +124,11 @@ def _replay(options: argparse.Namespace) -> int:
         policy = policy_of(experiment)
         if options.policy is not None:
             policy = load_policy(options.policy, policy.chat, settings.system, settings.dtype)
-        policy = to_gpu(policy)
-        batches = replays.fresh(experiment, policy, options.batches, options.seed)
-        source = f"sampled, seed {options.seed}"
+        batches, source = None, f"sampled, seed {options.seed}"
+    policy = to_gpu(policy)
     policy.model.float()  # as it is trained, whatever it is read in
+    if batches is None:
+        batches = replays.fresh(experiment, policy, options.batches, options.seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
         found = replays.replay(

@@ -250,7 +250,9 @@ def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) ->
             closing["summary"]["left_out"] = share if method == "flow" else 0.0
             file.write_text(json.dumps(closing))
     (said,) = (note for note in compare(load(tmp_path)).notes if "importance" in note)
-    assert said.startswith("importance sampling left 37.5% of the rollouts of flow out of the loss, 50.0% at most")
+    assert said.startswith(
+        "importance sampling left 37.5% of the rollouts of flow out of the loss, 50.0% at most"
+    )
 
 
 def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:
