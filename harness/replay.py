@@ -40,6 +40,7 @@ import os
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,11 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     return experiment, found
 
 
-def _as_in_training(experiment: Experiment, policy: Policy) -> torch.autocast:
+def _as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:
     """The precision that TRL computes in: float32 weights, which bfloat16 is cast from."""
-    half = experiment.policy.dtype == "bfloat16"
-    return torch.autocast(policy.model.device.type, torch.bfloat16, enabled=half)
+    if experiment.policy.dtype != "bfloat16":
+        return nullcontext()
+    return torch.autocast(policy.model.device.type, torch.bfloat16)
 
 
 def _sample(
