@@ -28,6 +28,7 @@ from transformers.masking_utils import sdpa_mask
 from flowtracer.blocked import (
     TILE_ELEMENTS,
     BlockedCapacity,
+    BlockedRollout,
     TracedLayer,
     add_head_mean,
     row_normalizers,
@@ -277,24 +278,36 @@ class Rollout(Reading):
     """Attention rollout (Abnar and Zuidema, 2020, arXiv 2005.00928), (B, T, T) float32; pads 0.
 
     The product over layers of (A + I) / 2 with the head-mean A, later layers to the left: entry [k, i] is the share
-    of position i's input in position k after the last layer. Three maps of memory, one matrix product a layer; there is
-    no blocked version for sequences whose maps do not fit.
+    of position i's input in position k after the last layer. Three maps of memory, one matrix product a layer.
+
+    dense_tokens: the longest sequence whose product is held; a longer one gives a `BlockedRollout`.
     """
 
     fills: ClassVar[str] = "rollout"
 
+    def __init__(self, dense_tokens: int = DENSE_TOKENS) -> None:
+        self._dense_tokens = dense_tokens
+
     def begin(self, token: Tensor, layers: int) -> None:
         self._token = token
+        self._layers: list[TracedLayer] = []
+        self._blocked = token.shape[1] > self._dense_tokens
         self._product: Tensor | None = None
-        self._layer = MeanMap(dense_tokens=token.shape[1])
-        self._layer.begin(token, layers=1)
+        if not self._blocked:
+            self._layer = MeanMap(dense_tokens=token.shape[1])
+            self._layer.begin(token, layers=1)
 
     def wants_normalizers(self, query: Tensor) -> bool:
-        return query.is_cuda
+        return query.is_cuda or query.shape[2] > self._dense_tokens
 
     def read(
         self, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, normalizers: Tensor | None
     ) -> None:
+        if self._blocked:
+            if normalizers is None:
+                normalizers = row_normalizers(query, key, scale, mask)
+            self._layers.append(TracedLayer(query, key, normalizers, scale, mask))
+            return
         self._layer.read(query, key, scale, mask, normalizers)
         self.end_layer()
 
@@ -308,7 +321,9 @@ class Rollout(Reading):
             self._product = mixed if self._product is None else torch.matmul(mixed, self._product)
         self._layer.begin(self._token, layers=1)
 
-    def finish(self, padded: bool) -> Tensor:
+    def finish(self, padded: bool) -> Tensor | BlockedRollout:
+        if self._blocked:
+            return BlockedRollout(self._token, self._layers)
         assert self._product is not None
         if padded:
             pads = ~self._token

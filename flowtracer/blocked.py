@@ -18,6 +18,9 @@ from flowtracer.flow import full_float32
 #: Scores of one tile held at once on the CPU, in elements: 2 MB of float32, which its cache holds.
 TILE_ELEMENTS = 512 * 1024
 
+#: Rows of a strip of an attention rollout: as many as `flow.strips` takes.
+ROLLOUT_ROWS = 512
+
 
 @dataclass(frozen=True, eq=False)
 class TracedLayer:
@@ -98,6 +101,38 @@ class BlockedCapacity:
         pads = ~self._token
         out.masked_fill_(pads[:, rows].unsqueeze(-1), 0.0).masked_fill_(pads[:, columns].unsqueeze(-2), 0.0)
         return out if self._batched else out[0]
+
+
+class BlockedRollout:
+    """Attention rollout whose matrix is never held: sums of its rows, from tiles of one layer after the other.
+
+    A sum of rows of the product of (A + I) / 2 is one row times that product, last layer first; each step computes the
+    tiles of a layer's head mean A once. Layers as `BlockedCapacity` keeps them, with the same memory; time grows with
+    T squared, where the product of whole maps takes T cubed.
+
+    token: boolean (B, T), False for pads, which no row's sum counts. layers: first layer first.
+    """
+
+    def __init__(self, token: Tensor, layers: list[TracedLayer]) -> None:
+        self._token, self._layers = token, layers
+
+    @torch.no_grad()
+    def sum_of_rows(self, wanted: Tensor) -> Tensor:
+        """For boolean `wanted` (B, T), the sum of those rows, (B, T) float32; 0 on pads."""
+        length = wanted.shape[1]
+        sums = (wanted & self._token).to(torch.float32)
+        for layer in reversed(self._layers):
+            passed = torch.zeros_like(sums)
+            for start in range(0, length, ROLLOUT_ROWS):
+                rows = slice(start, min(start + ROLLOUT_ROWS, length))
+                if not bool(sums[:, rows].any()):
+                    continue  # at the last layer, all but the answer's
+                tile = sums.new_zeros(len(sums), rows.stop - start, rows.stop)
+                add_head_mean(tile, layer, rows, slice(0, rows.stop), 1.0)
+                with full_float32():
+                    passed[:, : rows.stop] += torch.matmul(sums[:, rows].unsqueeze(1), tile).squeeze(1)
+            sums = (sums + passed) / 2
+        return sums.masked_fill(~self._token, 0.0)
 
 
 def add_head_mean(out: Tensor, layer: TracedLayer, rows: slice, columns: slice, weight: float) -> None:

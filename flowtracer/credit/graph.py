@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import Layers, Reading, Rollout
+from flowtracer.blocked import BlockedRollout
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
@@ -109,6 +110,8 @@ class AttentionRollout(_Ranked):
 
     def score(self, context: CreditContext) -> Tensor:
         assert context.rollout is not None
+        if isinstance(context.rollout, BlockedRollout):
+            return context.rollout.sum_of_rows(context.answer)
         return _from_answer(context.rollout, context.answer)
 
     def weights(self, context: CreditContext) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import HeadVectors, MeanMap, Reading
+from flowtracer.blocked import BlockedRollout
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
 
@@ -53,7 +54,7 @@ class CreditContext:
 
     Filled for methods that declare the need of it, else None; values outside the response mean nothing:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
-    sequences. rollout: (B, T, T), see `attention.Rollout`.
+    sequences. rollout: (B, T, T), see `attention.Rollout`, or never whole, for very long ones.
     head_vectors: `attention.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
     position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
@@ -73,7 +74,7 @@ class CreditContext:
     group: Tensor | None = None
     decisive: Tensor | None = None
     capacity: Capacity | None = None
-    rollout: Tensor | None = None
+    rollout: Tensor | BlockedRollout | None = None
     head_vectors: HeadVectors | None = None
     logprobs: Tensor | None = None
     entropies: Tensor | None = None

@@ -9,14 +9,14 @@ from rich.console import Console
 import flowtracer.blocked
 import flowtracer.flow
 from flowtracer import AttentionTap, CreditError, credit, solve_flow, trace
-from flowtracer.attention import MeanMap
-from flowtracer.blocked import BlockedCapacity, TracedLayer, row_normalizers
+from flowtracer.attention import MeanMap, Rollout
+from flowtracer.blocked import BlockedCapacity, BlockedRollout, TracedLayer, row_normalizers
 from flowtracer.credit import CreditContext
 from tests.flowtracer.conftest import LargestTensors, tiny_model
 
 
-def both(tokens=70, left_pads=(0, 9), right_pads=3, train=False):
-    """The dense map and the blocked one of the same forward's batch, and its mask."""
+def both(tokens=70, left_pads=(0, 9), right_pads=3, train=False, reading=MeanMap):
+    """What is read of the same forward's batch, dense and blocked, and its mask."""
     ids = torch.randint(2, 32, (len(left_pads), tokens), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     for row, pads in enumerate(left_pads):
@@ -28,12 +28,12 @@ def both(tokens=70, left_pads=(0, 9), right_pads=3, train=False):
     for dense_tokens in (tokens, tokens - 1):
         with (
             torch.set_grad_enabled(train),
-            AttentionTap(model, "all").open(mask, MeanMap(dense_tokens)) as seen,
+            AttentionTap(model, "all").open(mask, reading(dense_tokens)) as seen,
         ):
             model(input_ids=ids, attention_mask=mask)
-        maps.append(seen.capacity)
+        maps += seen.fields.values()
     dense, blocked = maps
-    assert isinstance(dense, torch.Tensor) and isinstance(blocked, BlockedCapacity)
+    assert isinstance(dense, torch.Tensor) and isinstance(blocked, BlockedCapacity | BlockedRollout)
     return dense, blocked, mask.bool()
 
 
@@ -41,6 +41,7 @@ def both(tokens=70, left_pads=(0, 9), right_pads=3, train=False):
 def small(monkeypatch):
     """Blocks and tiles so small that a short sequence has many."""
     monkeypatch.setattr(flowtracer.flow, "BLOCK", 16)
+    monkeypatch.setattr(flowtracer.blocked, "ROLLOUT_ROWS", 16)
     monkeypatch.setattr(flowtracer.blocked, "TILE_ELEMENTS", 4 * 16 * 20)
 
 
@@ -98,19 +99,32 @@ def test_flow_over_tiles_is_the_flow_over_the_map(small):
     assert [path for _, path in one.backbone(3, source[1])] == [path for _, path in paths]
 
 
-@pytest.mark.parametrize("name", ["flow", "bottom_flow", "one_hop", "raw_flow", "answer_attention"])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("left_pads", [(0,), (0, 0), (0, 9)])
+def test_a_rollout_in_tiles_sums_the_rows_of_the_whole_one(small, left_pads, train):
+    dense, blocked, mask = both(left_pads=left_pads, train=train, reading=Rollout)
+    position = torch.arange(70)
+    for wanted in (mask & (position >= 55) & (position < 60), mask & (position == 0), mask, ~mask):
+        expected = torch.einsum("bk,bki->bi", wanted.float(), dense)
+        torch.testing.assert_close(blocked.sum_of_rows(wanted), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["flow", "bottom_flow", "one_hop", "raw_flow", "answer_attention", "attention_rollout"]
+)
 def test_credit_is_the_same_with_and_without_a_map(small, name):
-    dense, blocked, mask = both()
+    reading, field = (Rollout, "rollout") if name == "attention_rollout" else (MeanMap, "capacity")
+    dense, blocked, mask = both(reading=reading)
     position = torch.arange(70)
     weights = []
-    for capacity in (dense.clone(), blocked):
+    for read in (dense.clone(), blocked):
         context = CreditContext(
             torch.zeros_like(mask, dtype=torch.long),
             mask & (position < 25),
             mask & (position >= 25),
             mask & (position < 25),
             mask & (position >= 55) & (position < 60),
-            capacity=capacity,
+            **{field: read},
         )
         weights.append(credit.get(name)(context))
     torch.testing.assert_close(*weights)
@@ -161,14 +175,17 @@ def test_trace_of_a_long_response_holds_no_map(tokenizer, small):
 def test_memory_grows_with_the_length_and_not_its_square(monkeypatch):
     """The largest tensor that the solves make; a strip of rows, which lives no longer than its block."""
     monkeypatch.setattr(flowtracer.flow, "BLOCK", 32)
+    monkeypatch.setattr(flowtracer.blocked, "ROLLOUT_ROWS", 32)
     monkeypatch.setattr(flowtracer.blocked, "TILE_ELEMENTS", 2 * 16 * 64)
     largest = {}
     for tokens in (128, 256, 512):
         query, key = (torch.randn(1, heads, tokens, 8) for heads in (2, 1))
         layer = TracedLayer(query, key, row_normalizers(query, key, 0.3, None), 0.3, None)
-        capacity = BlockedCapacity(torch.ones(1, tokens, dtype=torch.bool), [layer] * 2)
+        parts = torch.ones(1, tokens, dtype=torch.bool), [layer] * 2
         position = torch.arange(tokens).unsqueeze(0)
         with LargestTensors() as made:
-            solve_flow(capacity, position < tokens // 4, position >= tokens - 3)
-        largest[tokens] = made.sizes[0]
-    assert largest == {tokens: 4 * 32 * tokens for tokens in largest}
+            solve_flow(BlockedCapacity(*parts), position < tokens // 4, position >= tokens - 3)
+        with LargestTensors() as rolled:
+            BlockedRollout(*parts).sum_of_rows(position >= tokens - 3)
+        largest[tokens] = made.sizes[0], rolled.sizes[0]
+    assert largest == {tokens: (4 * 32 * tokens,) * 2 for tokens in largest}
