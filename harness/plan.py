@@ -307,7 +307,8 @@ def memory(
     on is gathered.
     """
     from flowtracer import credit
-    from flowtracer.attention import TILE_ELEMENTS, traced_layers
+    from flowtracer.attention import DENSE_TOKENS, TILE_ELEMENTS, traced_layers
+    from flowtracer.flow import BLOCK
 
     training = training or experiment.training_of(label)
     gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
@@ -330,10 +331,12 @@ def memory(
     name, options = experiment.credit_of(label)
     method = credit.get(name, **options)
     tile = 8.0 * min(TILE_ELEMENTS, micro * shape.heads * length**2)
+    # Beyond, no map is held, but a strip of it; queries and keys wait for their backward anyway.
+    columns = length if length <= getattr(method, "dense_tokens", DENSE_TOKENS) else BLOCK
     if "capacity" in method.needs:
-        parts["attention map"] = 4.0 * micro * length**2 + tile
+        parts["attention map"] = 4.0 * micro * length * columns + tile
     elif "rollout" in method.needs:
-        parts["attention map"] = 12.0 * micro * length**2 + tile
+        parts["attention map"] = (12.0 if columns == length else 4.0) * micro * length * columns + tile
     elif "head_vectors" in method.needs:
         traced = len(traced_layers(getattr(method, "layers", "middle"), shape.layers))
         parts["attention map"] = 12.0 * micro * traced * shape.heads * length + tile
@@ -360,13 +363,20 @@ def total(parts: Mapping[str, float]) -> float:
     return staying + max(training, parts.get("cache", 0.0))
 
 
-def refuse(found: Plan, workers: int = 1) -> None:
-    """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not."""
+def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
+    """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not.
+
+    served: whether a server samples, on other memory than this.
+    """
     device, experiment = found.device, found.experiment
-    wanted, room = total(found.memory["as declared"]), device.memory / workers
+    parts = found.memory["as declared"]
+    engine = parts.get("engine", 0.0)
+    wanted, room = total(parts) - engine * served, device.memory / workers
     if wanted <= room:
         return
     ways = ["--workers 1"] if workers > 1 and wanted <= device.memory else []
+    if engine and not served and wanted - engine <= room:
+        ways.append(f"--server, with vLLM elsewhere ({(wanted - engine) / GB:.0f} GB)")
     ways += _ways(found, room)
     shared = f" for {workers} processes at once" if workers > 1 else ""
     raise ExperimentError(

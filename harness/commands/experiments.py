@@ -77,7 +77,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if workers is None:
         workers = 1 if found.device.kind == "gpu" or options.server else 2
     if options.ray is None:  # a cluster's machines are not this one
-        plans.refuse(found, max(1, min(workers, found.runs)))
+        plans.refuse(found, max(1, min(workers, found.runs)), options.server is not None)
     if options.plan:
         return 0
     engines.check(experiment.engine, options.server)
@@ -204,7 +204,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ExperimentError(
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
-    plans.refuse(plans.plan(experiment))
+    plans.refuse(plans.plan(experiment), served=options.server is not None)
     engines.check(experiment.engine, options.server)
     folder = options.out or Path("runs") / experiment.name
     stopped = f"stopped; {folder} is whole: run the same command again, it goes on"

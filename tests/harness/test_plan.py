@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness import ExperimentError, cli, experiment, plan, provenance
+from harness import ExperimentError, cli, engines, experiment, plan, provenance
 
 #: Published parameter counts, in billions: Qwen3's technical report, Meta's model cards, SmolLM2's.
 PUBLISHED = {
@@ -162,6 +162,35 @@ def test_the_rungs_fit_where_they_say(name, gigabytes, fits):
     if name == "qwen3-1.7b":
         assert "training.lora_rank = 16" in str(error.value)
     assert "by FSDP" in str(error.value)
+
+
+def test_a_server_takes_the_engine_off_the_gpu():
+    """Where that is what keeps a run from fitting, it is named as a way out."""
+    built = plan.replace(experiment.load("qwen3-0.6b"), engine="vllm")
+    alone = plan.total(plan.plan(built, GPU).memory["as declared"]) - engines.BESIDE_TRAINING * GPU.memory
+    device = plan.Device("a GPU", "gpu", 1.05 * alone, *plan.RATES["A100"])
+    found = plan.plan(built, device)
+    with pytest.raises(ExperimentError, match="what would: --server, with vLLM elsewhere"):
+        plan.refuse(found)
+    plan.refuse(found, served=True)
+
+
+def test_no_map_of_a_very_long_sequence_is_counted():
+    """Beyond 32K tokens credit holds strips of it."""
+    built = experiment.load("qwen3-0.6b")
+    shape = plan.SHAPES["meta-llama/Llama-3.2-3B"]
+    maps = {
+        tokens: plan.memory(
+            built,
+            "flow",
+            shape,
+            0,
+            GPU,
+            plan.replace(built.training, max_response_tokens=tokens, micro_batch=1),
+        )["attention map"]
+        for tokens in (32 * 1024, 64 * 1024)
+    }
+    assert maps[64 * 1024] < maps[32 * 1024] / 10
 
 
 def test_two_workers_share_one_machine():
