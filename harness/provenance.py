@@ -8,8 +8,10 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,11 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    if found["flowtracer"] == "not installed":  # run from a checkout
+        with suppress(OSError):
+            found["flowtracer"] = tomllib.loads((_source_tree() / "pyproject.toml").read_text())["project"][
+                "version"
+            ]
     return {**found, "vllm": vllm_version() or "not installed"}
 
 

@@ -1,6 +1,8 @@
 """Protects what a manifest says about its origin: exact versions, and a commit that is one or nothing."""
 
+import importlib.metadata
 import re
+from pathlib import Path
 
 from harness import provenance
 
@@ -10,6 +12,22 @@ def test_versions_name_what_results_depend_on():
     assert set(found) == {"python", "vllm", *provenance.PACKAGES}
     for name in ("torch", "transformers", "trl", "lm-eval"):
         assert re.match(r"\d+\.\d+", found[name])
+
+
+def test_a_checkout_has_the_version_of_its_code(monkeypatch):
+    """Not another one than the same code installed: that would be a mixed sweep."""
+    installed, missing = importlib.metadata.version, importlib.metadata.PackageNotFoundError
+
+    def version(name):
+        if name == "flowtracer":
+            raise missing(name)
+        return installed(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr(provenance, "_source_tree", lambda: Path(__file__).parents[2])
+    provenance.versions.cache_clear()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", provenance.versions()["flowtracer"])
+    provenance.versions.cache_clear()
 
 
 def test_the_environment_is_one_hash_of_all_that_is_installed(monkeypatch):
