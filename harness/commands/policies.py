@@ -40,7 +40,10 @@ def add(commands: Commands) -> None:
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
     added.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="responses sampled at once (default: 32)"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="responses sampled at once (default: 32; 256 by vllm, which takes as many as fit)",
     )
     added.add_argument(
         "--engine", choices=ENGINES, default=ENGINES[0], help=f"what samples (default: {ENGINES[0]})"
@@ -121,7 +124,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     problems = task.problems("test", options.problems)
     policy = policy_of(options.policy, options)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
-    samples = options.samples or (1 if options.temperature == 0 else task.samples)
+    samples, batch_size = options.samples, options.batch_size
+    if samples is None:
+        samples = 1 if options.temperature == 0 else task.samples
+    if batch_size is None:
+        batch_size = 256 if options.engine == engines.VLLM else 32
     tokens = response_limit(options.max_response_tokens, policy, longest)
     kept = Kept() if options.out is None else Kept(options.out, _identity(options, policy, tokens))
     with Bars("", lines=False) as progress:
@@ -134,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
                 samples=samples,
                 temperature=options.temperature,
                 max_new_tokens=tokens,
-                batch_size=options.batch_size,
+                batch_size=batch_size,
                 progress=progress.at,
                 engine=options.engine,
                 kept=kept,

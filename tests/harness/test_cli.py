@@ -38,6 +38,10 @@ def run(capsys, *arguments):
         (["trace", "--task", "gsm9k"], "unknown task 'gsm9k'"),
         (["evaluate", "decision", "decision:variant"], "write options as NAME:OPTION=VALUE"),
         (["evaluate", "decision", "decision:variant=x"], "no variant 'x'"),
+        (["evaluate", "decision", "decision", "--samples", "0"], "samples (0) and batch_size (32) must be"),
+        (["evaluate", "decision", "decision", "--batch-size", "0"], "and batch_size (0) must be at least 1"),
+        (["evaluate", "decision", "decision", "--chat"], "policy decision has no chat template"),
+        (["evaluate", "decision", "decision", "--system", "Be brief."], "read without a chat template"),
         (
             ["trace", "--policy", "decision", "--task", "decision", "--problem", "999"],
             "has problems 0 to 255",
