@@ -16,7 +16,7 @@ from harness.commands.shared import (
     add_response_limit,
     command,
     console,
-    policy_of,
+    policy_named,
     response_limit,
     task_named,
     write,
@@ -163,7 +163,7 @@ def _intervene(options: argparse.Namespace) -> int:
     task = task_named(options.task)
     problems = task.problems(options.split, options.problems)
     methods = {name: credit.get(name) for name in options.methods.split(",") if name}
-    policy = to_gpu(policy_of(options.policy, options))
+    policy = to_gpu(policy_named(options.policy, options))
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)

@@ -16,7 +16,7 @@ from harness.commands.shared import (
     command,
     console,
     output,
-    policy_of,
+    policy_named,
     response_limit,
     status,
     task_named,
@@ -122,7 +122,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     engines.check(options.engine, options.server)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
-    policy = policy_of(options.policy, options)
+    policy = policy_named(options.policy, options)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
     samples, batch_size = options.samples, options.batch_size
     if samples is None:
@@ -206,7 +206,7 @@ def _trace(options: argparse.Namespace) -> int:
         problem = problems[options.problem]
     else:
         problem = tasks.Problem(id=f"{task.name}/given", question=options.question, gold=None)
-    policy = to_gpu(policy_of(options.policy, options))
+    policy = to_gpu(policy_named(options.policy, options))
     prompt_ids = policy.encode(task.prompt(problem))
     if options.response is None:
         key = seeds.key("evaluation", task.name, problem.id, 0)

@@ -143,7 +143,7 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system message (default: that of the template)")
 
 
-def policy_of(name: str, options: argparse.Namespace) -> Any:
+def policy_named(name: str, options: argparse.Namespace) -> Any:
     """The policy called `name`, read as those options say."""
     from harness.policy import load_policy
 
