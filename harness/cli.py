@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _is_mistake(error):
             return say(str(error), MISTAKE)
+        if _is(error, {"OutOfMemoryError"}):  # torch's, which only some commands import
+            way_out = (
+                "ask for fewer or shorter responses at once, or set CUDA_VISIBLE_DEVICES= to take the CPU"
+            )
+            return say(f"the GPU's memory is full: {str(error).splitlines()[0]}; {way_out}", MISTAKE)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" while writing {error.filename}" if error.filename else ""
             return say(f"the disk is full{place}: free some space and run the same command again", MISTAKE)
@@ -38,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_mistake(error: Exception) -> bool:
     """Whether the error is one of the packages' own for a user's mistake, whichever of them were imported."""
-    own = {"ExperimentError", "TaskError", "RecordError", "CreditError"}
-    return any(kind.__name__ in own for kind in type(error).__mro__)
+    return _is(error, {"ExperimentError", "TaskError", "RecordError", "CreditError"})
+
+
+def _is(error: Exception, names: set[str]) -> bool:
+    return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
 class _Parser(argparse.ArgumentParser):

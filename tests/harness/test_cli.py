@@ -4,9 +4,10 @@ import errno
 import json
 
 import pytest
+import torch
 
 from harness import cli
-from harness.commands import experiments
+from harness.commands import experiments, policies
 
 
 def run(capsys, *arguments):
@@ -74,6 +75,16 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch):
         errors
         == "flowtracer: the disk is full while writing runs/x: free some space and run the same command again\n"
     )
+
+
+def test_a_full_gpu_is_one_line(capsys, monkeypatch):
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
+
+    monkeypatch.setattr(policies, "_trace", full)
+    status, _, errors = run(capsys, "trace")
+    assert status == 2 and errors.count("\n") == 1
+    assert "memory is full: CUDA out of memory" in errors and "CUDA_VISIBLE_DEVICES=" in errors
 
 
 def test_defects_are_not_dressed_up_as_mistakes(monkeypatch):
