@@ -105,6 +105,15 @@ def gathered(rows: list[Any]) -> list[Any]:
     return rows if parts is None else [row for part in parts for row in part]
 
 
+def agreed(value: str) -> str:
+    """The first process's value, on every one; none goes on before that one has come here."""
+    if processes() == 1:
+        return value
+    one = [value]
+    distributed.broadcast_object_list(one)
+    return one[0]
+
+
 def anywhere(here: bool, device: torch.device) -> bool:
     """Whether it holds on any process."""
     if processes() == 1:

@@ -15,10 +15,13 @@ import json
 import os
 import re
 import shutil
+import socket
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +30,7 @@ from typing import Any
 
 import httpx
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
@@ -39,6 +43,8 @@ from harness.rollout import Sample
 ANSWER, ALIVE = 30.0, 10.0
 #: Requests that wait for their response at once; the others follow. Below the usual limit of open files.
 AT_ONCE = 512
+#: Seconds until a connection that nothing goes through is not used again: before the server closes it, after five.
+IDLE = 1.0
 #: What may differ between the configurations of one architecture, and changes nothing of what weights compute.
 INCIDENTAL = {
     "_name_or_path",
@@ -75,11 +81,16 @@ def describe(address: str) -> Server:
     if not re.fullmatch(r"https?://[^/\s]+/?", address):
         raise EngineError(f"--server {address}: give http://HOST:PORT, as `flowtracer serve` prints it")
     with _asking(address), httpx.Client(base_url=address, timeout=ANSWER, trust_env=False) as client:
-        version = _answer(address, client.get("/version"))["version"]
-        served = _answer(address, client.get("/v1/models"))["data"][0]
+        version = str(_answer(address, client.get("/version")).get("version"))
+        # Of another release, what follows may have other names.
+        engines.check_version(version)
+        models = _answer(address, client.get("/v1/models"))
         found = _answer(address, client.get("/server_info", params={"config_format": "json"}))
-    engines.check_version(version)
-    model, cache = found["vllm_config"]["model_config"], found["vllm_config"]["cache_config"]
+    try:
+        served, config = models["data"][0], found["vllm_config"]
+        model, cache = config["model_config"], config["cache_config"]
+    except (LookupError, TypeError):
+        raise EngineError(f"engine vllm: the server at {address} is none of `flowtracer serve`") from None
     if model["logprobs_mode"] != "processed_logprobs" or cache["enable_prefix_caching"]:
         raise EngineError(
             f"the server at {address} was started with other options than those of `flowtracer serve`, which it needs: "
@@ -128,23 +139,33 @@ class Served:
             for name, weight in engines.weights_of(model):
                 if parallel.first():
                     held[name] = weight.to("cpu", self.dtype, copy=True).contiguous()
-        if parallel.first():
-            self._send(held)
-        parallel.meet()
+        self.version = parallel.agreed(self._send(held) if parallel.first() else "")
 
-    def _send(self, weights: dict[str, torch.Tensor]) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="flowtracer-served-"))
-        try:
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-            order = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+    def _send(self, weights: dict[str, torch.Tensor]) -> str:
+        """The name under which the server has them."""
+        version = uuid.uuid4().hex
+        with _written(self.address, weights) as folder:
             way_out = f"it must see {folder}: give both a TMPDIR that they share, then start it again"
-            with (
-                _asking(self.address, way_out),
-                httpx.Client(base_url=self.address, timeout=None, trust_env=False) as client,
-            ):
-                _answer(self.address, client.post("/collective_rpc", json=order), way_out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with _asking(self.address, way_out):
+                asyncio.run(self._replace(folder, version, way_out))
+        return version
+
+    async def _replace(self, folder: Path, version: str, way_out: str) -> None:
+        order = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        async with self._client() as client:
+
+            async def replace() -> None:
+                # After an exchange that broke off, vLLM would put the next weights together with the rest of those. And
+                # the name goes before they do: who still samples from them learns of it.
+                if await self._version(client) == UNFINISHED:
+                    raise EngineError(
+                        f"engine vllm: the server at {self.address} has got its weights by half: start it again"
+                    )
+                await self._name(client, UNFINISHED)
+                _answer(self.address, await client.post("/collective_rpc", json=order), way_out)
+                await self._name(client, version)
+
+            await self._attended(client, replace())
 
     def sample(
         self,
@@ -171,15 +192,13 @@ class Served:
             return asyncio.run(self._sample(requests, finished))
 
     async def _sample(self, requests: list[dict[str, Any]], finished: Finished | None) -> list[Sample]:
-        limits = httpx.Limits(max_connections=self.rows + 1)
-        async with httpx.AsyncClient(
-            base_url=self.address, timeout=None, limits=limits, trust_env=False
-        ) as client:
+        async with self._client() as client:
             free = asyncio.Semaphore(self.rows)
 
             async def one(row: int, request: dict[str, Any]) -> Sample:
                 async with free:
                     answer = _answer(self.address, await client.post("/inference/v1/generate", json=request))
+                    await self._check_version(client)
                 choice = answer["choices"][0]
                 ids = choice["token_ids"] or []
                 logprobs = [token["logprob"] for token in choice["logprobs"]["content"]] if ids else []
@@ -189,18 +208,43 @@ class Served:
                 return found
 
             work = asyncio.gather(*(one(row, request) for row, request in enumerate(requests)))
-            watch = asyncio.create_task(self._watch(client))
-            both: set[asyncio.Future[Any]] = {work, watch}
-            try:
-                # A response may take an hour; that the server is gone must show before.
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    watch.result()
-                return await work
-            finally:
-                work.cancel()
-                watch.cancel()
-                await asyncio.gather(work, watch, return_exceptions=True)
+            return await self._attended(client, work)
+
+    async def _check_version(self, client: httpx.AsyncClient) -> None:
+        """Raises EngineError where the server has other weights than those that `take` gave it.
+
+        Somebody's who does not see the lock, from another machine for one, or its own, of a new start.
+        """
+        if await self._version(client) != self.version:
+            raise EngineError(
+                f"engine vllm: the server at {self.address} has got other weights while it sampled, from another run "
+                "or a new start: serve each run by one of its own, then run the same command again"
+            )
+
+    async def _version(self, client: httpx.AsyncClient) -> object:
+        return _answer(self.address, await client.get("/weight_info")).get("weight_version")
+
+    async def _name(self, client: httpx.AsyncClient, version: str) -> None:
+        _answer(self.address, await client.post("/update_weight_version", json={"new_version": version}))
+
+    def _client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=self.rows + 1, keepalive_expiry=IDLE)
+        return httpx.AsyncClient(base_url=self.address, timeout=None, limits=limits, trust_env=False)
+
+    async def _attended(self, client: httpx.AsyncClient, asked: Awaitable[Any]) -> Any:
+        """What was asked, which may take an hour; that the server is gone shows before."""
+        work = asyncio.ensure_future(asked)
+        watch = asyncio.create_task(self._watch(client))
+        both: set[asyncio.Future[Any]] = {work, watch}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                watch.result()
+            return await work
+        finally:
+            work.cancel()
+            watch.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
 
     async def _watch(self, client: httpx.AsyncClient) -> None:
         while True:
@@ -213,7 +257,7 @@ def _asking(address: str, way_out: str = "start it again, then run the same comm
     """One line for a server that does not answer."""
     try:
         yield
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         what = str(error) or type(error).__name__
         raise EngineError(
             f"engine vllm: the server at {address} does not answer ({what}); {way_out}"
@@ -232,15 +276,44 @@ def _answer(
             f"engine vllm: the server at {address} says {response.status_code} to {response.request.url.path}: "
             f"{' '.join(text.split())[:300]}; {way_out}"
         )
-    return dict(response.json()) if response.content else {}
+    try:
+        return dict(response.json()) if response.content else {}
+    except (ValueError, TypeError):
+        raise EngineError(
+            f"engine vllm: what answers at {address} is no vLLM; is it one of `flowtracer serve`?"
+        ) from None
 
 
+@contextmanager
+def _written(address: str, weights: dict[str, torch.Tensor]) -> Iterator[Path]:
+    """The folder that holds them, for as long as the server reads it."""
+    folder = None
+    try:
+        try:
+            folder = Path(tempfile.mkdtemp(suffix=WEIGHTS, prefix=f"{lock_of(address).stem}."))
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            size = sum(one.nbytes for one in weights.values()) / 1e9
+            raise EngineError(
+                f"engine vllm: {size:.1f} GB of weights cannot be written to {folder or tempfile.gettempdir()}: "
+                f"{engines.reason(error)}; give this and the server a TMPDIR with room"
+            ) from error
+        yield folder
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+#: The name of weights on their way to a server.
+UNFINISHED = "unfinished"
+#: How the names of folders of weights end.
+WEIGHTS = ".weights"
 _held: dict[str, Any] = {}
 
 
 def lock_of(address: str) -> Path:
     """The file that the run which a server samples for keeps locked, beside the folders of weights."""
-    name = re.sub(r"\W+", "-", address)
+    name = re.sub(r"\W+", "-", address.rstrip("/"))
     return Path(tempfile.gettempdir()) / f"flowtracer-served-{name}.lock"
 
 
@@ -248,7 +321,11 @@ def _hold(address: str) -> None:
     """Keeps other runs off the server until `release`: they would sample from this one's weights."""
     if address in _held:
         return
-    file = lock_of(address).open("w")
+    lock = lock_of(address)
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise EngineError(f"{lock} cannot be used: {error.strerror}; give a TMPDIR of your own") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -257,6 +334,8 @@ def _hold(address: str) -> None:
             f"the server at {address} samples for another run: wait for its end, or serve another one"
         ) from None
     _held[address] = file
+    for left in lock.parent.glob(f"{lock.stem}.*{WEIGHTS}"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def release() -> None:
@@ -279,6 +358,7 @@ def serve(
     except (OSError, ValueError) as error:
         raise EngineError(f"policy {name} cannot be read: {str(error).splitlines()[0]}") from None
     context = context or configuration.get_text_config().max_position_embeddings
+    _check_free(host, port)
     arguments = {
         "host": host,
         "port": port,
@@ -318,11 +398,34 @@ def _vllm_serve(line: list[str]) -> None:
     command.cmd(options)
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raises EngineError where nothing can listen: vLLM finds out late, and what listens there would seem ready."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(where)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise EngineError(f"--host {host} --port {port}: {said}; give another") from None
+
+
+def address_of(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _say_when_ready(name: str, host: str, port: int) -> None:
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    address = address_of(host, port)
     while True:
         time.sleep(1)
-        with suppress(httpx.HTTPError, EngineError, KeyError):
+        try:
             describe(address)
+        except EngineError as error:
+            if error.__cause__ is None:  # it answers, but not as one that a run could use
+                print(error, file=sys.stderr, flush=True)
+                return
+        else:
             print(f"{name} is served at {address}", flush=True)
             return

@@ -1,9 +1,12 @@
 """Protects the way to a vLLM server where there is none: what is wrong is one line, before anything is sampled."""
 
 import http.server
+import socket
+import tempfile
 import threading
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from harness import cli, engines, provenance, served
@@ -41,6 +44,89 @@ def test_another_program_at_that_address_is_not_taken_for_a_server():
         with pytest.raises(engines.EngineError, match="says 404 to /version: .*flowtracer serve"):
             served.describe(f"http://127.0.0.1:{other.server_port}")
         other.shutdown()
+
+
+def test_a_page_of_another_program_is_no_answer(tmp_path, monkeypatch):
+    """Such as what a proxy or a notebook shows for any address."""
+    (tmp_path / "version").write_text("<html>")
+    monkeypatch.chdir(tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(engines.EngineError, match="no vLLM; .*flowtracer serve"):
+            served.describe(f"http://127.0.0.1:{other.server_port}")
+        other.shutdown()
+
+
+def test_an_address_that_is_none_is_one_line():
+    with pytest.raises(engines.EngineError, match="Invalid port"):
+        served.describe("http://::1:8000")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("fe80::1", "http://[fe80::1]:8000"),
+        ("node7", "http://node7:8000"),
+    ],
+)
+def test_what_listens_somewhere_is_reached_at_an_address(host, address):
+    assert served.address_of(host, 8000) == address
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+    """Before vLLM is imported: what listens there may be a server too, and would be announced as this one."""
+    monkeypatch.setattr(provenance, "vllm_version", lambda: f"{engines.TESTED}0")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert cli.main(["serve", "decision", "--port", port]) == 2
+    error = capsys.readouterr().err
+    assert f"--port {port}: Address already in use; give another" in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    served.release()
+
+
+def test_weights_for_a_server_leave_nothing_behind(temporary, monkeypatch):
+    weights, address = {"one": torch.ones(3)}, "http://127.0.0.1:9"
+    with served._written(address, weights) as folder:
+        assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert not folder.exists()
+
+    def full(weights, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(served, "save_file", full)
+    with (
+        pytest.raises(engines.EngineError, match="No space left on device; .* TMPDIR with room"),
+        served._written(address, weights),
+    ):
+        pass
+    assert not list(temporary.iterdir())
+
+
+def test_weights_of_a_run_that_was_killed_go_when_the_next_one_comes(temporary):
+    ours, theirs = (
+        temporary / "flowtracer-served-http-h-8.x1.weights",
+        temporary / "flowtracer-served-http-h-80.x1.weights",
+    )
+    ours.mkdir()
+    theirs.mkdir()
+    served._hold("http://h:8/")
+    assert theirs.exists() and not ours.exists()
+
+
+def test_a_lock_that_is_not_ours_is_one_line(temporary):
+    served.lock_of("http://h:8").mkdir()
+    with pytest.raises(engines.EngineError, match="give a TMPDIR of your own"):
+        served._hold("http://h:8")
 
 
 def test_policies_of_one_architecture_share_a_name_and_no_others():

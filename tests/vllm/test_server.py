@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
+import httpx
 import pytest
 
 from harness import cli, engines, experiment, run, served
@@ -105,6 +107,29 @@ def test_two_processes_with_one_server_give_the_record_of_one_without(
     run.policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(run.policy_folder(folder, 2))
     same_run(tmp_path / "one", folder)
+
+
+def test_weights_of_another_run_are_not_sampled_for_this_one(serving: Serving) -> None:
+    """As of one that does not see the lock: on another machine, or with a TMPDIR of its own."""
+    heard: dict[int, object] = {}
+    one, other = start(serving.address), start(serving.address, "decision-decoy")
+    with pytest.raises(engines.EngineError, match="other weights"):
+        one.sample(prompts(4), keys(4), LENGTH, finished=heard.__setitem__)
+    assert not heard and len(other.sample(prompts(4), keys(4), LENGTH)) == 4
+
+
+def test_a_server_that_was_left_with_half_the_weights_takes_no_others(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """vLLM would put what it has read of them together with the next ones."""
+    with monkeypatch.context() as patch:
+        patch.setattr(served, "_written", lambda *_: nullcontext(tmp_path / "unseen"))
+        with pytest.raises(engines.EngineError, match="it must see .*unseen"):
+            start(serving.address)
+    with pytest.raises(engines.EngineError, match="by half: start it again"):
+        start(serving.address)
+    # Of this one it has read nothing.
+    httpx.post(f"{serving.address}/update_weight_version", json={"new_version": "default"}, trust_env=False)
 
 
 def test_mistakes_are_one_line(
