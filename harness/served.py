@@ -146,7 +146,7 @@ class Served:
         version = uuid.uuid4().hex
         with _written(self.address, weights) as folder:
             way_out = f"it must see {folder}: give both a TMPDIR that they share, then start it again"
-            with _asking(self.address, way_out):
+            with _asking(self.address):
                 asyncio.run(self._replace(folder, version, way_out))
         return version
 
@@ -253,14 +253,15 @@ class Served:
 
 
 @contextmanager
-def _asking(address: str, way_out: str = "start it again, then run the same command again") -> Iterator[None]:
+def _asking(address: str) -> Iterator[None]:
     """One line for a server that does not answer."""
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         what = str(error) or type(error).__name__
         raise EngineError(
-            f"engine vllm: the server at {address} does not answer ({what}); {way_out}"
+            f"engine vllm: the server at {address} does not answer ({what}); start it again, then run the same command "
+            "again"
         ) from error
 
 
