@@ -33,6 +33,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from harness import engines, parallel, rollout
 from harness.engines import EngineError, Finished
@@ -374,6 +375,11 @@ def serve(
     flags = ["enable-scale-out", "no-enable-prefix-caching", "skip-tokenizer-init", "disable-log-stats"]
     if not torch.cuda.is_available():
         flags.append("enforce-eager")
+    # The class that clients have the policy in: of another, vLLM would leave weights as they are, with a warning.
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(configuration.model_type)
+    if not isinstance(kind, str):
+        raise EngineError(f"policy {name}: {configuration.model_type} is no text decoder of transformers")
+    arguments["hf-overrides"] = json.dumps({"architectures": [kind]})
     line = [f"--{option}={value}" for option, value in arguments.items()] + [f"--{flag}" for flag in flags]
     os.environ.update(engines.environment(configuration, dtype, context, engines.ALONE))
     # The engine has a process of its own; weights and server_info are for developers only, says vLLM.
