@@ -263,7 +263,8 @@ def _training(comparison: Comparison) -> Sheet | None:
                 share(of["signal_share"]),
                 share(of["abstained"]),
                 _number(of, "mean_weight", 3),
-                f"{of['distance_from_start']:.3g}",
+                # Of a large policy it is not measured.
+                NOTHING if math.isnan(of["distance_from_start"]) else f"{of['distance_from_start']:.3g}",
             )
         )
     return Sheet(

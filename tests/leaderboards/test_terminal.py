@@ -78,6 +78,14 @@ def test_eighty_columns_are_enough(tmp_path: Path, seeds: int, methods: Sequence
         assert found == [arm.label for arm in comparison.arms if title != "Strength" or arm.differences]
 
 
+def test_what_a_large_policy_does_not_measure_is_no_number(tmp_path: Path) -> None:
+    comparison, runs = sweep(tmp_path, 2)
+    for arm in comparison.arms:
+        arm.training["distance_from_start"] = math.nan
+    rows = body(printed(comparison, runs), "During training")
+    assert [line.split()[-1] for line in rows[: len(comparison.arms)]] == ["-"] * len(comparison.arms)
+
+
 def test_what_a_reader_needs_is_there(tmp_path: Path) -> None:
     comparison, runs = sweep(tmp_path, 6)
     text = "\n".join(printed(comparison, runs, 100))
