@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from flowtracer.errors import CreditError
-from flowtracer.flow import full_float32
+from flowtracer.flow import blocks, full_float32
 
 #: Scores of one tile held at once on the CPU, in elements: 2 MB of float32, which its cache holds.
 TILE_ELEMENTS = 512 * 1024
-
-#: Rows of a strip of an attention rollout: as many as `flow.strips` takes.
-ROLLOUT_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,15 +116,13 @@ class BlockedRollout:
     @torch.no_grad()
     def sum_of_rows(self, wanted: Tensor) -> Tensor:
         """For boolean `wanted` (B, T), the sum of those rows, (B, T) float32; 0 on pads."""
-        length = wanted.shape[1]
         sums = (wanted & self._token).to(torch.float32)
         for layer in reversed(self._layers):
             passed = torch.zeros_like(sums)
-            for start in range(0, length, ROLLOUT_ROWS):
-                rows = slice(start, min(start + ROLLOUT_ROWS, length))
+            for rows in blocks(wanted.shape[1]):
                 if not bool(sums[:, rows].any()):
                     continue  # at the last layer, all but the answer's
-                tile = sums.new_zeros(len(sums), rows.stop - start, rows.stop)
+                tile = sums.new_zeros(len(sums), rows.stop - rows.start, rows.stop)
                 add_head_mean(tile, layer, rows, slice(0, rows.stop), 1.0)
                 with full_float32():
                     passed[:, : rows.stop] += torch.matmul(sums[:, rows].unsqueeze(1), tile).squeeze(1)

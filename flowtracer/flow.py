@@ -112,7 +112,7 @@ class Flow:
         # `best` that it extends; -1 where it starts at k.
         best = torch.zeros(paths, length, dtype=torch.float64)
         previous = torch.full((paths, length), -1)
-        for rows in _blocks(length):
+        for rows in blocks(length):
             transition = self.transition(rows).cpu()
             for k in range(rows.start, rows.stop):
                 candidates = (best[:, :k] * transition[k - rows.start, :k]).flatten()
@@ -188,7 +188,8 @@ def solve_flow(capacity: Capacity, source: Tensor, answer: Tensor) -> Flow:
     return Flow(potential, flow, 2.0 * flow, count, capacity, answer)
 
 
-def _blocks(length: int) -> list[slice]:
+def blocks(length: int) -> list[slice]:
+    """The rows of a map of `length` positions, `BLOCK` at a time."""
     return [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
 
 
@@ -204,7 +205,7 @@ def strips(capacity: Capacity, wanted: Tensor | None = None) -> Iterator[tuple[s
 
     wanted: boolean (T,); strips without such a row are left out.
     """
-    for rows in _blocks(capacity.shape[-1]):
+    for rows in blocks(capacity.shape[-1]):
         if wanted is None or bool(wanted[rows].any()):
             yield rows, _strip(capacity, rows)
 
@@ -220,7 +221,7 @@ def _potential(capacity: Capacity, answer: Tensor) -> Tensor:
     potential = answer.to(capacity.dtype)
     passed = torch.zeros_like(potential)
     with full_float32():
-        for rows in reversed(_blocks(answer.shape[-1])):
+        for rows in reversed(blocks(answer.shape[-1])):
             strip, start = _strip(capacity, rows), rows.start
             sink = potential[..., rows] + passed[..., rows].masked_fill(answer[..., rows], 0.0)
             solved = torch.linalg.solve_triangular(

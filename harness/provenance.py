@@ -48,9 +48,8 @@ def versions() -> dict[str, str]:
             found[name] = "not installed"
     if found["flowtracer"] == "not installed":  # run from a checkout
         with suppress(OSError):
-            found["flowtracer"] = tomllib.loads((_source_tree() / "pyproject.toml").read_text())["project"][
-                "version"
-            ]
+            project = tomllib.loads((_source_tree() / "pyproject.toml").read_text())["project"]
+            found["flowtracer"] = project["version"]
     return {**found, "vllm": vllm_version() or "not installed"}
 
 

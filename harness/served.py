@@ -397,7 +397,7 @@ def _vllm_serve(line: list[str]) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     cli_env_setup()
-    parser = FlexibleArgumentParser(prog="flowtracer serve POLICY --")
+    parser = FlexibleArgumentParser(prog="flowtracer serve --vllm")
     (command,) = cmd_init()
     command.subparser_init(parser.add_subparsers())
     options = parser.parse_args([command.name, *line])

@@ -123,8 +123,8 @@ def reproduce(
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
     By `workers` processes here, sampling from the `server` at that address where one is given, or by those
-    `elsewhere`. Finished runs are not repeated. Where the experiment declares
-    to stop when decided, seeds are run one after the other, all arms of each, until every arm has a verdict.
+    `elsewhere`. Finished runs are not repeated. Where the experiment declares to stop when decided, seeds are run one
+    after the other, all arms of each, until every arm has a verdict.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.

@@ -126,7 +126,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
-    known = ("float32", "bfloat16", "float16")
+    known = ("float32", "bfloat16", "float16")  # harness.policy.DTYPES, which would load torch for --help
     parser.add_argument(
         "--dtype", choices=known, default=known[0], help=f"what it computes in (default: {known[0]})"
     )

@@ -41,7 +41,6 @@ def both(tokens=70, left_pads=(0, 9), right_pads=3, train=False, reading=MeanMap
 def small(monkeypatch):
     """Blocks and tiles so small that a short sequence has many."""
     monkeypatch.setattr(flowtracer.flow, "BLOCK", 16)
-    monkeypatch.setattr(flowtracer.blocked, "ROLLOUT_ROWS", 16)
     monkeypatch.setattr(flowtracer.blocked, "TILE_ELEMENTS", 4 * 16 * 20)
 
 
@@ -175,7 +174,6 @@ def test_trace_of_a_long_response_holds_no_map(tokenizer, small):
 def test_memory_grows_with_the_length_and_not_its_square(monkeypatch):
     """The largest tensor that the solves make; a strip of rows, which lives no longer than its block."""
     monkeypatch.setattr(flowtracer.flow, "BLOCK", 32)
-    monkeypatch.setattr(flowtracer.blocked, "ROLLOUT_ROWS", 32)
     monkeypatch.setattr(flowtracer.blocked, "TILE_ELEMENTS", 2 * 16 * 64)
     largest = {}
     for tokens in (128, 256, 512):
