@@ -65,7 +65,7 @@ from harness.rollout import decoded, sample
 from harness.run import Rewards, data_order, grpo_config, task_of
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
-from leaderboards.terminal import Sheet, level
+from leaderboards.sheets import Sheet, level
 
 #: Gradients of more parameters than this are kept as a random projection to so many numbers, which keeps inner
 #: products up to 1 / sqrt(SKETCH) = 0.0007 of the lengths.
