@@ -2,6 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from flowtracer import versions
+
+versions.check()  # before the imports that another version would break
+
 from flowtracer import credit
 from flowtracer.attention import AttentionTap, traced_layers
 from flowtracer.errors import CreditError
