@@ -163,7 +163,7 @@ def reproduce(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """The speed of the kernels and of whole training steps."""
-    programs = shared_environment(session)
+    programs = shared_environment(session, ".[dev]")
     session.run(str(programs / "python"), "benchmarks/run.py", *session.posargs, external=True)
 
 

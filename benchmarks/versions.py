@@ -1,7 +1,8 @@
 """Runs the tests of tap, trainer and views on the versions that this process finds, and notes the outcome.
 
 `python benchmarks/versions.py NAME` is what the nox session `tests_versions` calls, with other versions of
-transformers, TRL and peft ahead of the environment's own. It ends with pytest's exit status. The page is results/versions.md.
+transformers, TRL and peft ahead of the environment's own. It ends with pytest's exit status. The page is
+results/versions.md.
 """
 
 from __future__ import annotations
