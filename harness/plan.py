@@ -307,8 +307,9 @@ def memory(
     on is gathered.
     """
     from flowtracer import credit
-    from flowtracer.attention import DENSE_TOKENS, TILE_ELEMENTS, traced_layers
+    from flowtracer.attention import traced_layers
     from flowtracer.flow import BLOCK
+    from flowtracer.readings import DENSE_TOKENS, TILE_ELEMENTS
 
     training = training or experiment.training_of(label)
     gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))

@@ -7,30 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import flowtracer.attention
-from flowtracer import AttentionTap, CreditError, capacity_from_qk, solve_flow, tap_multihead, traced_layers
-from flowtracer.attention import Capture, HeadReading, MeanMap, Rollout
-from tests.flowtracer.conftest import LargestTensors, tiny_model
+from flowtracer import AttentionTap, CreditError, attention, solve_flow, traced_layers
+from flowtracer.attention import Capture
+from flowtracer.readings import MeanMap, Rollout
+from tests.flowtracer.conftest import batch, eager_mean, tiny_model
 
 ARCHITECTURES = ["qwen3", "llama", "mistral", "gpt_neox", "gemma"]
-
-
-def batch(length=24, left_pads=(0, 5, 11)):
-    """Ids and mask (B, T), left-padded by different amounts."""
-    ids = torch.randint(2, 32, (len(left_pads), length), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    for row, pads in enumerate(left_pads):
-        ids[row, :pads], mask[row, :pads] = 0, 0
-    return ids, mask
-
-
-def eager_mean(architecture, ids, mask, layers, **changes):
-    """The mean over heads and layers of what an eager forward with output_attentions returns; pads zeroed."""
-    eager = tiny_model(architecture, attention="eager", **changes)
-    with torch.no_grad():
-        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
-    mean = torch.stack([attentions[layer] for layer in layers]).double().mean((0, 2))
-    return mean * mask[:, :, None] * mask[:, None, :]
 
 
 @pytest.mark.parametrize("layers", ["middle", "all"])
@@ -50,17 +32,27 @@ def test_captured_equals_eager(architecture, padded, layers):
 
 
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_local_experts": 4}
+
+
 LATENT = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 3,
     "num_key_value_heads": 4,
 }  # fmt: skip
+
+
 OLD_NAMES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}
+
+
 PLAIN = """
     apertus arcee biogpt bitnet cohere cohere2 ernie4_5 exaone4 glm glm4 granite helium hunyuan_v1_dense lfm2
     ministral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 qwen2 seed_oss smollm3 stablelm starcoder2
 """
+
+
 MIXTURES = "glm4_moe granitemoe mixtral olmoe phimoe qwen2_moe qwen3_moe"
+
+
 #: Every architecture for which the tap's map was compared with eager attention: the table of what can be traced.
 TESTED = {
     **dict.fromkeys(PLAIN.split(), {}),
@@ -148,74 +140,6 @@ def test_low_rank_adapters_are_looked_through():
     assert not torch.allclose(expected.capacity, eager_mean("qwen3", ids, mask, range(3)).float(), atol=1e-3)
 
 
-def encoder(**changes):
-    torch.manual_seed(0)
-    layer = torch.nn.TransformerEncoderLayer(
-        32, 4, 48, dropout=0.0, **{"batch_first": True, "norm_first": True, **changes}
-    )
-    model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
-    for part in model.modules():
-        if isinstance(part, torch.nn.MultiheadAttention):
-            part.in_proj_weight.data.mul_(4.0)
-    return model
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_plain_pytorch_encoders_are_traced(batch_first):
-    """Against the weights that MultiheadAttention itself returns, with padding and a causal mask."""
-    model = encoder(batch_first=batch_first)
-    states = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(1))
-    token = torch.ones(2, 12)
-    token[1, -3:] = 0
-    causal = torch.nn.Transformer.generate_square_subsequent_mask(12)
-    given = states if batch_first else states.transpose(0, 1)
-    # PyTorch wants both masks of one kind, and the tap reads either.
-    hidden = causal == float("-inf")
-    pads = token == 0
-    seen = []
-
-    def keep(module, arguments, keywords, output):
-        seen.append(torch.nn.functional.multi_head_attention_forward(
-            *(part.transpose(0, 1) if batch_first else part for part in arguments), 32, 4, module.in_proj_weight,
-            module.in_proj_bias, None, None, False, 0.0, module.out_proj.weight, module.out_proj.bias,
-            attn_mask=keywords["attn_mask"], key_padding_mask=keywords["key_padding_mask"])[1])  # fmt: skip
-
-    hooks = [
-        part.register_forward_hook(keep, with_kwargs=True)
-        for part in model.modules()
-        if isinstance(part, torch.nn.MultiheadAttention)
-    ]
-    with torch.no_grad(), tap_multihead(model, token, "all") as capture:
-        tapped = model(given, mask=hidden, src_key_padding_mask=pads)
-    for hook in hooks:
-        hook.remove()
-    expected = torch.stack(seen).mean(0) * token[:, :, None] * token[:, None, :]
-    torch.testing.assert_close(capture.capacity, expected, rtol=0, atol=2e-6)
-    with torch.no_grad():
-        plain = model(given, mask=hidden, src_key_padding_mask=pads)
-    real = token.bool() if batch_first else token.bool().T
-    torch.testing.assert_close(tapped[real], plain[real], rtol=1e-4, atol=1e-5)
-    with torch.no_grad(), tap_multihead(model, token, "all") as again:
-        model(given, mask=causal, src_key_padding_mask=torch.zeros(2, 12).masked_fill(pads, float("-inf")))
-    torch.testing.assert_close(capture.capacity, again.capacity)
-
-
-def test_plain_pytorch_that_cannot_be_traced_is_refused():
-    states, token = torch.randn(2, 12, 32), torch.ones(2, 12)
-    model = encoder()
-    with pytest.raises(CreditError, match="only causal models"), tap_multihead(model, token):
-        model(states)
-    biased = torch.nn.Transformer.generate_square_subsequent_mask(12)
-    biased[3, 1] = 0.5
-    with pytest.raises(CreditError, match="attn_mask adds to the scores"), tap_multihead(model, token):
-        model(states, mask=biased)
-    with pytest.raises(CreditError, match="holds no torch.nn.MultiheadAttention"):
-        tap_multihead(torch.nn.Linear(2, 2), token).__enter__()
-    attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
-    with pytest.raises(CreditError, match="cross-attention"), tap_multihead(attention, token):
-        attention(states, states + 1, states)
-
-
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 def test_autocast_rounds_what_the_model_computes_and_nothing_else(architecture):
     """bf16=True trains float32 weights so: queries rounded as the op rounds them, probabilities not at all."""
@@ -290,27 +214,14 @@ def test_outputs_and_gradients_are_bit_identical(left_pads, checkpointing):
         assert torch.equal(plain, tapped)
 
 
-def test_tiles_do_not_change_the_map(monkeypatch):
-    """Row by row and three queries at a time: the same map as in one piece."""
-    ids, mask = batch()
-    model = tiny_model("llama")
-    maps = []
-    for elements in (16 * 1024 * 1024, 4 * 3 * 24):
-        monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
-        with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
-            model(input_ids=ids, attention_mask=mask)
-        maps.append(capture.capacity)
-    torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
-
-
 def test_quantised_policies_are_read_as_they_compute():
     """Linear layers of 8-bit weights, swapped in as quantisers do: the map of their own eager forward."""
     ids, mask = batch(left_pads=(0, 5))
     quantised = []
-    for attention in ("sdpa", "eager"):
+    for implementation in ("sdpa", "eager"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            model = tiny_model("qwen3", attention=attention)
+            model = tiny_model("qwen3", attention=implementation)
             quantised.append(torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}))
     model, eager = quantised
     assert "DynamicQuantizedLinear" in str(model)
@@ -385,93 +296,7 @@ def test_an_attention_mask_of_another_length_is_refused():
 def test_scores_with_something_added_are_refused(option):
     query = torch.zeros(1, 2, 4, 8)
     with pytest.raises(CreditError, match="which the tap does not read yet"):
-        flowtracer.attention._tapped_attention(
-            torch.nn.Identity(), query, query, query, None, **{option: 1.0}
-        )
-
-
-def test_a_map_that_does_not_fit_in_memory_is_refused_before_it_is_made():
-    """A million tokens are 4 TB: no machine is asked for them, and the line says what to do."""
-    token = torch.ones(1, 2**20, dtype=torch.bool)
-    with pytest.raises(
-        CreditError, match="1 x 1048576 tokens takes 4398.0 GB, .* dense_tokens below 1048576"
-    ):
-        MeanMap(dense_tokens=2**20).begin(token, layers=1)
-    MeanMap().begin(token, layers=1)
-
-
-def test_scores_are_held_a_few_rows_at_a_time():
-    """The map and 4 MB, however many heads there are: not a map a head."""
-    query = torch.randn(1, 16, 1024, 8)
-    with LargestTensors() as made:
-        capacity_from_qk(query, query[:, :4], scale=0.3)
-    assert made.sizes[0] == 4 * 1024 * 1024 and made.sizes[1] <= 2 * 1024 * 1024
-
-
-def eager_layers(ids, mask):
-    """Attentions of all layers, (L, B, H, T, T) float64; pads zeroed."""
-    eager = tiny_model("llama", attention="eager")
-    with torch.no_grad():
-        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
-    return torch.stack(attentions).double() * (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)
-
-
-def padded_on_both_sides():
-    ids, mask = batch(left_pads=(0, 5, 11))
-    ids[1, -4:], mask[1, -4:] = 0, 0
-    return ids, mask
-
-
-@pytest.mark.parametrize("elements", [16 * 1024 * 1024, 4 * 5 * 24])
-def test_rollout_is_the_product_over_layers(monkeypatch, elements):
-    monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
-    ids, mask = padded_on_both_sides()
-    model = tiny_model("llama")
-    with torch.no_grad(), AttentionTap(model, "all").open(mask, Rollout()) as capture:
-        model(input_ids=ids, attention_mask=mask)
-    expected = torch.eye(24, dtype=torch.float64).expand(3, 24, 24)
-    for layer in eager_layers(ids, mask).mean(2):
-        expected = (0.5 * layer + 0.5 * torch.eye(24)) @ expected
-    expected = expected * mask[:, :, None] * mask[:, None, :]
-    torch.testing.assert_close(capture.fields["rollout"].double(), expected, rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("elements", [16 * 1024 * 1024, 4 * 5 * 24])
-def test_head_vectors_follow_their_definitions(monkeypatch, elements):
-    """Against loops over an eager model's per-head maps: tiles, grouped heads and pads on both sides."""
-    monkeypatch.setattr(flowtracer.attention, "TILE_ELEMENTS", elements)
-    ids, mask = padded_on_both_sides()
-    model = tiny_model("llama")
-    with (
-        torch.no_grad(),
-        AttentionTap(model, "all").open(mask, HeadReading(clip=4, near=2, far=6)) as capture,
-    ):
-        model(input_ids=ids, attention_mask=mask)
-    got = capture.fields["head_vectors"]
-    maps = eager_layers(ids, mask).transpose(0, 1).flatten(1, 2)
-    reach, distance, influence = (torch.zeros(3, 12, 24, dtype=torch.float64) for _ in range(3))
-    for row in range(3):
-        own = mask[row].nonzero().flatten().tolist()
-        for t in own:
-            for s in own:
-                if s <= t:
-                    reach[row, :, t] += maps[row, :, t, s] * min(t - s, 4)
-                    distance[row, :, t] += maps[row, :, t, s] * (t - s)
-            future = [k for k in own if t + 2 <= k <= t + 6]
-            if future:
-                influence[row, :, t] = maps[row, :, future, t].mean(1)
-    for name, expected in (("reach", reach), ("distance", distance), ("influence", influence)):
-        torch.testing.assert_close(getattr(got, name).double(), expected, rtol=0, atol=2e-5, msg=name)
-
-
-def test_capacity_from_qk_is_causal_softmax():
-    generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 4, 9, 8, generator=generator), torch.randn(2, 2, 9, 8, generator=generator)
-    scores = query.double() @ key.double().repeat_interleave(2, 1).transpose(-1, -2) * 0.3
-    hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)
-    expected = scores.masked_fill(hidden, float("-inf")).softmax(-1).mean(1)
-    got = capacity_from_qk(query, key, scale=0.3)
-    torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-6)
+        attention._tapped_attention(torch.nn.Identity(), query, query, query, None, **{option: 1.0})
 
 
 def test_one_token():
