@@ -31,7 +31,7 @@ import tasks
 from harness import engines, provenance
 from harness import experiment as experiments
 from harness import run as runs
-from harness.experiment import Experiment
+from harness.experiment import Experiment, task_of
 from leaderboards import read_run
 
 STOCK, UNIFORM, FLOW = "stock TRL", "uniform", "flow"
@@ -88,7 +88,7 @@ class _Rewards:
 
 def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
     """The steps of stock TRL, with the settings that `harness.run.train` gives to ours."""
-    settings, policy, task = experiment.training, runs.policy_of(experiment), runs.task_of(experiment.task)
+    settings, policy, task = experiment.training, runs.policy_of(experiment), task_of(experiment.task)
     order = runs.data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     rows = [{"prompt": policy.render(task.prompt(problem)), "problem_id": problem.id} for problem in order]
     # A checkpoint is no part of a step: none is due before the end.

@@ -38,6 +38,7 @@ from harness import parallel, provenance, rollout, seeds
 from harness.errors import ExperimentError
 from harness.policy import Policy, merged_weights, to_gpu
 from harness.rollout import Sample
+from leaderboards.manifest import DISTRIBUTION
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 #: Releases of vLLM that this was tested with. TRL 1.16 accepts 0.22 to 0.31.
@@ -136,7 +137,7 @@ def start(
 
 def tier(name: str) -> str:
     """The tier of determinism that a run started here on this engine can claim."""
-    return provenance.tier() if name == TRANSFORMERS else provenance.DISTRIBUTION
+    return provenance.tier() if name == TRANSFORMERS else DISTRIBUTION
 
 
 def batch_invariant(share: float) -> bool:

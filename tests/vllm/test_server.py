@@ -101,8 +101,8 @@ def test_two_processes_with_one_server_give_the_record_of_one_without(
     out = ("--method", "flow", "--out", tmp_path / "runs", "--server", serving.address)
     folder = Path(launch("-m", "harness.cli", "train", file, *out).split()[-1])
     two = read_run(folder)
-    assert two.finished and not two.faults() and two.manifest["processes"] == 2
-    assert two.manifest["versions"]["vllm"].startswith(engines.TESTED)
+    assert two.finished and not two.faults() and two.manifest.processes == 2
+    assert two.manifest.versions["vllm"].startswith(engines.TESTED)
     assert all(0 < step["sampler_gap"] < 1e-5 for step in two.table("steps").to_pylist())
     run.policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(run.policy_folder(folder, 2))
