@@ -46,7 +46,7 @@ from harness.experiment import Training
 from harness.policy import Policy
 from harness.replay import weigh
 from leaderboards.estimates import Interval, t_interval, wilson_interval
-from leaderboards.terminal import Sheet, level
+from leaderboards.sheets import Sheet, level
 
 SHARE = 0.2
 MASKINGS = ("attention", "deletion")

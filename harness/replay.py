@@ -68,7 +68,7 @@ from harness.runs.run import task_of
 from harness.runs.settings import data_order, grpo_config
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
-from leaderboards.terminal import Sheet, level
+from leaderboards.sheets import Sheet, level
 
 #: Gradients of more parameters than this are kept as a random projection to so many numbers, which keeps inner
 #: products up to 1 / sqrt(SKETCH) = 0.0007 of the lengths.
