@@ -41,7 +41,7 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
         def on_pre_optimizer_step(self, args, state, control, model=None, **_):
             seen.append(np.concatenate([p.grad.numpy().ravel() for p in model.parameters()]))
 
-    monkeypatch.setattr(run, "_Boundaries", Spy)
+    monkeypatch.setattr(run, "Boundaries", Spy)
     run.train(built, label, 0, tmp_path)
     policy = run.policy_of(built)
     policy.model.float()
