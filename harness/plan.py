@@ -345,7 +345,7 @@ def memory(
     value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
     cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
     if experiment.engine == "vllm":
-        from harness.engines import BESIDE_TRAINING
+        from harness.engines.base import BESIDE_TRAINING
 
         parts["engine"] = (
             BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache

@@ -58,11 +58,13 @@ from flowtracer.credit import CreditMethod
 from flowtracer.spans import decode, tokens_in
 from harness import experiment as experiments
 from harness import seeds
+from harness.engines.base import decoded
+from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training, task_of
 from harness.policy import Policy
-from harness.rollout import decoded, sample
-from harness.run import Rewards, data_order, grpo_config
+from harness.runs.recorder import Rewards
+from harness.runs.settings import data_order, grpo_config
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
 from leaderboards.sheets import Sheet, level

@@ -99,7 +99,7 @@ def _replay(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
     from harness import replay as replays
     from harness.policy import load_policy, to_gpu
-    from harness.run import policy_of
+    from harness.runs.run import policy_of
 
     torch.set_num_threads(1)
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]

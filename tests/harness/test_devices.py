@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_flatten
 
 import tasks
 from flowtracer import credit, trace
-from harness import cli, replay, run, seeds
+from harness import cli, replay, seeds
+from harness.engines.keyed import sample
+from harness.experiment import task_of
 from harness.policy import load_policy
-from harness.rollout import sample
+from harness.runs import run
 
 OWN_PROCESS = os.environ.get("FLOWTRACER_TEST_STANDIN") == "1"
 on_stand_in = pytest.mark.skipif(not OWN_PROCESS, reason="in a process of their own, below")
@@ -162,7 +164,7 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
 @pytest.mark.parametrize("name", credit.names())
 def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_experiment):
     built = tiny_experiment(samples_per_prompt=4)
-    policy, task, method = run.policy_of(built), run.task_of(built.task), credit.get(name)
+    policy, task, method = run.policy_of(built), task_of(built.task), credit.get(name)
     batches = replay.fresh(built, policy, 1, 0)
     here = replay.weigh(policy, task, built.training, batches, method, gradients=False)
     moved(policy)

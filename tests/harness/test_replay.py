@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from flowtracer import credit
-from harness import ExperimentError, cli, replay, run
+from harness import ExperimentError, cli, replay
+from harness.experiment import task_of
+from harness.runs import run
+from harness.runs.checkpoints import Boundaries, parameters_hash
 from leaderboards import read_run
 
 
@@ -20,7 +23,7 @@ def policy(tiny_experiment):
 
 def weighed(built, policy, batches, name, **options):
     method = credit.get(name, **options)
-    return replay.weigh(policy, run.task_of(built.task), built.training, batches, method)
+    return replay.weigh(policy, task_of(built.task), built.training, batches, method)
 
 
 @pytest.mark.parametrize(
@@ -35,11 +38,11 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
     object.__setattr__(built, "policy", dataclasses.replace(built.policy, dtype=dtype))
     seen = []
 
-    class Spy(run._Boundaries):
+    class Spy(Boundaries):
         def on_pre_optimizer_step(self, args, state, control, model=None, **_):
             seen.append(np.concatenate([p.grad.numpy().ravel() for p in model.parameters()]))
 
-    monkeypatch.setattr(run, "_Boundaries", Spy)
+    monkeypatch.setattr(run, "Boundaries", Spy)
     run.train(built, label, 0, tmp_path)
     policy = run.policy_of(built)
     policy.model.float()
@@ -59,10 +62,10 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
 
 def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, policy):
     built = tiny_experiment()
-    before = run.parameters_hash(policy.model)
+    before = parameters_hash(policy.model)
     batches = replay.fresh(built, policy, 2, 0)
     one, again = (weighed(built, policy, batches, "uniform") for _ in range(2))
-    assert run.parameters_hash(policy.model) == before
+    assert parameters_hash(policy.model) == before
     assert not policy.model.training and all(p.grad is None for p in policy.model.parameters())
     np.testing.assert_array_equal(one.gradients, again.gradients)
     larger = weighed(built, policy, batches, "constant", weight=2.0)
@@ -72,7 +75,7 @@ def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, po
 def test_without_gradients_the_weights_are_the_same(tiny_experiment, policy):
     built = tiny_experiment()
     batches = replay.fresh(built, policy, 1, 0)
-    task, method = run.task_of(built.task), credit.get("flow")
+    task, method = task_of(built.task), credit.get("flow")
     whole = replay.weigh(policy, task, built.training, batches, method)
     quick = replay.weigh(policy, task, built.training, batches, method, gradients=False)
     assert quick.gradients is None
@@ -191,7 +194,7 @@ def test_categories():
 def test_token_values_end_in_the_reward_and_find_the_decision(tiny_experiment, policy):
     """On `decision` the first letter settles the verdict: the filler after it changes no value."""
     built = tiny_experiment()
-    task = run.task_of(built.task)
+    task = task_of(built.task)
     rows = [row for row in replay.fresh(built, policy, 2, 0)[0] if row["finish_reason"] == "stop"]
     right = [row for row in rows if row["verdict"] == "correct"][:1]
     wrong = [row for row in rows if row["verdict"] == "wrong"][:1]

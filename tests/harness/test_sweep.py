@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import ExperimentError, cli, run, sweep
+from harness import ExperimentError, cli, sweep
 from harness import experiment as experiments
+from harness.runs import run
 from leaderboards import RunWriter, compare, load, records
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -223,7 +224,7 @@ def test_seeds_are_run_until_every_arm_is_decided(recorded, tmp_path):
     assert made == [f"{label} seed {seed}" for seed in range(3) for label in ("uniform", "flow", "random")]
     found = compare(load(tmp_path / "runs"))
     assert found.declaration.sequential and not found.undecided
-    assert {arm.verdict for arm in found.arms} == {"baseline", "no difference larger than 0.5"}
+    assert {arm.outcome for arm in found.arms} == {"baseline", "no difference larger than 0.5"}
     assert not recorded(
         ("uniform", "flow", "random"), tmp_path / "runs", None
     )  # decided: nothing more is run
