@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ExperimentError
 from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
-from leaderboards.manifest import Manifest
 
 if TYPE_CHECKING:
     import tasks
+    from leaderboards.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "experiments"
 ENGINES = ("transformers", "vllm")
