@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
 
 FOLDER = Path(__file__).parent / "experiments"
 METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
-ENGINES = ("transformers", "vllm")
 REWARDS = ("verdict", "random")
 FIXED, UNTIL_DECIDED = "fixed number of seeds", "until decided"
 #: The method that all others are compared with, where nobody says otherwise.
@@ -60,7 +60,7 @@ class PolicySettings:
     name: str
     chat: bool | None = None
     system: str | None = None
-    dtype: str = "float32"
+    dtype: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ class Training:
         """Rollouts of one step."""
         return self.prompts_per_step * self.samples_per_prompt
 
+    @property
+    def sampling(self) -> Sampling:
+        """How its rollouts are drawn."""
+        return Sampling(self.max_response_tokens, self.temperature, self.top_k, self.top_p)
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -135,8 +140,8 @@ class Evaluation:
 class Experiment:
     """A whole experiment.
 
-    engine: what samples rollouts and evaluations, "transformers" or "vllm". methods: label of an arm -> {"credit":
-    method name, "training": what this arm trains otherwise, option: value, ...}.
+    engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
+    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -147,7 +152,7 @@ class Experiment:
     task: Mapping[str, Any]
     training: Training
     evaluation: Evaluation
-    engine: str = "transformers"
+    engine: str = TRANSFORMERS
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -211,6 +216,10 @@ class Experiment:
         """The name and the options of an arm's credit method."""
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
+
+    def engine_choice(self, server: str | None = None) -> EngineChoice:
+        """Its engine, here or at the address of a server."""
+        return EngineChoice(self.engine, server, self.policy.dtype)
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
