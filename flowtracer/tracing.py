@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from flowtracer import credit, view
 from flowtracer.attention import AttentionTap, Layers
 from flowtracer.blocked import BlockedCapacity
+from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.controls import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
 from flowtracer.readings import DENSE_TOKENS, MeanMap
-from flowtracer.spans import AnswerTask, Boxed, Span, decode, tokens_in
+from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 
 
 @dataclass(eq=False, repr=False)
