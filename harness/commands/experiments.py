@@ -10,6 +10,7 @@ from typing import Any
 from harness.commands.records import show
 from harness.commands.shared import STOPPED, Bars, Commands, add_server, command, console, say
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
 
 
 def add(commands: Commands) -> None:
@@ -107,7 +108,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         except sweep.Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
-    show(folder, experiments.BASELINE)
+    show(folder, BASELINE)
     return 0
 
 
