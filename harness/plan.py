@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, task_of
 
 #: Tokens of a prompt: assumed where the problems come from elsewhere, else the characters of generated ones by so many
 #: a token; and those of a chat template.
@@ -429,10 +429,7 @@ def _named(change: Mapping[str, Any]) -> str:
 
 def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
     """Tokens of a prompt, roughly, and whether the task has test problems. Nothing is downloaded to find out."""
-    import tasks
-
-    options = {key: value for key, value in experiment.task.items() if key != "name"}
-    task = tasks.get(experiment.task["name"], **options)
+    task = task_of(experiment.task)
     tokens = float(PROMPT)
     if getattr(task, "hub", None) is None:
         sizes = [len(task.prompt(problem)) for problem in task.problems("train", 16)]

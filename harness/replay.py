@@ -61,10 +61,9 @@ from harness import seeds
 from harness.engines.base import BFLOAT16, FLOAT32, decoded
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, task_of
 from harness.policy import Policy
 from harness.runs.recorder import Rewards
-from harness.runs.run import task_of
 from harness.runs.settings import data_order, grpo_config
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
@@ -140,9 +139,9 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     first arm by name. Raises ExperimentError for runs of several experiments and for runs without rollouts.
     """
     runs = load(folder)
-    if len({run.manifest["experiment_hash"] for run in runs}) > 1:
+    if len({run.manifest.experiment_hash for run in runs}) > 1:
         raise ExperimentError(f"{folder} holds runs of several experiments: give the folder of one")
-    table = runs[0].manifest["experiment"]
+    table = runs[0].manifest.experiment
     experiment = experiments.from_table(
         {key: value for key, value in table.items() if key != "name"}, table["name"]
     )

@@ -27,7 +27,8 @@ from typing import Any, Protocol
 
 from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
-from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment, check_arm
+from harness.experiment import Experiment, check_arm
+from leaderboards.declaration import BASELINE, UNTIL_DECIDED
 
 TRAIN, EVALUATE = "train", "evaluate"
 

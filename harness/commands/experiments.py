@@ -11,6 +11,7 @@ from harness.commands.records import show
 from harness.commands.shared import STOPPED, Bars, Commands, add_server, command, console, say
 from harness.engines.base import VLLM, EngineChoice
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
 
 
 def add(commands: Commands) -> None:
@@ -109,7 +110,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         except sweep.Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
-    show(folder, experiments.BASELINE)
+    show(folder, BASELINE)
     return 0
 
 

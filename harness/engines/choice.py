@@ -25,6 +25,7 @@ from harness.engines import vllm
 from harness.engines.base import ALONE, TRANSFORMERS, VLLM, Engine, EngineChoice, EngineError
 from harness.engines.keyed import Keyed
 from harness.policy import Policy, to_gpu
+from leaderboards.manifest import DISTRIBUTION
 
 
 def check(choice: EngineChoice) -> None:
@@ -63,7 +64,7 @@ def start(choice: EngineChoice, policy: Policy, context: int, rows: int, share: 
 
 def tier(name: str) -> str:
     """The tier of determinism that a run started here on this engine can claim."""
-    return provenance.tier() if name == TRANSFORMERS else provenance.DISTRIBUTION
+    return provenance.tier() if name == TRANSFORMERS else DISTRIBUTION
 
 
 def release() -> None:

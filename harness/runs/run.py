@@ -17,14 +17,13 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 
-import tasks
 from flowtracer import credit
 from harness import parallel, provenance
 from harness.engines import choice, vllm
 from harness.engines import server as servers
 from harness.engines.base import ALONE, FLOAT16, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, check_arm
+from harness.experiment import Experiment, check_arm, task_of
 from harness.policy import Policy, load_policy
 from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
@@ -37,16 +36,15 @@ from harness.runs.checkpoints import (
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
-from leaderboards import Run, RunWriter, read_run
+from leaderboards import Manifest, Run, RunWriter, read_run
+from leaderboards.manifest import BITWISE, DISTRIBUTION
 
 #: Read when this module is loaded, in the process that all workers of a sweep are forked from: the code that runs is
 #: the code of that moment, whatever is committed meanwhile.
 COMMIT = provenance.git_commit()
 
 
-def manifest(
-    experiment: Experiment, label: str, seed: int, engine: EngineChoice | None = None
-) -> dict[str, Any]:
+def manifest(experiment: Experiment, label: str, seed: int, engine: EngineChoice | None = None) -> Manifest:
     """A run's manifest: the experiment with all its arms, whose run this is, and where it is made.
 
     engine: the experiment's own where it is None, as in the functions below.
@@ -58,20 +56,20 @@ def manifest(
     if engine.server is not None:
         server = servers.describe(engine.server)
         versions, invariant = {**versions, VLLM: server.version}, server.batch_invariant
-    return {
-        "experiment": experiment.resolved(),
-        "experiment_hash": experiment.hash,
-        "method": label,
-        "seed": seed,
-        "versions": versions,
-        "environment_hash": provenance.environment_hash(),
-        "hardware": provenance.hardware(),
-        "git_commit": COMMIT,
-        "batch_invariant": invariant,
-        "processes": parallel.processes(),
+    return Manifest(
+        experiment=experiment.resolved(),
+        experiment_hash=experiment.hash,
+        method=label,
+        seed=seed,
+        versions=versions,
+        environment_hash=provenance.environment_hash(),
+        hardware=provenance.hardware(),
+        git_commit=COMMIT,
+        batch_invariant=invariant,
+        processes=parallel.processes(),
         # Several processes add up their gradients in an order of their own.
-        "tier": choice.tier(engine.name) if parallel.processes() == 1 else provenance.DISTRIBUTION,
-    }
+        tier=choice.tier(engine.name) if parallel.processes() == 1 else DISTRIBUTION,
+    )
 
 
 def open_run(
@@ -81,11 +79,6 @@ def open_run(
     writer = RunWriter(folder, manifest(experiment, label, seed, engine))
     check_arm(experiment, label, writer.manifest, folder)
     return writer
-
-
-def task_of(settings: Mapping[str, Any]) -> tasks.Task:
-    """The task that a table of an experiment names."""
-    return tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
 
 
 def policy_of(experiment: Experiment, folder: Path | None = None) -> Policy:
@@ -257,10 +250,10 @@ def _summary(experiment: Experiment, label: str, writer: RunWriter) -> dict[str,
     run = read_run(writer.folder)
     timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
     timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")
-    places = 1 + len(writer.manifest.get("resumed", ()))
-    tier = writer.manifest["tier"]
-    lost = tier == provenance.BITWISE and (timeouts or places > 1)
-    summary = {"tier": provenance.DISTRIBUTION if lost else tier}
+    places = 1 + len(writer.manifest.resumed)
+    tier = writer.manifest.tier
+    lost = tier == BITWISE and (timeouts or places > 1)
+    summary: dict[str, Any] = {"tier": DISTRIBUTION if lost else tier}
     if experiment.engine == VLLM and not experiment.training_of(label).sampling.truncated:
         summary["left_out"] = _left_out(run)
     return summary

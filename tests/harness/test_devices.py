@@ -22,6 +22,7 @@ from flowtracer import credit, trace
 from harness import cli, replay, seeds
 from harness.engines.base import Sampling
 from harness.engines.keyed import sample
+from harness.experiment import task_of
 from harness.policy import load_policy
 from harness.runs import run
 
@@ -164,7 +165,7 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
 @pytest.mark.parametrize("name", credit.names())
 def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_experiment):
     built = tiny_experiment(samples_per_prompt=4)
-    policy, task, method = run.policy_of(built), run.task_of(built.task), credit.get(name)
+    policy, task, method = run.policy_of(built), task_of(built.task), credit.get(name)
     batches = replay.fresh(built, policy, 1, 0)
     here = replay.weigh(policy, task, built.training, batches, method, gradients=False)
     moved(policy)

@@ -110,7 +110,7 @@ def test_two_processes_give_the_record_of_one(file, one, tmp_path):
     assert printed.split() == [str(folder)]
     two = read_run(folder)
     assert two.finished and not two.faults()
-    assert two.manifest["processes"] == 2 and two.manifest["tier"] == "T2"
+    assert two.manifest.processes == 2 and two.manifest.tier == "T2"
     assert {row["step"] for row in two.table("samples").to_pylist()} == {0, 2}
     policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(policy_folder(folder, 2))

@@ -10,6 +10,7 @@ import pytest
 
 from flowtracer import credit
 from harness import ExperimentError, cli, replay
+from harness.experiment import task_of
 from harness.runs import run
 from harness.runs.checkpoints import Boundaries, parameters_hash
 from leaderboards import read_run
@@ -22,7 +23,7 @@ def policy(tiny_experiment):
 
 def weighed(built, policy, batches, name, **options):
     method = credit.get(name, **options)
-    return replay.weigh(policy, run.task_of(built.task), built.training, batches, method)
+    return replay.weigh(policy, task_of(built.task), built.training, batches, method)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, po
 def test_without_gradients_the_weights_are_the_same(tiny_experiment, policy):
     built = tiny_experiment()
     batches = replay.fresh(built, policy, 1, 0)
-    task, method = run.task_of(built.task), credit.get("flow")
+    task, method = task_of(built.task), credit.get("flow")
     whole = replay.weigh(policy, task, built.training, batches, method)
     quick = replay.weigh(policy, task, built.training, batches, method, gradients=False)
     assert quick.gradients is None
@@ -193,7 +194,7 @@ def test_categories():
 def test_token_values_end_in_the_reward_and_find_the_decision(tiny_experiment, policy):
     """On `decision` the first letter settles the verdict: the filler after it changes no value."""
     built = tiny_experiment()
-    task = run.task_of(built.task)
+    task = task_of(built.task)
     rows = [row for row in replay.fresh(built, policy, 2, 0)[0] if row["finish_reason"] == "stop"]
     right = [row for row in rows if row["verdict"] == "correct"][:1]
     wrong = [row for row in rows if row["verdict"] == "wrong"][:1]

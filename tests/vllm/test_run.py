@@ -66,9 +66,9 @@ def test_a_run_from_start_to_end_and_one_that_was_stopped(
 
     assert run.evaluate(built, "flow", 0, tmp_path / "whole")
     recorded = read_run(tmp_path / "whole")
-    assert recorded.finished and recorded.manifest["versions"]["vllm"] != "not installed"
+    assert recorded.finished and recorded.manifest.versions["vllm"] != "not installed"
     assert recorded.closing["summary"]["left_out"] == 0
-    assert recorded.manifest["tier"] == recorded.closing["summary"]["tier"] != "T0"
+    assert recorded.manifest.tier == recorded.closing["summary"]["tier"] != "T0"
     steps, rows = recorded.table("steps").to_pylist(), recorded.table("rollouts").to_pylist()
     assert len(rows) == 4 * 16 and len({row["key"] for row in rows}) == len(rows)
     for step in steps:

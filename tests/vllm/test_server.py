@@ -21,6 +21,7 @@ import pytest
 from harness import cli, experiment
 from harness.engines import choice, server, vllm
 from harness.engines.base import ALONE, VLLM, Engine, EngineChoice, EngineError, Sampling
+from harness.experiment import task_of
 from harness.policy import load_policy
 from harness.runs import run
 from harness.runs.checkpoints import policy_folder
@@ -74,7 +75,7 @@ def start(address: str, name: str = "decision") -> Engine:
 
 def prompts(count: int) -> list[list[int]]:
     policy = load_policy("decision")
-    return [policy.encode(one.question) for one in run.task_of({"name": "decision"}).problems("test", count)]
+    return [policy.encode(one.question) for one in task_of({"name": "decision"}).problems("test", count)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -105,8 +106,8 @@ def test_two_processes_with_one_server_give_the_record_of_one_without(
     out = ("--method", "flow", "--out", tmp_path / "runs", "--server", serving.address)
     folder = Path(launch("-m", "harness.cli", "train", file, *out).split()[-1])
     two = read_run(folder)
-    assert two.finished and not two.faults() and two.manifest["processes"] == 2
-    assert two.manifest["versions"]["vllm"].startswith(vllm.TESTED)
+    assert two.finished and not two.faults() and two.manifest.processes == 2
+    assert two.manifest.versions["vllm"].startswith(vllm.TESTED)
     assert all(0 < step["sampler_gap"] < 1e-5 for step in two.table("steps").to_pylist())
     policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(policy_folder(folder, 2))
