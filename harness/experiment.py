@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
 from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from leaderboards.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "experiments"
-ENGINES = ("transformers", "vllm")
 REWARDS = ("verdict", "random")
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
@@ -42,7 +42,7 @@ class PolicySettings:
     name: str
     chat: bool | None = None
     system: str | None = None
-    dtype: str = "float32"
+    dtype: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class Training:
         """Rollouts of one step."""
         return self.prompts_per_step * self.samples_per_prompt
 
+    @property
+    def sampling(self) -> Sampling:
+        """How its rollouts are drawn."""
+        return Sampling(self.max_response_tokens, self.temperature, self.top_k, self.top_p)
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -117,8 +122,8 @@ class Evaluation:
 class Experiment:
     """A whole experiment.
 
-    engine: what samples rollouts and evaluations, "transformers" or "vllm". methods: label of an arm -> {"credit":
-    method name, "training": what this arm trains otherwise, option: value, ...}.
+    engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
+    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -129,7 +134,7 @@ class Experiment:
     task: Mapping[str, Any]
     training: Training
     evaluation: Evaluation
-    engine: str = "transformers"
+    engine: str = TRANSFORMERS
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -192,6 +197,10 @@ class Experiment:
         """The name and the options of an arm's credit method."""
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
+
+    def engine_choice(self, server: str | None = None) -> EngineChoice:
+        """Its engine, here or at the address of a server."""
+        return EngineChoice(self.engine, server, self.policy.dtype)
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""

@@ -58,7 +58,7 @@ from flowtracer.credit import CreditMethod
 from flowtracer.spans import decode, tokens_in
 from harness import experiment as experiments
 from harness import seeds
-from harness.engines.base import decoded
+from harness.engines.base import BFLOAT16, FLOAT32, decoded
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training, task_of
@@ -161,7 +161,7 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
 
 def _as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:
     """The precision that TRL computes in: float32 weights, which bfloat16 is cast from."""
-    if experiment.policy.dtype != "bfloat16":
+    if experiment.policy.dtype != BFLOAT16:
         return nullcontext()
     return torch.autocast(policy.model.device.type, torch.bfloat16)
 
@@ -174,10 +174,7 @@ def _sample(
         policy.tokenizer,
         prompts,
         keys,
-        settings.max_response_tokens - spent,
-        settings.temperature,
-        settings.top_k,
-        settings.top_p,
+        replace(settings.sampling, max_new_tokens=settings.max_response_tokens - spent),
     )
 
 
@@ -272,7 +269,7 @@ def weigh(
     batches: Batches,
     method: CreditMethod,
     gradients: bool = True,
-    dtype: str = "float32",
+    dtype: str = FLOAT32,
 ) -> Pass:
     """Runs the trainer over `batches` under `method` without moving the policy.
 

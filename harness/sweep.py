@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, check_arm
 from leaderboards.declaration import BASELINE, UNTIL_DECIDED
@@ -119,13 +120,13 @@ def reproduce(
     progress: Progress,
     only: tuple[str, int] | None = None,
     elsewhere: Workers | None = None,
-    server: str | None = None,
+    engine: EngineChoice | None = None,
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
-    By `workers` processes here, sampling from the `server` at that address where one is given, or by those
-    `elsewhere`. Finished runs are not repeated. Where the experiment declares to stop when decided, seeds are run one
-    after the other, all arms of each, until every arm has a verdict.
+    By `workers` processes here, which sample by `engine` where one is given, or by those `elsewhere`. Finished runs are
+    not repeated. Where the experiment declares to stop when decided, seeds are run one after the other, all arms of
+    each, until every arm has a verdict.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -149,7 +150,7 @@ def reproduce(
         rounds = _until_decided(experiment, folder, jobs)
     else:
         rounds = iter([list(chain.from_iterable(jobs))])
-    _Sweep(rounds, elsewhere or Processes(experiment, workers, server), progress).run()
+    _Sweep(rounds, elsewhere or Processes(experiment, workers, engine), progress).run()
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:
@@ -202,11 +203,11 @@ class LocalWorker:
     """A process that does one kind of job, one after the other."""
 
     def __init__(
-        self, context: Any, action: str, experiment: Experiment, stop: Any, server: str | None = None
+        self, context: Any, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
     ) -> None:
         self.action = action
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, action, experiment, stop, server)
+        arguments = (theirs, action, experiment, stop, engine)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -246,8 +247,8 @@ class Processes:
 
     losses = 0  # a process here ends for a reason that would end the next one too
 
-    def __init__(self, experiment: Experiment, count: int, server: str | None = None) -> None:
-        self.experiment, self.count, self.server = experiment, count, server
+    def __init__(self, experiment: Experiment, count: int, engine: EngineChoice | None = None) -> None:
+        self.experiment, self.count, self.engine = experiment, count, engine
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.runs.run"])
@@ -260,7 +261,7 @@ class Processes:
 
     def start(self, action: str) -> LocalWorker:
         with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.server)
+            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.engine)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
@@ -391,7 +392,7 @@ def _last_checkpoint(folder: Path) -> str:
 
 
 def _serve(
-    connection: Connection, action: str, experiment: Experiment, stop: Any, server: str | None
+    connection: Connection, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None
 ) -> None:
     """What a worker process does until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore it.
@@ -424,7 +425,7 @@ def _serve(
             return
         if job is None:
             return
-        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, server)
+        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, engine)
         try:
             with _alone(job.folder, asked_to_stop) as alone:
                 if not alone:

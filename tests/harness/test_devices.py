@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 import tasks
 from flowtracer import credit, trace
 from harness import cli, replay, seeds
+from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.experiment import task_of
 from harness.policy import load_policy
@@ -132,7 +133,7 @@ def test_a_map_that_is_never_whole_stays_there():
     task, policy = tasks.get("decision"), load_policy("decision")
     prompt = policy.encode(task.prompt(task.problems("test", 1)[0]))
     key = seeds.key("evaluation", task.name, "decision/test/0", 0)
-    response = sample(policy.model, policy.tokenizer, [prompt], [key], 24, temperature=0.0)[0].ids
+    response = sample(policy.model, policy.tokenizer, [prompt], [key], Sampling(24, temperature=0.0))[0].ids
 
     def shown():
         found = trace(policy.model, policy.tokenizer, prompt, response, task=task, dense_tokens=0)
