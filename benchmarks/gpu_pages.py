@@ -38,8 +38,9 @@ def write(out: Path) -> None:
     for name, part, columns in _TABLES:
         tables.append(_table(name, part, columns, records[name]))
     text = [
-        "What a step did not measure stands here as unmeasured. `python benchmarks/gpu.py --minutes 12 --out FOLDER` on "
-        "a machine with a GPU measures all of it; the same command with the same folder goes on where one was cut.",
+        "What a step did not measure stands here as unmeasured. On a machine with a GPU `python benchmarks/gpu.py "
+        "--minutes 12 --out FOLDER` measures all of it; the same command with the same folder goes "
+        "on where one was cut.",
         *(
             f"{name} failed: {' / '.join(state['traceback'][-3:])}"
             for name, state in states.items()

@@ -292,9 +292,9 @@ def run(settings: measure.Settings) -> Report:
         rows.append(row(variant, SHAPES[POLICY], DECLARED, measure.device() == "cuda"))
     text = [
         f"{EXPERIMENT}: micro-batches of {DECLARED.rollouts} sequences of {DECLARED.tokens} tokens, flow's credit. "
-        "Planned: `harness.plan`, what one micro-batch holds beside weights, gradients and Adam. Simulated: the same update on "
-        "tensors without values, every storage counted. With CUDA's context and the cache of sampling: what the plan "
-        "says for the whole process, at most.",
+        "Planned: `harness.plan`, what one micro-batch holds beside weights, gradients and Adam. Simulated: the same "
+        "update on tensors without values, every storage counted. Whole process: what the plan says at most, with "
+        "CUDA's context and the cache of sampling, which other times need.",
     ]
     return Report("memory", "Memory of an update on one GPU of 24 GB", text, [Table(COLUMNS, rows)])
 
