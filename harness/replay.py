@@ -207,10 +207,10 @@ class _Trainer(CreditGRPOTrainer):
         self.batches, self.gradients = batches, gradients
         super().__init__(rollout_func=_given, reward_funcs=_recorded_reward, **keywords)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = self.batches[self.state.global_step]
-        return super()._generate_and_score_completions(
-            [{**given, "question": row["question"]} for given, row in zip(inputs, rows, strict=True)]
+    def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        asked = self.batches[self.state.global_step]
+        return super().roll_out(
+            [{**given, "question": row["question"]} for given, row in zip(rows, asked, strict=True)]
         )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
