@@ -24,7 +24,7 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}.ite
     os.environ.setdefault(name, value)
 
 
-def shared_environment(session: nox.Session, project: str = ".") -> Path:
+def shared_environment(session: nox.Session, project: str = ".[harness]") -> Path:
     """Installs the project into the shared environment and returns the folder of its programs."""
     programs = SHARED / "bin"
     fresh = not (programs / "flowtracer").exists()
@@ -88,6 +88,40 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.run(*command, env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}, external=True)
 
 
+#: The oldest and the newest of the libraries whose private parts tap and trainer rely on: flowtracer/versions.py.
+ENDS = {
+    "oldest": ("transformers==5.17.0", "trl==1.14.2", "peft==0.18.1"),
+    "newest": ("transformers==5.24.0", "trl==1.16.0", "peft==0.21.2"),
+}
+
+
+@nox.session(venv_backend="none")
+def tests_versions(session: nox.Session) -> None:
+    """Tap, trainer and views on the oldest and the newest transformers, TRL and peft; writes the page of the matrix.
+
+    `-- newest` runs one of the two. `-- latest` takes whatever the package index has today, for the weekly job.
+    """
+    programs = shared_environment(session, ".[dev]")
+    for name in session.posargs or ENDS:
+        pins = ENDS.get(name, ("transformers", "trl", "peft"))
+        folder = SHARED.with_name(f"{name}-" + SHARED.name.removeprefix("shared-"))
+        if name not in ENDS or not (folder / "trl").is_dir():
+            pip = (
+                str(programs / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--no-deps",
+                "--upgrade",
+            )
+            session.run(*pip, "--target", str(folder), *pins, external=True)
+        # Ahead of the shared environment's own versions, which the other sessions keep.
+        environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
+        session.run(str(programs / "python"), "benchmarks/versions.py", name, env=environment, external=True)
+
+
 @nox.session(reuse_venv=True)
 def tests_vllm(session: nox.Session) -> None:
     """Rollouts on the CPU build of vLLM, in an environment of their own: TRL behaves otherwise where it finds vLLM."""
@@ -129,7 +163,7 @@ def reproduce(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """The speed of the kernels and of whole training steps."""
-    programs = shared_environment(session)
+    programs = shared_environment(session, ".[dev]")
     session.run(str(programs / "python"), "benchmarks/run.py", *session.posargs, external=True)
 
 

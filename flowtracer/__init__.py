@@ -2,12 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from flowtracer import versions
+
+versions.check()  # before the imports that another version would break
+
 from flowtracer import credit
-from flowtracer.attention import AttentionTap, capacity_from_qk, traced_layers
+from flowtracer.attention import AttentionTap, traced_layers
 from flowtracer.errors import CreditError
 from flowtracer.flow import Flow, solve_flow
 from flowtracer.multihead import tap_multihead
-from flowtracer.view import Trace, trace
+from flowtracer.readings import capacity_from_qk
+from flowtracer.tracing import Trace, trace
 
 if TYPE_CHECKING:
     from flowtracer.trainer import CreditGRPOTrainer

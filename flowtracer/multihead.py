@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowtracer.attention import Capture, Layers, MeanMap, Reading, traced_layers
+from flowtracer.attention import Capture, Layers, traced_layers
 from flowtracer.errors import CreditError
+from flowtracer.readings import MeanMap, Reading
 
 
 @contextmanager

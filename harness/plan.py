@@ -307,8 +307,9 @@ def memory(
     on is gathered.
     """
     from flowtracer import credit
-    from flowtracer.attention import DENSE_TOKENS, TILE_ELEMENTS, traced_layers
+    from flowtracer.attention import traced_layers
     from flowtracer.flow import BLOCK
+    from flowtracer.readings import DENSE_TOKENS, TILE_ELEMENTS
 
     training = training or experiment.training_of(label)
     gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
@@ -344,7 +345,7 @@ def memory(
     value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
     cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
     if experiment.engine == "vllm":
-        from harness.engines import BESIDE_TRAINING
+        from harness.engines.base import BESIDE_TRAINING
 
         parts["engine"] = (
             BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache

@@ -28,9 +28,10 @@ from trl import SFTConfig, SFTTrainer
 
 import tasks
 from harness import seeds
+from harness.engines.base import Sample
+from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
-from harness.rollout import Sample, sample
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
 BATCH, SAMPLES = 256, 4

@@ -70,7 +70,7 @@ def check_versions() -> None:
     except importlib.metadata.PackageNotFoundError:
         return  # run from a checkout that was never installed, at its own risk
     for requirement in map(Requirement, asked):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "harness"}):
             continue
         try:
             found = importlib.metadata.version(requirement.name)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from leaderboards.records import RecordError, Run, RunWriter, content_hash, load, read_run
 
 if TYPE_CHECKING:
-    from leaderboards.comparison import Arm, Assay, Comparison, arranged, compare, experiments
+    from leaderboards.comparison import Arm, Comparison, PositiveControl, arranged, compare, experiments
 
 __all__ = [
     "Arm",
-    "Assay",
     "Comparison",
+    "PositiveControl",
     "RecordError",
     "Run",
     "RunWriter",

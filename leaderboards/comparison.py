@@ -79,7 +79,8 @@ class Arm:
     seeds: tuple[int, ...]
     scores: dict[str, Score]
     metric: str
-    verdict: str
+    #: What the declared rule says of this arm, in words: "better", "cannot tell: about 3 more seeds", "baseline" ...
+    outcome: str
     #: Place by difference among all arms of the comparison.
     rank: int = 0
     differences: dict[int, float] = field(default_factory=dict)
@@ -124,15 +125,15 @@ class Arm:
 
     @property
     def seeds_needed(self) -> int | None:
-        """About how many more seeds a verdict takes; None where there is one, or the spread is unknown."""
+        """About how many more seeds a decision takes; None where there is one, or the spread is unknown."""
         return self.decision.seeds_needed if self.decision else None
 
 
 @dataclass(frozen=True)
-class Assay:
+class PositiveControl:
     """Whether this comparison can tell methods apart: whether known decisive tokens beat the baseline."""
 
-    verdict: Literal["sensitive", "not sensitive", "not tested"]
+    outcome: Literal["sensitive", "not sensitive", "not tested"]
     arm: str | None
     text: str
 
@@ -152,7 +153,7 @@ class Comparison:
     experiment_hash: str
     #: sha256 over method, seed and content hashes of every run used.
     run_set_hash: str
-    assay: Assay
+    positive_control: PositiveControl
     tier: str
     #: What a reader must know: unfinished and missing runs, mixed versions, timeouts.
     notes: tuple[str, ...]
@@ -160,11 +161,11 @@ class Comparison:
 
     @property
     def undecided(self) -> tuple[str, ...]:
-        """Arms without a verdict; declared ones of which nothing has run count among them."""
-        told = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
+        """Arms that are not decided; declared ones of which nothing has run count among them."""
+        decided = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
         declared = [*self.experiment["methods"], *(arm.label for arm in self.arms)]
         return tuple(
-            label for label in dict.fromkeys(declared) if label not in told and label != self.baseline
+            label for label in dict.fromkeys(declared) if label not in decided and label != self.baseline
         )
 
     def arm(self, label: str) -> Arm:
@@ -491,7 +492,7 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
         experiment=experiment,
         experiment_hash=finished[0].manifest["experiment_hash"],
         run_set_hash=_run_set_hash(finished),
-        assay=_assay(ranked, baseline, methods),
+        positive_control=_positive_control(ranked, baseline, methods),
         tier=_tier(finished, list(scores.values())),
         notes=(
             *_notes(runs, finished, scores, methods, sequential),
@@ -583,7 +584,7 @@ def _describe(
         seeds=tuple(seeds),
         scores=found,
         metric=metric,
-        verdict="baseline",
+        outcome="baseline",
         tasks=_mean_of([score.tasks for score in mine]),
         verdicts={
             task: {verdict: sum(score.verdicts[task][verdict] for score in mine) for verdict in VERDICTS}
@@ -626,7 +627,7 @@ def _against(
         "difference": math.fsum(values) / len(values) if values else None,
         "interval_of_difference": estimates.t_interval(values, 1 - alpha) if values else None,
         "decision": decision,
-        "verdict": _verdict(decision, values, baseline, smallest),
+        "outcome": _outcome(decision, values, baseline, smallest),
         "sign_flip_p": estimates.sign_flip_p(values),
         "sign_flip_minimum": minimum,
         "sign_flip_reaches_alpha": minimum * count <= alpha,
@@ -655,7 +656,7 @@ def _cells(
     return np.array([[mine[problem] - its[problem] for problem in order] for mine, its in tables])
 
 
-def _verdict(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:
+def _outcome(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:
     if decision.outcome in ("better", "worse"):
         return decision.outcome
     if decision.outcome == "no difference":
@@ -671,24 +672,28 @@ def _verdict(decision: Decision, differences: Sequence[float], baseline: str, sm
     return f"cannot tell: about {decision.seeds_needed} more seed{'s' * (decision.seeds_needed != 1)}"
 
 
-def _assay(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> Assay:
+def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> PositiveControl:
     for oracle in ORACLES:
         for arm in arms:
             if arm.credit != oracle or arm.label == baseline:
                 continue
             if arm.difference is None or len(arm.differences) < 2:
-                return Assay("not tested", arm.label, f"assay not tested: {arm.label} shares too few seeds")
+                return PositiveControl(
+                    "not tested", arm.label, f"positive control not tested: {arm.label} shares too few seeds"
+                )
             size = f"{arm.difference:+.3f}"
             if arm.interval_of_difference:
                 size += " [{:+.3f}, {:+.3f}]".format(*arm.interval_of_difference)
             if arm.decision is not None and arm.decision.outcome == "better":
-                return Assay(
-                    "sensitive", arm.label, f"assay sensitive: {arm.label} beats {baseline} by {size}"
+                return PositiveControl(
+                    "sensitive",
+                    arm.label,
+                    f"positive control sensitive: {arm.label} beats {baseline} by {size}",
                 )
-            return Assay(
+            return PositiveControl(
                 "not sensitive",
                 arm.label,
-                f"assay NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
+                f"positive control NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
             )
     there = {arm.label for arm in arms}
     waiting = [
@@ -697,9 +702,13 @@ def _assay(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> A
         if label not in there and options and options.get("credit", label) in ORACLES
     ]
     if waiting:
-        return Assay("not tested", None, f"assay not tested: no run of {waiting[0]} is finished")
-    return Assay(
-        "not tested", None, "assay not tested: no arm knows the decisive tokens (oracle_mask or oracle)"
+        return PositiveControl(
+            "not tested", None, f"positive control not tested: no run of {waiting[0]} is finished"
+        )
+    return PositiveControl(
+        "not tested",
+        None,
+        "positive control not tested: no arm knows the decisive tokens (oracle_mask or oracle)",
     )
 
 
@@ -753,7 +762,7 @@ def _notes(
         if counts[0] < declared:
             span = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
             yield (
-                f"{span} of the {declared} declared seeds are run: a verdict before the last one is a look, not the "
+                f"{span} of the {declared} declared seeds are run: an outcome before the last one is a look, not the "
                 "declared test"
             )
     for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):

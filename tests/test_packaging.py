@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from flowtracer import versions
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flowtracer", "harness", "leaderboards", "tasks")
@@ -70,10 +74,49 @@ def test_every_requirement_is_pinned_to_what_is_installed(
 ) -> None:
     """A package that constraints.txt forgets has another version on every machine and every day."""
     pinned = pins()
-    needed = set(requirements("flowtracer", frozenset({"dev"}), set()))
+    needed = set(requirements("flowtracer", frozenset({"dev"}), set())) - {"flowtracer"}
     assert sorted(needed - pinned.keys()) == []
     versions = {name: importlib.metadata.version(name) for name in needed}
     assert {n: v for n, v in versions.items() if not pinned[n].specifier.contains(v, prereleases=True)} == {}
+
+
+def test_the_method_installs_without_what_only_the_harness_needs() -> None:
+    """An engineer with a trainer of her own must not get lm-eval, a LaTeX parser and an HTTP client along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    light = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    harness = {
+        canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["harness"]
+    }
+    assert {"torch", "transformers", "trl"} <= light
+    assert {"lm-eval", "math-verify", "pyarrow", "gguf", "httpx", "sympy", "scipy"} <= harness
+    assert not light & harness
+
+
+def test_importing_the_method_loads_neither_trl_nor_the_harness() -> None:
+    """It loads no more than torch and transformers; the trainer loads TRL, where the harness's needs are absent."""
+    script = (
+        "import sys\n"
+        "for name in ('gguf', 'lm_eval', 'math_verify', 'latex2sympy2_extended', 'tasks', 'leaderboards', 'harness'):\n"
+        "    sys.modules[name] = None\n"  # importing it now fails, as where it is not installed
+        "import flowtracer\n"
+        "print(sorted({'trl', 'datasets', 'pyarrow', 'pandas', 'peft'} & set(sys.modules)))\n"
+        "flowtracer.CreditGRPOTrainer\n"
+        "print('trl' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]", "True"]
+
+
+def test_versions_that_are_checked_are_those_that_pip_accepts() -> None:
+    """Two lists, one in pyproject.toml for pip and one in the package for those who install something else later."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {line.name: line.specifier for line in map(Requirement, project["dependencies"])}
+    for name, tested in versions.TESTED.items():
+        assert [number for number in tested if f"{number[0]}.{number[1]}.0" not in asked[name]] == []
+        before, after = (tested[0][0], tested[0][1] - 1), (tested[-1][0], tested[-1][1] + 1)
+        for number in (before, after, *(number for package, number in versions.BROKEN if package == name)):
+            assert f"{number[0]}.{number[1]}.0" not in asked[name], (name, number)
 
 
 def test_pins_are_exact_and_fit_any_build_of_torch() -> None:

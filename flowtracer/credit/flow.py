@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.attention import DENSE_TOKENS, Layers, MeanMap, Reading
+from flowtracer.attention import Layers
 from flowtracer.credit.controls import TwoLevel, pool_size, random_scores, top
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import solve_flow
+from flowtracer.readings import DENSE_TOKENS, MeanMap, Reading
 
 
 @register

@@ -12,12 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.attention import Layers, Reading, Rollout
+from flowtracer.attention import Layers
 from flowtracer.blocked import BlockedRollout
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
+from flowtracer.readings import Reading, Rollout
 
 
 @dataclass(frozen=True)

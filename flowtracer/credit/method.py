@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.attention import HeadVectors, MeanMap, Reading
 from flowtracer.blocked import BlockedRollout
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
+from flowtracer.readings import HeadVectors, MeanMap, Reading
 
 ABSTENTIONS = ("mean", "one")
 
@@ -54,8 +54,8 @@ class CreditContext:
 
     Filled for methods that declare the need of it, else None; values outside the response mean nothing:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
-    sequences. rollout: (B, T, T), see `attention.Rollout`, or never whole, for very long ones.
-    head_vectors: `attention.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
+    sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
+    head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
     position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
     token, "" elsewhere.

@@ -15,10 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.attention import HeadReading, HeadVectors, Layers, Reading
+from flowtracer.attention import Layers
 from flowtracer.credit.controls import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
 from flowtracer.errors import CreditError
+from flowtracer.readings import HeadReading, HeadVectors, Reading
 
 
 @dataclass(frozen=True)

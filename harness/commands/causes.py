@@ -99,7 +99,7 @@ def _replay(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
     from harness import replay as replays
     from harness.policy import load_policy, to_gpu
-    from harness.run import policy_of
+    from harness.runs.run import policy_of
 
     torch.set_num_threads(1)
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
@@ -187,13 +187,13 @@ def _intervene(options: argparse.Namespace) -> int:
 
 
 def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
-    from harness.tables import plain, show, to_markdown
+    from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
     screen.print(title, style="bold", markup=False, highlight=False)
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
-    show(screen, sheets)
+    screen.print(render(sheets, screen.width))
     for path in export:
-        page = to_markdown(title, facts, sheets)
+        page = page_to_markdown(title, facts, sheets)
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")

@@ -61,9 +61,10 @@ def add(commands: Commands) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from harness import engines, provenance, sweep
     from harness import experiment as experiments
     from harness import plan as plans
+    from harness import provenance, sweep
+    from harness.engines import choice
 
     provenance.check_versions()
     experiment = experiments.load(
@@ -80,7 +81,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         plans.refuse(found, max(1, min(workers, found.runs)), options.server is not None)
     if options.plan:
         return 0
-    engines.check(experiment.engine, options.server)
+    choice.check(experiment.engine, options.server)
     if experiment.engine == "vllm" and options.ray is None and workers > 1 and found.device.kind == "gpu":
         raise ExperimentError(
             f"--workers {workers}: vLLM takes its share of a whole GPU for each run; give --workers 1, or --ray local, "
@@ -188,9 +189,10 @@ def show_plan(found: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from harness import engines, provenance, sweep
     from harness import experiment as experiments
     from harness import plan as plans
+    from harness import provenance, sweep
+    from harness.engines import choice
 
     provenance.check_versions()
     experiment = experiments.load(options.experiment, smoke=options.smoke)
@@ -205,7 +207,7 @@ def _train(options: argparse.Namespace) -> int:
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
     plans.refuse(plans.plan(experiment), served=options.server is not None)
-    engines.check(experiment.engine, options.server)
+    choice.check(experiment.engine, options.server)
     folder = options.out or Path("runs") / experiment.name
     stopped = f"stopped; {folder} is whole: run the same command again, it goes on"
     if "WORLD_SIZE" in os.environ:
@@ -230,7 +232,9 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path, serve
     from harness import sweep
 
     with sweep.environment():
-        from harness import engines, parallel, run
+        from harness import parallel
+        from harness.engines import choice, vllm
+        from harness.runs import run
 
         sweep.quiet()
         if parallel.first():
@@ -258,7 +262,7 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path, serve
                 lambda: stop.asked,
                 server,
             )
-        engines.release()
-        engines.close()
+        choice.release()
+        vllm.close()
         parallel.leave()
     return done

@@ -106,7 +106,7 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from harness.served import serve
+    from harness.engines.server import serve
 
     serve(options.policy, options.dtype, options.context, options.host, options.port, options.vllm)
     return 0
@@ -116,10 +116,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from collections import Counter
 
     import tasks
-    from harness import engines
-    from harness.evaluate import Kept, accuracy, evaluate
+    from harness.engines import choice
+    from harness.engines.base import VLLM
+    from harness.runs.evaluate import Kept, accuracy, evaluate
 
-    engines.check(options.engine, options.server)
+    choice.check(options.engine, options.server)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
     policy = policy_named(options.policy, options)
@@ -128,7 +129,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if samples is None:
         samples = 1 if options.temperature == 0 else task.samples
     if batch_size is None:
-        batch_size = 256 if options.engine == engines.VLLM else 32
+        batch_size = 256 if options.engine == VLLM else 32
     tokens = response_limit(options.max_response_tokens, policy, longest)
     kept = Kept() if options.out is None else Kept(options.out, _identity(options, policy, tokens))
     with Bars("", lines=False) as progress:
@@ -164,7 +165,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str, Any]:
     """What samples in one file have in common."""
-    from harness.run import parameters_hash
+    from harness.runs.checkpoints import parameters_hash
 
     return {
         "policy": parameters_hash(policy.model),
@@ -193,8 +194,8 @@ def _trace(options: argparse.Namespace) -> int:
     import tasks
     from flowtracer import trace
     from harness import seeds
+    from harness.engines.keyed import sample
     from harness.policy import to_gpu
-    from harness.rollout import sample
 
     task = task_named(options.task)
     if options.question is None:

@@ -109,11 +109,12 @@ def _boards(
 def _drawn(boards: Boards, width: int) -> Any:
     from rich.console import Group
 
-    from leaderboards.terminal import overall, render, render_sheets
+    from leaderboards import sheets
+    from leaderboards.terminal import overall, render
 
     together = overall([comparison for comparison, _ in boards])
     parts = [render(comparison, runs, width=width) for comparison, runs in boards]
-    return Group(*parts, *([render_sheets([together], width)] if together else []))
+    return Group(*parts, *([sheets.render([together], width)] if together else []))
 
 
 def _export(files: list[Path], boards: Boards) -> None:
@@ -191,9 +192,8 @@ def _progress(runs: Sequence[Any]) -> str:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from leaderboards import load
+    from leaderboards import load, sheets
     from leaderboards.repetition import pair_up, places
-    from leaderboards.terminal import Sheet, render_sheets
 
     one, other = load(options.one), load(options.other)
     with status("reading every value of both"):
@@ -201,9 +201,8 @@ def _compare(options: argparse.Namespace) -> int:
     rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
     same = sum(pair.identical for pair in pairs)
     screen = console()
-    screen.print(
-        render_sheets([Sheet("A against B", ("method", "seed", "found"), rows, words=(0, 2))], screen.width)
-    )
+    columns = ("method", "seed", "in both")
+    screen.print(sheets.render([sheets.Sheet("A against B", columns, rows, words=(0, 2))], screen.width))
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)

@@ -21,7 +21,8 @@ from harness import experiment as experiments
 from leaderboards import Comparison, Run, compare, estimates
 from leaderboards import experiments as by_experiment
 from leaderboards.estimates import Interval
-from leaderboards.terminal import METRIC_NAMES, NOTHING, Sheet, level
+from leaderboards.sheets import NOTHING, Sheet, level
+from leaderboards.terminal import METRIC_NAMES
 
 FILE = Path(__file__).with_name("claims.toml")
 KINDS = ("level", "difference", "ordering", "rate", "overhead")

@@ -39,13 +39,14 @@ from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.controls import TwoLevel, pool_size
 from flowtracer.spans import decode, tokens_in
 from harness import seeds
+from harness.engines.base import Sample, decoded
+from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.policy import Policy
 from harness.replay import weigh
-from harness.rollout import Sample, decoded, sample
 from leaderboards.estimates import Interval, t_interval, wilson_interval
-from leaderboards.terminal import Sheet, level
+from leaderboards.sheets import Sheet, level
 
 SHARE = 0.2
 MASKINGS = ("attention", "deletion")

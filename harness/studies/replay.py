@@ -58,14 +58,17 @@ from flowtracer.credit import CreditMethod
 from flowtracer.spans import decode, tokens_in
 from harness import experiment as experiments
 from harness import seeds
+from harness.engines.base import decoded
+from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
-from harness.rollout import decoded, sample
-from harness.run import Rewards, data_order, grpo_config, task_of
+from harness.runs.recorder import Rewards
+from harness.runs.run import task_of
+from harness.runs.settings import data_order, grpo_config
 from leaderboards import load
 from leaderboards.estimates import Interval, t_interval
-from leaderboards.terminal import Sheet, level
+from leaderboards.sheets import Sheet, level
 
 #: Gradients of more parameters than this are kept as a random projection to so many numbers, which keeps inner
 #: products up to 1 / sqrt(SKETCH) = 0.0007 of the lengths.

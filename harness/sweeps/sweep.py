@@ -249,7 +249,7 @@ class Processes:
         self.experiment, self.count, self.server = experiment, count, server
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
-        self.context.set_forkserver_preload(["harness.run"])
+        self.context.set_forkserver_preload(["harness.runs.run"])
         with environment(), _without_interrupts():
             forkserver.ensure_running()
         self.asked_to_stop = self.context.Event()
@@ -383,7 +383,7 @@ class _Sweep:
 
 def _last_checkpoint(folder: Path) -> str:
     """Where a run that was cut off goes on from, in words."""
-    from harness.run import last_checkpoint
+    from harness.runs.checkpoints import last_checkpoint
 
     found = last_checkpoint(folder)
     return f"its last good checkpoint is {found}" if found else "it has no checkpoint yet"
@@ -398,7 +398,8 @@ def _serve(
     import torch
 
     from flowtracer import CreditError
-    from harness import engines, run
+    from harness.engines import choice
+    from harness.runs import run
     from leaderboards import RecordError
     from tasks import TaskError
 
@@ -431,7 +432,7 @@ def _serve(
                     done = run.train(*arguments)
                 else:
                     done = run.evaluate(*arguments, known=known)
-            engines.release()  # before the other kind of worker wants the GPU
+            choice.release()  # before the other kind of worker wants the GPU
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):

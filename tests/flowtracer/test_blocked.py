@@ -9,9 +9,9 @@ from rich.console import Console
 import flowtracer.blocked
 import flowtracer.flow
 from flowtracer import AttentionTap, CreditError, credit, solve_flow, trace
-from flowtracer.attention import MeanMap, Rollout
 from flowtracer.blocked import BlockedCapacity, BlockedRollout, TracedLayer, row_normalizers
 from flowtracer.credit import CreditContext
+from flowtracer.readings import MeanMap, Rollout
 from tests.flowtracer.conftest import LargestTensors, tiny_model
 
 

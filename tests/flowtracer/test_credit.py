@@ -11,11 +11,11 @@ import torch
 from trl import GRPOTrainer
 
 from flowtracer import CreditError, credit
-from flowtracer.attention import HeadVectors
 from flowtracer.credit import CreditContext
 from flowtracer.credit.controls import pool_size, top
 from flowtracer.credit.method import MAPS, NEEDS, CreditMethod
 from flowtracer.credit.outcome import fisher_exact
+from flowtracer.readings import HeadVectors
 
 NAMES = credit.names()
 RANDOM = {"random", "shuffled_flow"}

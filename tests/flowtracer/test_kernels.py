@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from flowtracer import AttentionTap, CreditError, capacity_from_qk, solve_flow
-from flowtracer.attention import MeanMap
 from flowtracer.blocked import BlockedCapacity, TracedLayer
+from flowtracer.readings import MeanMap
 from tests.flowtracer.conftest import tiny_model
 
 pytest.importorskip("triton", reason="triton comes with torch's CUDA builds, or with the extra `kernels`")

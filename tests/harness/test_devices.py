@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_flatten
 
 import tasks
 from flowtracer import credit, trace
-from harness import cli, replay, run, seeds
+from harness import cli, replay, seeds
+from harness.engines.keyed import sample
 from harness.policy import load_policy
-from harness.rollout import sample
+from harness.runs import run
 
 OWN_PROCESS = os.environ.get("FLOWTRACER_TEST_STANDIN") == "1"
 on_stand_in = pytest.mark.skipif(not OWN_PROCESS, reason="in a process of their own, below")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness import ExperimentError, cli, engines, experiment, plan, provenance
+from harness import ExperimentError, cli, experiment, plan, provenance
+from harness.engines.base import BESIDE_TRAINING
 
 #: Published parameter counts, in billions: Qwen3's technical report, Meta's model cards, SmolLM2's.
 PUBLISHED = {
@@ -55,14 +56,15 @@ def test_every_policy_of_an_experiment_has_a_shape():
 def test_shape_and_adapters_of_a_shipped_policy():
     from peft import get_peft_model
 
-    from harness import policy, run
+    from harness import policy
+    from harness.runs.settings import adapters_of
 
     model = policy.load_policy("decision").model
     shape = plan.shape_of("decision")
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     training = experiment.load("decision").training
     object.__setattr__(training, "lora_rank", 3)
-    adapted = get_peft_model(model, run.adapters_of(training))
+    adapted = get_peft_model(model, adapters_of(training))
     assert shape.adapters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
@@ -167,7 +169,7 @@ def test_the_rungs_fit_where_they_say(name, gigabytes, fits):
 def test_a_server_takes_the_engine_off_the_gpu():
     """Where that is what keeps a run from fitting, it is named as a way out."""
     built = plan.replace(experiment.load("qwen3-0.6b"), engine="vllm")
-    alone = plan.total(plan.plan(built, GPU).memory["as declared"]) - engines.BESIDE_TRAINING * GPU.memory
+    alone = plan.total(plan.plan(built, GPU).memory["as declared"]) - BESIDE_TRAINING * GPU.memory
     device = plan.Device("a GPU", "gpu", 1.05 * alone, *plan.RATES["A100"])
     found = plan.plan(built, device)
     with pytest.raises(ExperimentError, match="what would: --server, with vLLM elsewhere"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from harness import ExperimentError, pretrain, seeds
+from harness.engines.base import Sample
+from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, load_policy
-from harness.rollout import Sample, sample
 from tasks import Problem, Task
 from tasks.decision import FILLER, LETTERS
 

@@ -14,7 +14,8 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from flowtracer import AttentionTap, credit
-from harness import experiment, plan, policy, run
+from harness import experiment, plan, policy
+from harness.runs import run
 from leaderboards import read_run
 from tasks import Verdict, kind
 

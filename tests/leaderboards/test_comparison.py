@@ -51,7 +51,7 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
     found = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
     flow, uniform = found.arms
     assert (flow.label, uniform.label) == ("flow", "uniform")
-    assert uniform.verdict == "baseline" and uniform.decision is None
+    assert uniform.outcome == "baseline" and uniform.decision is None
     assert uniform.scores["training_reward_area"].values == pytest.approx(
         {0: 0.15, 1: 0.25, 2: 0.25}, abs=1e-7
     )
@@ -61,12 +61,12 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
     values = list(flow.differences.values())
     assert flow.interval_of_difference == estimates.t_interval(values)
     assert flow.p == flow.p_holm == estimates.paired_p(values)
-    assert flow.verdict == "better" and flow.seeds_needed is None
+    assert flow.outcome == "better" and flow.seeds_needed is None
     assert (flow.sign_flip_p, flow.sign_flip_minimum) == (0.25, 0.25)
     assert not flow.sign_flip_reaches_alpha
     assert flow.mean == pytest.approx(sum(map(sum, shifted(0.10, 0.11, 0.09).values())) / 6, abs=1e-6)
     assert flow.interval == estimates.t_interval(list(flow.scores[found.metric].values.values()))
-    assert found.assay.verdict == "not tested" and "no arm knows" in found.assay.text
+    assert found.positive_control.outcome == "not tested" and "no arm knows" in found.positive_control.text
     assert found.arm("flow") is flow
     with pytest.raises(RecordError, match="no arm 'flaw'; there are flow, uniform"):
         found.arm("flaw")
@@ -84,9 +84,9 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
 )
 def test_verdicts_in_words(tmp_path: Path, shifts: tuple[float, ...], verdict: str) -> None:
     flow = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(*shifts)}).arm("flow")
-    assert flow.verdict.startswith(verdict)
+    assert flow.outcome.startswith(verdict)
     if verdict.endswith("about"):
-        assert flow.verdict == f"cannot tell: about {flow.seeds_needed} more seeds"
+        assert flow.outcome == f"cannot tell: about {flow.seeds_needed} more seeds"
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_same_runs_twice_are_no_difference(tmp_path: Path) -> None:
     many = {seed: [0.1 + seed / 100, 0.2] for seed in range(8)}
     found = sweep(tmp_path, {"uniform": many, "constant": many})
     constant = found.arm("constant")
-    assert constant.verdict == "no difference larger than 0.02"
+    assert constant.outcome == "no difference larger than 0.02"
     assert (constant.difference, constant.p, constant.interval_of_difference) == (0.0, 1.0, None)
     assert [arm.label for arm in found.arms] == ["uniform", "constant"]  # a tie: the baseline first
 
@@ -112,7 +112,7 @@ def test_arms_are_paired_over_shared_seeds_only(tmp_path: Path) -> None:
     assert found.arm("flow").difference == pytest.approx(0.175, abs=1e-6)
     lonely = found.arm("random")
     assert lonely.differences == {} and lonely.difference is None
-    assert lonely.verdict == "cannot tell: no seed shared with uniform"
+    assert lonely.outcome == "cannot tell: no seed shared with uniform"
     assert found.arms[-1] is lonely
 
 
@@ -131,22 +131,24 @@ def test_holm_counts_the_declared_arms(tmp_path: Path) -> None:
 def test_another_baseline(tmp_path: Path) -> None:
     sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
     found = compare(load(tmp_path), baseline="flow")
-    assert found.arm("uniform").verdict == "worse" and found.arm("flow").verdict == "baseline"
+    assert found.arm("uniform").outcome == "worse" and found.arm("flow").outcome == "baseline"
 
 
 @pytest.mark.parametrize(
-    ("oracle", "verdict", "words"),
+    ("oracle", "outcome", "words"),
     [
-        ((0.10, 0.11, 0.09), "sensitive", "assay sensitive: oracle_mask beats uniform by +0.100"),
+        ((0.10, 0.11, 0.09), "sensitive", "positive control sensitive: oracle_mask beats uniform by +0.100"),
         ((0.01, -0.11, 0.09), "not sensitive", "NOT sensitive, cannot tell methods apart"),
         ((0.1,), "not tested", "too few seeds"),
     ],
 )
-def test_assay_sensitivity(tmp_path: Path, oracle: tuple[float, ...], verdict: str, words: str) -> None:
+def test_sensitivity_of_the_positive_control(
+    tmp_path: Path, oracle: tuple[float, ...], outcome: str, words: str
+) -> None:
     arms = {"uniform": UNIFORM, "oracle": shifted(-0.1, -0.1, -0.11), "oracle_mask": shifted(*oracle)}
-    assay = sweep(tmp_path, arms).assay
-    assert (assay.verdict, assay.arm) == (verdict, "oracle_mask")
-    assert words in assay.text
+    control = sweep(tmp_path, arms).positive_control
+    assert (control.outcome, control.arm) == (outcome, "oracle_mask")
+    assert words in control.text
 
 
 EVALUATIONS = {
@@ -210,12 +212,12 @@ def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
-    assert few.sequential and few.arm("flow").verdict.startswith("cannot tell: about")
+    assert few.sequential and few.arm("flow").outcome.startswith("cannot tell: about")
     uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
     flow = {seed: [0.2 + seed / 100 + seed % 2 / 1000] for seed in range(9)}
     many = sweep(tmp_path / "many", {"uniform": uniform, "flow": flow}, rule).arm("flow")
     values = list(many.differences.values())
-    assert many.verdict == "better" and many.p == estimates.anytime_p(values, 0.05)
+    assert many.outcome == "better" and many.p == estimates.anytime_p(values, 0.05)
     assert many.e_value == pytest.approx(estimates.e_process(values, 0.05)[-1])
 
 
@@ -290,7 +292,7 @@ def test_a_baseline_that_learns_nothing_is_named(
 def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
     declared = experiment(["uniform", "oracle_mask"])
     found = sweep(tmp_path, {"uniform": UNIFORM}, experiment=declared)
-    assert found.assay.text == "assay not tested: no run of oracle_mask is finished"
+    assert found.positive_control.text == "positive control not tested: no run of oracle_mask is finished"
 
 
 # ------------------------------------------------------------------------------- refusals
@@ -436,7 +438,7 @@ def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any]
 
 
 def test_arms_in_another_order_and_some_of_them(tmp_path: Path) -> None:
-    """Ranks, p values and the assay stay those of the whole comparison."""
+    """Ranks, p values and the positive control stay those of the whole comparison."""
     arms = {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09), "random": shifted(-0.01, 0.02, 0.0)}
     found = sweep(tmp_path, arms)
     assert [(arm.label, arm.rank) for arm in found.arms] == [("flow", 1), ("random", 2), ("uniform", 3)]

@@ -12,7 +12,9 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from harness import engines, seeds
+from harness import seeds
+from harness.engines import choice, vllm
+from harness.engines.base import ALONE, Engine, EngineError, Sample
 from harness.errors import ExperimentError
 from harness.policy import Policy, character_tokenizer
 
@@ -37,8 +39,8 @@ def policy(seed: int) -> Policy:
     return Policy(model, tokenizer)
 
 
-def start(name: str, held: Policy) -> engines.Engine:
-    return engines.start(name, held, "float32", CONTEXT, ROWS, engines.ALONE)
+def start(name: str, held: Policy) -> Engine:
+    return choice.start(name, held, "float32", CONTEXT, ROWS, ALONE)
 
 
 def keys(count: int) -> list[str]:
@@ -116,7 +118,7 @@ def test_a_key_decides_its_sample_whatever_is_around_it() -> None:
 
 
 def test_tiers_promise_no_more_than_was_shown() -> None:
-    assert engines.tier("vllm") == "T2"
+    assert choice.tier("vllm") == "T2"
 
 
 def test_no_generator_outside_moves() -> None:
@@ -125,7 +127,7 @@ def test_no_generator_outside_moves() -> None:
     def states() -> list:
         return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
 
-    engines.close()
+    vllm.close()
     threads, before = torch.set_num_threads, states()
     engine = start("vllm", policy(0))
     assert states() == before
@@ -157,9 +159,7 @@ def test_what_breaks_inside_is_one_line_and_the_next_engine_is_a_new_one(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nDetails follow.")
 
     monkeypatch.setattr(engine.running.llm.llm_engine, "step", fail)
-    with pytest.raises(
-        engines.EngineError, match="broke down.*out of memory: lower max_response_tokens"
-    ) as caught:
+    with pytest.raises(EngineError, match="broke down.*out of memory: lower max_response_tokens") as caught:
         engine.sample(PROMPTS, keys(4), LENGTH)
     assert "\n" not in str(caught.value)
     assert len(start("vllm", policy(0)).sample(PROMPTS, keys(4), LENGTH)) == 4
@@ -187,7 +187,7 @@ def test_samples_are_heard_of_as_they_end() -> None:
     held = load_policy("decision")
     prompts = [held.encode("abcd?")] * 8
     for name in ("transformers", "vllm"):
-        heard: list[tuple[int, engines.Sample]] = []
+        heard: list[tuple[int, Sample]] = []
         samples = start(name, held).sample(
             prompts, keys(8), 20, finished=lambda *one, heard=heard: heard.append(one)
         )

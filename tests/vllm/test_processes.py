@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
-from harness import engines, experiment, run
+from harness import experiment
+from harness.engines import vllm
+from harness.runs import run
 from leaderboards import read_run
 from tests.harness.test_parallel import TOML, begin_fsdp, launch, same_run, train_split
 
@@ -60,4 +62,4 @@ if __name__ == "__main__":
     distributed.init_process_group("gloo")
     begin_fsdp()
     train_split(Path(sys.argv[1]), Path(sys.argv[2]), "fsdp2")
-    engines.close()
+    vllm.close()

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness import evaluate, run
 from harness import experiment as experiments
+from harness.engines import vllm
+from harness.engines.base import Sample
 from harness.policy import load_policy
+from harness.runs import evaluate, run
 from leaderboards import read_run
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -82,15 +84,15 @@ def test_a_gap_between_engine_and_trainer_is_corrected(
     """Log-probabilities that are off by a factor of 30 a response: all its ratios leave TRL's bound, and no update is
     made of them. The record shows the gap.
     """
-    original = run.engines._Vllm._sample
+    original = vllm.Vllm._sample
 
     def off(self: Any, output: Any) -> Any:
         one = original(self, output)
-        return run.Sample(
+        return Sample(
             one.ids, [value - 3.4 / len(one.ids) for value in one.logprobs], one.finish_reason, one.text
         )
 
-    monkeypatch.setattr(run.engines._Vllm, "_sample", off)
+    monkeypatch.setattr(vllm.Vllm, "_sample", off)
     assert run.train(tiny(), "flow", 0, tmp_path)
     for step in read_run(tmp_path).table("steps").to_pylist():
         assert step["sampler_gap"] > 0.1

@@ -11,8 +11,8 @@ import tasks
 from flowtracer import credit
 from flowtracer.credit import CreditContext
 from harness import ExperimentError, cli, intervene, seeds
+from harness.engines.keyed import sample
 from harness.policy import load_policy
-from harness.rollout import sample
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from flowtracer import credit
-from harness import ExperimentError, cli, replay, run
+from harness import ExperimentError, cli, replay
+from harness.runs import run
+from harness.runs.checkpoints import Boundaries, parameters_hash
 from leaderboards import read_run
 
 
@@ -35,11 +37,11 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
     object.__setattr__(built, "policy", dataclasses.replace(built.policy, dtype=dtype))
     seen = []
 
-    class Spy(run._Boundaries):
+    class Spy(Boundaries):
         def on_pre_optimizer_step(self, args, state, control, model=None, **_):
             seen.append(np.concatenate([p.grad.numpy().ravel() for p in model.parameters()]))
 
-    monkeypatch.setattr(run, "_Boundaries", Spy)
+    monkeypatch.setattr(run, "Boundaries", Spy)
     run.train(built, label, 0, tmp_path)
     policy = run.policy_of(built)
     policy.model.float()
@@ -59,10 +61,10 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
 
 def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, policy):
     built = tiny_experiment()
-    before = run.parameters_hash(policy.model)
+    before = parameters_hash(policy.model)
     batches = replay.fresh(built, policy, 2, 0)
     one, again = (weighed(built, policy, batches, "uniform") for _ in range(2))
-    assert run.parameters_hash(policy.model) == before
+    assert parameters_hash(policy.model) == before
     assert not policy.model.training and all(p.grad is None for p in policy.model.parameters())
     np.testing.assert_array_equal(one.gradients, again.gradients)
     larger = weighed(built, policy, batches, "constant", weight=2.0)

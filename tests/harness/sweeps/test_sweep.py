@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import ExperimentError, cli, run, sweep
+from harness import ExperimentError, cli, sweep
 from harness import experiment as experiments
+from harness.runs import run
 from leaderboards import RunWriter, compare, load, records
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

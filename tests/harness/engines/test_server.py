@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from harness import cli, engines, provenance, served
+from harness import cli, provenance
+from harness.engines import server, vllm
+from harness.engines.base import EngineError
 from harness.policy import FOLDER
 
 
@@ -28,7 +30,7 @@ def test_a_server_that_is_not_there_is_one_line(options, said, capsys):
 
 
 def test_a_server_samples_for_one_run_at_a_time(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(served, "describe", lambda address: None)
+    monkeypatch.setattr(server, "describe", lambda address: None)
     file = tmp_path / "fast.toml"
     file.write_text('base = "decision"\nengine = "vllm"\n')
     for option in (("--workers", "2"), ("--workers", "1", "--ray", "local")):
@@ -41,8 +43,8 @@ def test_a_server_samples_for_one_run_at_a_time(monkeypatch, tmp_path, capsys):
 def test_another_program_at_that_address_is_not_taken_for_a_server():
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(engines.EngineError, match="says 404 to /version: .*flowtracer serve"):
-            served.describe(f"http://127.0.0.1:{other.server_port}")
+        with pytest.raises(EngineError, match="says 404 to /version: .*flowtracer serve"):
+            server.describe(f"http://127.0.0.1:{other.server_port}")
         other.shutdown()
 
 
@@ -52,14 +54,14 @@ def test_a_page_of_another_program_is_no_answer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(engines.EngineError, match="no vLLM; .*flowtracer serve"):
-            served.describe(f"http://127.0.0.1:{other.server_port}")
+        with pytest.raises(EngineError, match="no vLLM; .*flowtracer serve"):
+            server.describe(f"http://127.0.0.1:{other.server_port}")
         other.shutdown()
 
 
 def test_an_address_that_is_none_is_one_line():
-    with pytest.raises(engines.EngineError, match="Invalid port"):
-        served.describe("http://::1:8000")
+    with pytest.raises(EngineError, match="Invalid port"):
+        server.describe("http://::1:8000")
 
 
 @pytest.mark.parametrize(
@@ -73,12 +75,12 @@ def test_an_address_that_is_none_is_one_line():
     ],
 )
 def test_what_listens_somewhere_is_reached_at_an_address(host, address):
-    assert served.address_of(host, 8000) == address
+    assert server.address_of(host, 8000) == address
 
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     """Before vLLM is imported: what listens there may be a server too, and would be announced as this one."""
-    monkeypatch.setattr(provenance, "vllm_version", lambda: f"{engines.TESTED}0")
+    monkeypatch.setattr(provenance, "vllm_version", lambda: f"{vllm.TESTED}0")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert cli.main(["serve", "decision", "--port", port]) == 2
@@ -90,12 +92,12 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
 def temporary(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield tmp_path
-    served.release()
+    server.release()
 
 
 def test_weights_for_a_server_leave_nothing_behind(temporary, monkeypatch):
     weights, address = {"one": torch.ones(3)}, "http://127.0.0.1:9"
-    with served._written(address, weights) as folder:
+    with server._written(address, weights) as folder:
         assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
     assert not folder.exists()
 
@@ -103,10 +105,10 @@ def test_weights_for_a_server_leave_nothing_behind(temporary, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(served, "save_file", full)
+    monkeypatch.setattr(server, "save_file", full)
     with (
-        pytest.raises(engines.EngineError, match="No space left on device; .* TMPDIR with room"),
-        served._written(address, weights),
+        pytest.raises(EngineError, match="No space left on device; .* TMPDIR with room"),
+        server._written(address, weights),
     ):
         pass
     assert not list(temporary.iterdir())
@@ -119,14 +121,14 @@ def test_weights_of_a_run_that_was_killed_go_when_the_next_one_comes(temporary):
     )
     ours.mkdir()
     theirs.mkdir()
-    served._hold("http://h:8/")
+    server._hold("http://h:8/")
     assert theirs.exists() and not ours.exists()
 
 
 def test_a_lock_that_is_not_ours_is_one_line(temporary):
-    served.lock_of("http://h:8").mkdir()
-    with pytest.raises(engines.EngineError, match="give a TMPDIR of your own"):
-        served._hold("http://h:8")
+    server.lock_of("http://h:8").mkdir()
+    with pytest.raises(EngineError, match="give a TMPDIR of your own"):
+        server._hold("http://h:8")
 
 
 def test_policies_of_one_architecture_share_a_name_and_no_others():
@@ -136,7 +138,7 @@ def test_policies_of_one_architecture_share_a_name_and_no_others():
         configuration = AutoConfig.from_pretrained(FOLDER / policy)
         for key, value in changes.items():
             setattr(configuration, key, value)
-        return served.architecture(configuration, dtype)
+        return server.architecture(configuration, dtype)
 
     one = name("decision")
     assert one == name("decision-chain") == name("decision", use_cache=False, pad_token_id=3)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -34,25 +33,55 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from harness.errors import ExperimentError
+from harness.engines.base import Finished, Sample, check, decoded, end_tokens
+from harness.policy import Policy
 
 #: Numbers that a row draws at once: enough to pay for the call, few enough to waste little.
 BLOCK = 2048
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One response. `ids` ends with the end token where the policy wrote one; `logprobs` has one value an id.
+class Keyed:
+    """The policy's own `generate`, `rows` responses at a time."""
 
-    `logprobs` are those of the distribution that was sampled from: after temperature, top-k and top-p. At
-    temperature 0 they are the model's own. `finish_reason` is "stop" or "length"; `text` has no special
-    tokens.
-    """
+    forwards = True
 
-    ids: list[int]
-    logprobs: list[float]
-    finish_reason: str
-    text: str
+    def __init__(self, policy: Policy, rows: int) -> None:
+        self.tokenizer, self.rows = policy.tokenizer, rows
+        self.take(policy.model)
+
+    def take(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        finished: Finished | None = None,
+    ) -> list[Sample]:
+        samples: list[Sample] = []
+        for first in range(0, len(prompt_ids), self.rows):
+            part = slice(first, first + self.rows)
+
+            def whole(row: int, one: Sample, first: int = first) -> None:
+                assert finished is not None
+                finished(first + row, one)
+
+            samples += sample(
+                self.model,
+                self.tokenizer,
+                prompt_ids[part],
+                keys[part],
+                max_new_tokens,
+                temperature,
+                top_k,
+                top_p,
+                None if finished is None else whole,
+            )
+        return samples
 
 
 def sample(
@@ -64,7 +93,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    finished: Callable[[int, Sample], None] | None = None,
+    finished: Finished | None = None,
     hidden: Sequence[Collection[int]] | None = None,
 ) -> list[Sample]:
     """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
@@ -121,20 +150,6 @@ def sample(
             length = _length(ids, ends)
             end(row, ids[:length], scores[:length])
     return [samples[row] for row in range(len(keys))]
-
-
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of a response, without special tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
-    """The share of responses that repeat an earlier one of their group, token for token; 0 without any.
-
-    response_ids: token ids of each response. group: the group that each belongs to.
-    """
-    different = {(member, tuple(ids)) for ids, member in zip(response_ids, group, strict=True)}
-    return 1 - len(different) / len(response_ids) if response_ids else 0.0
 
 
 def gumbel(key: str, positions: int, vocabulary: int) -> Iterator[np.ndarray]:
@@ -227,47 +242,6 @@ def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcess
     return warpers
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The end tokens of the model, or, where it names none, of its tokenizer."""
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return [ends] if isinstance(ends, int) else list(ends)
-
-
 def _length(ids: Sequence[int], ends: Sequence[int]) -> int:
     """Tokens up to and with the first end token."""
     return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
-
-
-def check(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    keys: Sequence[str],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> None:
-    """Raises as `sample` documents it."""
-    if max_new_tokens < 1:
-        raise ExperimentError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise ExperimentError(f"temperature must be 0 (greedy) or a positive number, not {temperature}")
-    if top_k < 0:
-        raise ExperimentError(f"top_k must be 0 (all tokens) or a positive number of tokens, not {top_k}")
-    if not 0 < top_p <= 1:
-        raise ExperimentError(f"top_p must be above 0 and at most 1 (all tokens), not {top_p}")
-    if len(keys) != len(prompt_ids):
-        raise ValueError(f"{len(prompt_ids)} prompts need as many keys, not {len(keys)}")
-    if len(set(keys)) != len(keys):
-        repeated = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise ValueError(f"key {repeated} occurs twice: its two samples would be one")
-    if not all(map(len, prompt_ids)):
-        raise ValueError("a prompt without tokens")
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, prompt_ids), default=0)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise ExperimentError(
-            f"a prompt of {longest} tokens and max_new_tokens = {max_new_tokens} exceed the policy's context "
-            f"of {limit}: lower max_new_tokens to at most {max(0, limit - longest)} or shorten the prompts"
-        )

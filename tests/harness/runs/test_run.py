@@ -9,8 +9,12 @@ import sys
 import pytest
 import torch
 
-from harness import ExperimentError, run
+from harness import ExperimentError
 from harness.policy import merged_weights
+from harness.runs import run
+from harness.runs.checkpoints import last_checkpoint, policy_folder
+from harness.runs.recorder import RecordedTrainer
+from harness.runs.settings import adapters_of
 from leaderboards import RecordError, read_run
 
 TABLES = ("rollouts", "steps")
@@ -80,11 +84,11 @@ def test_a_cut_off_checkpoint_and_later_records_are_not_trusted(tiny_experiment,
     built = tiny_experiment(("flow",))
     answers = itertools.chain([False] * 4, itertools.repeat(True))
     run.train(built, "flow", 0, tmp_path, stop=lambda: next(answers))
-    latest = run.last_checkpoint(tmp_path)
+    latest = last_checkpoint(tmp_path)
     assert latest.name == "checkpoint-5"
     (latest / "whole").unlink()
     (latest / "optimizer.pt").write_bytes(b"half")
-    assert run.last_checkpoint(tmp_path).name == "checkpoint-4"
+    assert last_checkpoint(tmp_path).name == "checkpoint-4"
     assert run.train(built, "flow", 0, tmp_path)
     assert hashes(tmp_path) == hashes(whole("flow"))
 
@@ -109,7 +113,7 @@ def test_adapters_resume_bit_for_bit_and_are_saved_merged(tiny_experiment, tmp_p
     assert run.train(built, "flow", 1, tmp_path / "other")
     assert hashes(tmp_path / "whole") != hashes(tmp_path / "other")
     # The folder holds the policy itself, trained, as `evaluate` and everybody else loads it.
-    initial, saved = run.policy_of(built), run.policy_of(built, run.policy_folder(tmp_path / "whole", 6))
+    initial, saved = run.policy_of(built), run.policy_of(built, policy_folder(tmp_path / "whole", 6))
     assert type(saved.model) is type(initial.model)
     names = [name for name, _ in initial.model.named_parameters()]
     assert [name for name, _ in saved.model.named_parameters()] == names
@@ -128,7 +132,7 @@ def test_merged_weights_answer_as_the_adapters_do(tiny_experiment):
 
     built = tiny_experiment(lora_rank=4)
     policy, plain = run.policy_of(built), run.policy_of(built)
-    adapted = get_peft_model(policy.model, run.adapters_of(built.training))
+    adapted = get_peft_model(policy.model, adapters_of(built.training))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
@@ -168,16 +172,6 @@ def test_bfloat16_trains_float32_weights(tiny_experiment, tmp_path, rank):
     object.__setattr__(built, "policy", dataclasses.replace(built.policy, dtype="float16"))
     with pytest.raises(ExperimentError, match="float32 or bfloat16"):
         run.train(built, "flow", 0, tmp_path / "half")
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(tiny_experiment, tmp_path):
-    built = tiny_experiment(("uniform",))
-    answers = itertools.chain([False] * 2, itertools.repeat(True))
-    assert not run.train(built, "uniform", 0, tmp_path, stop=lambda: next(answers))
-    other = run.load_policy("arithmetic")
-    other.model.save_pretrained(run.last_checkpoint(tmp_path))
-    with pytest.raises(ExperimentError, match="checkpoint-3 holds another policy"):
-        run.train(built, "uniform", 0, tmp_path)
 
 
 def test_records_say_what_happened(whole):
@@ -244,7 +238,7 @@ def test_garbage_stops_training(tiny_experiment, tmp_path):
 def test_garbage_names_the_last_good_checkpoint_and_is_never_saved(
     tiny_experiment, tmp_path, monkeypatch, spoilt
 ):
-    original = run._RecordedTrainer._compute_loss
+    original = RecordedTrainer._compute_loss
 
     def compute_loss(self, model, inputs):
         loss = original(self, model, inputs)
@@ -253,37 +247,9 @@ def test_garbage_names_the_last_good_checkpoint_and_is_never_saved(
         # A loss that is finite and whose gradient is not: the derivative of a square root at 0.
         return loss * float("nan") if spoilt == "loss" else loss + (loss - loss).sqrt() * 0
 
-    monkeypatch.setattr(run._RecordedTrainer, "_compute_loss", compute_loss)
+    monkeypatch.setattr(RecordedTrainer, "_compute_loss", compute_loss)
     named = {"loss": "loss is nan", "gradient": "grad_norm is nan"}[spoilt]
     with pytest.raises(ExperimentError, match=f"{named} at step 4.*good checkpoint.*checkpoint"):
         run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
-    assert run.last_checkpoint(tmp_path).name == "checkpoint-2"
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
     assert len(hashes(tmp_path)["steps"]) == 3
-
-
-def test_data_order_depends_on_the_seed_alone_and_repeats_no_prompt_in_a_step():
-    import tasks
-
-    problems = tasks.get("decision").problems("train")[:10]
-    order = run.data_order(problems, steps=20, prompts=4, seed=3)
-    assert order == run.data_order(problems, steps=20, prompts=4, seed=3)
-    assert order[:40] == run.data_order(problems, steps=10, prompts=4, seed=3)
-    assert order != run.data_order(problems, steps=20, prompts=4, seed=4)
-    for step in range(20):
-        assert len({problem.id for problem in order[4 * step : 4 * step + 4]}) == 4
-    with pytest.raises(ExperimentError, match="there are 10"):
-        run.data_order(problems, steps=1, prompts=11, seed=0)
-
-
-def test_a_policy_is_saved_after_the_records_that_led_to_it(tiny_experiment, tmp_path, monkeypatch):
-    """A saved last policy means "trained": a kill right after it must not have cost a record."""
-    original, seen = run.save_policy, []
-
-    def watched(policy, folder, *weights):
-        seen.append((folder.name, len(list((tmp_path / "steps").glob("*.parquet")))))
-        original(policy, folder, *weights)
-
-    monkeypatch.setattr(run, "save_policy", watched)
-    run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
-    assert seen == [("step-000003", 3), ("step-000006", 6)]
-    assert not (tmp_path / "checkpoint" / "checkpoint-6").exists()

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from harness import ExperimentError, evaluate, seeds
+from harness import ExperimentError, seeds
+from harness.engines.keyed import sample
 from harness.policy import Policy, character_tokenizer
-from harness.rollout import sample
+from harness.runs import evaluate
 from tasks import Problem, Task, Verdict
 
 COLUMNS = {

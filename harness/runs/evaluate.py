@@ -27,10 +27,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 
-from harness import engines, seeds
+from harness import seeds
+from harness.engines import choice
+from harness.engines.base import ALONE, TRANSFORMERS, Sample
 from harness.errors import ExperimentError
 from harness.policy import Policy
-from harness.rollout import Sample
 from harness.verification import Judged, Verification
 from tasks import Problem, Task, Verdict, reward_of
 
@@ -52,7 +53,7 @@ def evaluate(
     max_new_tokens: int = 256,
     batch_size: int = 256,
     progress: Progress = lambda done, total: None,
-    engine: str = engines.TRANSFORMERS,
+    engine: str = TRANSFORMERS,
     kept: Kept | None = None,
     server: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -274,13 +275,13 @@ class _Model(LM):
             judged.append(verification.begin(problem, one.text, one.finish_reason, then=keep))
             self.progress(done + len(judged), total)
 
-        started = engines.start(
+        started = choice.start(
             self.engine,
             self.policy,
             str(self.policy.model.dtype).removeprefix("torch."),
             max(map(len, prompts)) + self.max_new_tokens,
             self.batch_size,
-            engines.ALONE,
+            ALONE,
             self.server,
         )
         with Verification(self.task) as verification:

@@ -1,101 +1,34 @@
-"""Rollout engines: what turns prompts and keys into samples, behind one small interface.
-
-==============  =====================================================================================================
-transformers    `harness.rollout.sample`: noise of its own for every key, bitwise repeatable on a CPU
-vllm            vLLM, a seed for every key, its weights replaced by the policy's before each sampling: in each process
-                that trains, or, where an address is given, in one server of `harness.served` beside them
-==============  =====================================================================================================
-
-The two draw different samples for one key, and all arms of an experiment use one engine. vLLM draws what a key's seed
-gives, on a CPU the lower 32 bits of it: torch's generator there keeps no more. Both return the log-probabilities of
-the distribution that was sampled from, after temperature, top-k and top-p. Of the whole one, TRL's importance-sampling
-correction compares them with the trainer's; of one that top-k or top-p cut, there is no correction.
-"""
+"""vLLM in the training process: it takes the policy's weights before each sampling, and each key is a seed."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import logging
 import math
 import os
 import random
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from harness import parallel, provenance, rollout, seeds
+from harness import parallel, seeds
+from harness.engines.base import ALONE, EngineError, Finished, Sample, check, decoded, end_tokens, reason
 from harness.errors import ExperimentError
-from harness.policy import Policy, merged_weights, to_gpu
-from harness.rollout import Sample
+from harness.policy import Policy, merged_weights
 
-TRANSFORMERS, VLLM = "transformers", "vllm"
 #: Releases of vLLM that this was tested with. TRL 1.16 accepts 0.22 to 0.31.
 TESTED = "0.31."
-#: Share of a GPU's memory that vLLM takes beside a training policy (TRL's own default), and where it is alone.
-BESIDE_TRAINING, ALONE = 0.3, 0.85
+
 #: Bits of a key that seed a request: torch's generators take a signed 64-bit number.
 SEED_BITS = 63
-
-#: Called as soon as a sample is whole, with its row: later than others of its batch, earlier than the rest.
-Finished = Callable[[int, Sample], None]
-
-
-class EngineError(ExperimentError):
-    """An engine that cannot be started, or broke down while it sampled: one line with the cause and the way out."""
-
-
-class Engine(Protocol):
-    """What samples."""
-
-    #: Whether it samples by forwards of the policy itself, which then needs its parameters whole all the while, or
-    #: from a copy.
-    forwards: bool
-
-    def take(self, model: PreTrainedModel) -> None:
-        """From here on, samples are those of `model` with the weights that it has now.
-
-        Where processes share the policy, all of them must call it together.
-        """
-
-    def sample(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        finished: Finished | None = None,
-    ) -> list[Sample]:
-        """One response for each row of `prompt_ids`, as `harness.rollout.sample` documents it."""
-
-
-def check(name: str, server: str | None = None) -> None:
-    """Raises EngineError where the engine called `name` is not installed, or in a version that was never tested.
-
-    With `server`, the address of one, where nothing that was tested answers there; the engine is vLLM then.
-    """
-    if server is not None:
-        if name != VLLM:
-            raise EngineError(f"--server {server}: only engine vllm has one; this one is {name}")
-        from harness import served
-
-        served.describe(server)
-        return
-    if name == TRANSFORMERS:
-        return
-    check_version(provenance.vllm_version())
 
 
 def check_version(version: str | None) -> None:
@@ -111,34 +44,6 @@ def check_version(version: str | None) -> None:
         )
 
 
-def start(
-    name: str, policy: Policy, dtype: str, context: int, rows: int, share: float, server: str | None = None
-) -> Engine:
-    """The engine called `name`, holding `policy`.
-
-    dtype: what vLLM computes in, one of `harness.policy.DTYPES`; transformers takes the policy as it is. context:
-    tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most. share:
-    of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the GPU.
-    server: the address of the vLLM that samples, None for one in this process.
-    """
-    if server is not None:
-        check(name, server)
-        from harness import served
-
-        return served.Served(policy, dtype, context, rows, server)
-    check(name)
-    if name == TRANSFORMERS:
-        if share == ALONE:
-            to_gpu(policy)  # one that trains is where the trainer has put it
-        return _Transformers(policy, rows)
-    return _Vllm(policy, dtype, context, rows, share)
-
-
-def tier(name: str) -> str:
-    """The tier of determinism that a run started here on this engine can claim."""
-    return provenance.tier() if name == TRANSFORMERS else provenance.DISTRIBUTION
-
-
 def batch_invariant(share: float) -> bool:
     """Whether a row's values do not depend on its batch in a vLLM with that share of a GPU, of capability 8.0 and up.
 
@@ -148,51 +53,7 @@ def batch_invariant(share: float) -> bool:
     return share == ALONE and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-class _Transformers:
-    """The policy's own `generate`, `rows` responses at a time."""
-
-    forwards = True
-
-    def __init__(self, policy: Policy, rows: int) -> None:
-        self.tokenizer, self.rows = policy.tokenizer, rows
-        self.take(policy.model)
-
-    def take(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def sample(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        finished: Finished | None = None,
-    ) -> list[Sample]:
-        samples: list[Sample] = []
-        for first in range(0, len(prompt_ids), self.rows):
-            part = slice(first, first + self.rows)
-
-            def whole(row: int, one: Sample, first: int = first) -> None:
-                assert finished is not None
-                finished(first + row, one)
-
-            samples += rollout.sample(
-                self.model,
-                self.tokenizer,
-                prompt_ids[part],
-                keys[part],
-                max_new_tokens,
-                temperature,
-                top_k,
-                top_p,
-                None if finished is None else whole,
-            )
-        return samples
-
-
-class _Vllm:
+class Vllm:
     """vLLM in this process, without prefix caching: what a request draws must not depend on those before it.
 
     Each of several training processes has a whole one of its own, and samples its part of the step by itself.
@@ -202,7 +63,7 @@ class _Vllm:
 
     def __init__(self, policy: Policy, dtype: str, context: int, rows: int, share: float) -> None:
         self.tokenizer = policy.tokenizer
-        self.ends = rollout.end_tokens(policy.model, policy.tokenizer)
+        self.ends = end_tokens(policy.model, policy.tokenizer)
         self.running = _instance(policy, dtype, context, rows, share)
         self.asked = 0
         self.take(policy.model)
@@ -223,7 +84,7 @@ class _Vllm:
         top_p: float = 1.0,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        rollout.check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+        check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
         check_context(self.running.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
         found: dict[int, Sample] = {}
         for row, one in self._stream(prompt_ids, keys, max_new_tokens, temperature, top_k, top_p):
@@ -305,7 +166,7 @@ def sampled(tokenizer: Any, ends: list[int], ids: list[int], logprobs: list[floa
     """What vLLM answered to one request. Raises EngineError where it gave up on it."""
     if reason not in ("stop", "length") or not ids:
         raise EngineError(f"engine vllm ended a response with {reason!r}")
-    return Sample(ids, logprobs, "stop" if ids[-1] in ends else "length", rollout.decoded(tokenizer, ids))
+    return Sample(ids, logprobs, "stop" if ids[-1] in ends else "length", decoded(tokenizer, ids))
 
 
 def check_context(context: int, longest: int) -> None:
@@ -396,19 +257,6 @@ def close() -> None:
         cleanup_dist_env_and_memory()
 
 
-def release() -> None:
-    """Frees what a finished job holds of a GPU or a server, for the process that wants it next; on a CPU an engine is
-    kept.
-    """
-    from harness import served
-
-    served.release()
-    if torch.cuda.is_available():
-        close()
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
 def environment(configuration: Any, dtype: str, context: int, share: float) -> dict[str, str]:
     """The variables that vLLM reads: before it is imported, some of them."""
     wanted = {
@@ -458,18 +306,3 @@ def _guarded(what: str) -> Iterator[None]:
         with suppress(Exception):
             close()  # nothing more can be asked of it
         raise EngineError(f"engine vllm {what}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error of torch's or vLLM's, and the way out where it is a known one."""
-    text = str(error).strip() or type(error).__name__
-    line = re.sub(r"\s+", " ", text.splitlines()[0])[:300].rstrip(".")
-    if re.search(r"EADDRINUSE|address already in use", text, re.IGNORECASE):
-        return f"{line}; a port is in use: unset VLLM_PORT and MASTER_PORT, or give them free ones"
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or re.search(
-        r"out of memory|can't allocate memory|free memory|available memory|KV cache", text, re.IGNORECASE
-    ):
-        return f"{line}; out of memory: lower max_response_tokens or the rollouts of a step, or give it more"
-    if re.search(r"CUDA error|device.{0,20}lost|unspecified launch failure|NCCL|ECC", text, re.IGNORECASE):
-        return f"{line}; the GPU is lost: see dmesg and nvidia-smi, then run the same command again"
-    return line

@@ -35,10 +35,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from harness import engines, parallel, rollout
-from harness.engines import EngineError, Finished
+from harness import parallel, provenance
+from harness.engines import vllm
+from harness.engines.base import ALONE, EngineError, Finished, Sample, check, end_tokens, reason
 from harness.policy import DTYPES, Policy, source_of
-from harness.rollout import Sample
 
 #: Seconds until an answer to a small question counts as none, and between two looks whether the server is alive.
 ANSWER, ALIVE = 30.0, 10.0
@@ -84,7 +84,7 @@ def describe(address: str) -> Server:
     with _asking(address), httpx.Client(base_url=address, timeout=ANSWER, trust_env=False) as client:
         version = str(_answer(address, client.get("/version")).get("version"))
         # Of another release, what follows may have other names.
-        engines.check_version(version)
+        vllm.check_version(version)
         models = _answer(address, client.get("/v1/models"))
         found = _answer(address, client.get("/server_info", params={"config_format": "json"}))
     try:
@@ -119,7 +119,7 @@ class Served:
     def __init__(self, policy: Policy, dtype: str, context: int, rows: int, address: str) -> None:
         self.tokenizer, self.address, self.dtype = policy.tokenizer, address, DTYPES[dtype]
         self.rows = min(rows, AT_ONCE)
-        self.ends = rollout.end_tokens(policy.model, policy.tokenizer)
+        self.ends = end_tokens(policy.model, policy.tokenizer)
         server = describe(address)
         wanted = architecture(policy.model.config, dtype)
         if server.architecture != wanted:
@@ -127,7 +127,7 @@ class Served:
                 f"the server at {address} serves {server.architecture}, and this policy is {wanted}: start it with "
                 f"`flowtracer serve POLICY --dtype {dtype}`, POLICY one of that architecture"
             )
-        engines.check_context(server.context, context)
+        vllm.check_context(server.context, context)
         self.context = server.context
         if parallel.first():
             _hold(address)
@@ -137,7 +137,7 @@ class Served:
         self.model = model
         held = {}
         with torch.no_grad():
-            for name, weight in engines.weights_of(model):
+            for name, weight in vllm.weights_of(model):
                 if parallel.first():
                     held[name] = weight.to("cpu", self.dtype, copy=True).contiguous()
         self.version = parallel.agreed(self._send(held) if parallel.first() else "")
@@ -178,14 +178,12 @@ class Served:
         top_p: float = 1.0,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        rollout.check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
-        engines.check_context(self.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
+        check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+        vllm.check_context(self.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
         requests = [
             {
                 "token_ids": list(prompt),
-                "sampling_params": engines.sampling(
-                    key, self.ends, max_new_tokens, temperature, top_k, top_p
-                ),
+                "sampling_params": vllm.sampling(key, self.ends, max_new_tokens, temperature, top_k, top_p),
             }
             for prompt, key in zip(prompt_ids, keys, strict=True)
         ]
@@ -203,7 +201,7 @@ class Served:
                 choice = answer["choices"][0]
                 ids = choice["token_ids"] or []
                 logprobs = [token["logprob"] for token in choice["logprobs"]["content"]] if ids else []
-                found = engines.sampled(self.tokenizer, self.ends, ids, logprobs, choice["finish_reason"])
+                found = vllm.sampled(self.tokenizer, self.ends, ids, logprobs, choice["finish_reason"])
                 if finished is not None:
                     finished(row, found)
                 return found
@@ -298,7 +296,7 @@ def _written(address: str, weights: dict[str, torch.Tensor]) -> Iterator[Path]:
             size = sum(one.nbytes for one in weights.values()) / 1e9
             raise EngineError(
                 f"engine vllm: {size:.1f} GB of weights cannot be written to {folder or tempfile.gettempdir()}: "
-                f"{engines.reason(error)}; give this and the server a TMPDIR with room"
+                f"{reason(error)}; give this and the server a TMPDIR with room"
             ) from error
         yield folder
     finally:
@@ -353,7 +351,7 @@ def serve(
 
     context: tokens of the longest prompt and its response together, None for what the policy was made for.
     """
-    engines.check(engines.VLLM)
+    vllm.check_version(provenance.vllm_version())
     source = source_of(name)
     try:
         configuration = AutoConfig.from_pretrained(source)
@@ -367,7 +365,7 @@ def serve(
         "served-model-name": architecture(configuration, dtype),
         "dtype": dtype,
         "max-model-len": context,
-        "gpu-memory-utilization": engines.ALONE,
+        "gpu-memory-utilization": ALONE,
         "logprobs-mode": "processed_logprobs",
         "generation-config": "vllm",
         "uvicorn-log-level": "warning",
@@ -381,7 +379,7 @@ def serve(
         raise EngineError(f"policy {name}: {configuration.model_type} is no text decoder of transformers")
     arguments["hf-overrides"] = json.dumps({"architectures": [kind]})
     line = [f"--{option}={value}" for option, value in arguments.items()] + [f"--{flag}" for flag in flags]
-    os.environ.update(engines.environment(configuration, dtype, context, engines.ALONE))
+    os.environ.update(vllm.environment(configuration, dtype, context, ALONE))
     # The engine has a process of its own; weights and server_info are for developers only, says vLLM.
     os.environ.update({"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"})
     threading.Thread(target=partial(_say_when_ready, name, host, port), daemon=True).start()
