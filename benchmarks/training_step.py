@@ -31,7 +31,7 @@ import tasks
 from harness import experiment as experiments
 from harness import provenance
 from harness.engines.base import TRANSFORMERS, VLLM, reason
-from harness.experiment import Experiment
+from harness.experiment import Experiment, task_of
 from harness.runs import run as runs
 from harness.runs.settings import data_order, grpo_config
 from leaderboards import read_run
@@ -90,7 +90,7 @@ class _Rewards:
 
 def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
     """The steps of stock TRL, with the settings that `harness.runs.run.train` gives to ours."""
-    settings, policy, task = experiment.training, runs.policy_of(experiment), runs.task_of(experiment.task)
+    settings, policy, task = experiment.training, runs.policy_of(experiment), task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     rows = [{"prompt": policy.render(task.prompt(problem)), "problem_id": problem.id} for problem in order]
     # A checkpoint is no part of a step: none is due before the end.

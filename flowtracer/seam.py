@@ -18,11 +18,7 @@ def text_decoder(model: nn.Module) -> PreTrainedModel:
 
     Raises CreditError for a model that cannot be tapped, and says why.
     """
-    outer = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-    if outer is None:
-        raise CreditError(
-            f"{type(model).__name__} is no transformers model; use capacity_from_qk on its queries and keys"
-        )
+    outer = unwrapped(model)
     name = type(outer).__name__
     if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
         raise CreditError(
@@ -57,6 +53,16 @@ def text_decoder(model: nn.Module) -> PreTrainedModel:
             f"{name} has no num_hidden_layers in its configuration: only text decoders can be traced"
         )
     return decoder
+
+
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside wrappers (PEFT, data parallelism). Raises CreditError where there is none."""
+    inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if inner is None:
+        raise CreditError(
+            f"{type(model).__name__} is no transformers model; use capacity_from_qk on its queries and keys"
+        )
+    return inner
 
 
 def attention_layers(decoder: PreTrainedModel) -> dict[nn.Module, int]:

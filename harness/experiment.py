@@ -17,40 +17,22 @@ import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
+
+if TYPE_CHECKING:
+    import tasks
+    from leaderboards.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "experiments"
-METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
-ENGINES = ("transformers", "vllm")
 REWARDS = ("verdict", "random")
-FIXED, UNTIL_DECIDED = "fixed number of seeds", "until decided"
-#: The method that all others are compared with, where nobody says otherwise.
-BASELINE = "uniform"
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What counts as a result, declared before the first run.
-
-    metric: "training_reward_area" (mean reward over training), "evaluation_area" (area under the evaluation curve) or
-    "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's unit. alpha: the
-    error rate over all arms together. estimand: in words. stopping: "fixed number of seeds", or "until decided", where
-    the experiment's seeds are the most that will be run and `scale` is the spread of a per-seed difference that the
-    e-process assumes.
-    """
-
-    metric: str
-    smallest_difference: float
-    alpha: float = 0.05
-    estimand: str = "these problems, new training seeds"
-    stopping: str = FIXED
-    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +42,7 @@ class PolicySettings:
     name: str
     chat: bool | None = None
     system: str | None = None
-    dtype: str = "float32"
+    dtype: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -105,6 +87,11 @@ class Training:
         """Rollouts of one step."""
         return self.prompts_per_step * self.samples_per_prompt
 
+    @property
+    def sampling(self) -> Sampling:
+        """How its rollouts are drawn."""
+        return Sampling(self.max_response_tokens, self.temperature, self.top_k, self.top_p)
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -135,8 +122,8 @@ class Evaluation:
 class Experiment:
     """A whole experiment.
 
-    engine: what samples rollouts and evaluations, "transformers" or "vllm". methods: label of an arm -> {"credit":
-    method name, "training": what this arm trains otherwise, option: value, ...}.
+    engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
+    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -147,23 +134,21 @@ class Experiment:
     task: Mapping[str, Any]
     training: Training
     evaluation: Evaluation
-    engine: str = "transformers"
+    engine: str = TRANSFORMERS
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks = [
             (self.seeds >= 1, "seeds must be at least 1"),
             (bool(self.methods), "at least one arm under [methods] is needed"),
-            (self.declaration.metric in METRICS, f"declaration.metric must be one of {', '.join(METRICS)}"),
             (self.engine in ENGINES, f"engine must be one of {', '.join(ENGINES)}"),
             (
                 self.declaration.stopping in (FIXED, UNTIL_DECIDED),
                 f"declaration.stopping must be {FIXED!r} or {UNTIL_DECIDED!r}",
             ),
             (
-                (self.declaration.stopping == UNTIL_DECIDED) == (self.declaration.scale is not None)
-                and (self.declaration.scale is None or self.declaration.scale > 0),
-                f"declaration.scale, a positive number, goes with stopping {UNTIL_DECIDED!r} and with no other",
+                self.declaration.sequential or self.declaration.scale is None,
+                f"declaration.scale goes with stopping {UNTIL_DECIDED!r} and with no other",
             ),
             (
                 self.declaration.stopping != UNTIL_DECIDED or BASELINE in self.methods,
@@ -173,14 +158,15 @@ class Experiment:
                 self.training.reward == "verdict" or self.declaration.metric != "training_reward_area",
                 "declaration.metric must be one of the evaluation where training.reward is random",
             ),
-            (0 < self.declaration.alpha < 1, "declaration.alpha must lie between 0 and 1"),
-            (self.declaration.smallest_difference > 0, "declaration.smallest_difference must be positive"),
             (self.evaluation.every >= 1, "evaluation.every must be at least 1"),
             (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
             (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
             (self.evaluation.temperature >= 0, "evaluation.temperature must not be negative"),
             ("name" in self.task, "task.name is missing"),
         ]
+        fault = self.declaration.fault()
+        if fault:
+            raise ExperimentError(f"experiment {self.name}: {fault}")
         for holds, message in checks:
             if not holds:
                 raise ExperimentError(f"experiment {self.name}: {message}")
@@ -212,6 +198,10 @@ class Experiment:
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
 
+    def engine_choice(self, server: str | None = None) -> EngineChoice:
+        """Its engine, here or at the address of a server."""
+        return EngineChoice(self.engine, server, self.policy.dtype)
+
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
         return json.loads(json.dumps(asdict(self), sort_keys=True))
@@ -233,9 +223,9 @@ def hash_of(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_arm(experiment: Experiment, label: str, manifest: Mapping[str, Any], folder: Path) -> None:
+def check_arm(experiment: Experiment, label: str, manifest: Manifest, folder: Path) -> None:
     """Raises ExperimentError where a recorded run of that label had other options, which the hash leaves out."""
-    recorded = manifest["experiment"]["methods"].get(label)
+    recorded = manifest.methods.get(label)
     if recorded != experiment.resolved()["methods"][label]:
         raise ExperimentError(
             f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
@@ -346,14 +336,20 @@ def from_table(
     return _build(Experiment, {"name": name, **whole}, "", name)
 
 
+def task_of(table: Mapping[str, Any]) -> tasks.Task:
+    """The task that a table of an experiment names, with the table's other keys as its options."""
+    import tasks
+
+    return tasks.get(table["name"], **{key: value for key, value in table.items() if key != "name"})
+
+
 def check(experiment: Experiment) -> None:
     """Builds the tasks and the credit methods: mistakes show before the first run."""
-    import tasks
     from flowtracer import credit
 
-    for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
-        task = tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
-        if "test" not in task.splits and not (settings is experiment.task and experiment.evaluation.more):
+    for table in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
+        task = task_of(table)
+        if "test" not in task.splits and not (table is experiment.task and experiment.evaluation.more):
             raise ExperimentError(
                 f"experiment {experiment.name}: the task {task.name} has no test problems; name test sets under "
                 "[[evaluation.more]]"

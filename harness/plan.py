@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, task_of
 
 #: Tokens of a prompt: assumed where the problems come from elsewhere, else the characters of generated ones by so many
 #: a token; and those of a chat template.
@@ -221,7 +222,7 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
     device = device or here()
     gpu = device if device.kind == "gpu" else REFERENCE
     shape = shape_of(experiment.policy.name)
-    bfloat16 = experiment.policy.dtype == "bfloat16"
+    bfloat16 = experiment.policy.dtype == BFLOAT16
     prompt, tested = _prompt(experiment, shape)
     longest = experiment.training.max_response_tokens
     if longest >= shape.context:
@@ -313,7 +314,7 @@ def memory(
 
     training = training or experiment.training_of(label)
     gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
-    bfloat16, adapted = experiment.policy.dtype == "bfloat16", training.lora_rank > 0
+    bfloat16, adapted = experiment.policy.dtype == BFLOAT16, training.lora_rank > 0
     trained = shape.adapters(training.lora_rank) if adapted else shape.parameters
     length = prompt + training.max_response_tokens
     micro = training.micro_batch or training.rollouts
@@ -344,9 +345,7 @@ def memory(
     # Keys are float32 where the weights are, whatever the products are computed in.
     value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
     cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
-    if experiment.engine == "vllm":
-        from harness.engines.base import BESIDE_TRAINING
-
+    if experiment.engine == VLLM:
         parts["engine"] = (
             BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache
         )
@@ -405,13 +404,13 @@ def _ways(found: Plan, room: float) -> list[str]:
                 ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
                 break
     gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
-    if experiment.engine != "vllm":  # which holds as much of the cache as there is room for
-        paged = replace(experiment, engine="vllm")
+    if experiment.engine != VLLM:  # which holds as much of the cache as there is room for
+        paged = replace(experiment, engine=VLLM)
         for change in ({}, changes[0], adapted[1]):
             size = total(memory(paged, arm, shape, found.prompt, gpu, replace(declared, **change), 1))
             if size <= (room if device.kind == "gpu" else gpu.memory):
                 extra = f" with training.{_named(change)}" if change else ""
-                ways.append(f'engine = "vllm" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
+                ways.append(f'engine = "{VLLM}" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
                 break
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         if gpus == 1 and device.kind == "gpu":
@@ -430,10 +429,7 @@ def _named(change: Mapping[str, Any]) -> str:
 
 def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
     """Tokens of a prompt, roughly, and whether the task has test problems. Nothing is downloaded to find out."""
-    import tasks
-
-    options = {key: value for key, value in experiment.task.items() if key != "name"}
-    task = tasks.get(experiment.task["name"], **options)
+    task = task_of(experiment.task)
     tokens = float(PROMPT)
     if getattr(task, "hub", None) is None:
         sizes = [len(task.prompt(problem)) for problem in task.problems("train", 16)]
@@ -455,7 +451,7 @@ def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[f
     forward = training.rollouts * shape.forward(prompt + training.max_response_tokens)
     passes = 2 if training.lora_rank else 3
     passes += training.gradient_checkpointing
-    old = training.updates_per_batch > 1 or engine == "vllm"
+    old = training.updates_per_batch > 1 or engine == VLLM
     return forward, forward * (passes * training.updates_per_batch + old)
 
 
@@ -478,6 +474,6 @@ def _decoding(
     arithmetic = rows * shape.forward(prompt + response) / reached
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
-    drawing = 0.0 if engine == "vllm" else rows * shape.vocabulary * NOISE
-    waiting = response * (shape.layers * LAUNCH * (0.1 if engine == "vllm" else 1.0) + drawing)
+    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE
+    waiting = response * (shape.layers * LAUNCH * (0.1 if engine == VLLM else 1.0) + drawing)
     return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting

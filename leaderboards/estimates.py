@@ -15,7 +15,6 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import nctdtr, ndtri, stdtr, stdtrit
-from scipy.stats import binom, binomtest, trim_mean
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -382,6 +381,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
         raise ValueError(f"{successes} successes in {trials} trials")
     if not trials:
         return 0.0, 1.0
+    from scipy.stats import binomtest  # a third of a second, which most commands need not wait for
+
     bounds = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return float(bounds.low), float(bounds.high)
 
@@ -460,6 +461,8 @@ def pass_at_k(correct: ArrayLike, k: int, confidence: float = 0.95) -> Estimate:
     chances = _pass_chance(samples, k)
     variances = None
     if samples > 1:
+        from scipy.stats import binom
+
         weights = binom.pmf(np.arange(samples + 1), samples, ((counts + 0.5) / (samples + 1))[:, None])
         variances = weights @ chances**2 - (weights @ chances) ** 2
     return _estimate(chances[counts], variances, samples, confidence)
@@ -478,6 +481,8 @@ def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:
 
 def interquartile_mean(values: ArrayLike) -> float:
     """Mean of the middle half of all values (rliable's IQM): a quarter is cut off at each end."""
+    from scipy.stats import trim_mean
+
     return float(trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
 
 

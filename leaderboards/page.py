@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leaderboards import estimates, sheets, terminal
-from leaderboards.comparison import Arm, Comparison, Problem, RunScores
+from leaderboards.comparison import Arm, Comparison
 from leaderboards.records import Run
+from leaderboards.scores import Problem, RunScores
 from leaderboards.sheets import Sheet
 
 #: Problems whose answers are shown side by side, for each arm and direction.
@@ -486,7 +487,7 @@ def to_html(
     facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
     for key in ("versions", "environment_hash", "hardware", "git_commit"):
         manifests = [score.run.manifest for score in comparison.scores.values()]
-        places = {_place(manifest[key]) for manifest in manifests if key in manifest}
+        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
         facts += [(key.replace("_", " "), place) for place in sorted(places)]
     body += [
         "<h2>Provenance</h2>",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from leaderboards import sheets, terminal
-from leaderboards.comparison import METRICS, Arm, Comparison
+from leaderboards.comparison import Arm, Comparison
+from leaderboards.declaration import METRICS
+from leaderboards.format import SCHEMA_VERSION, VERDICTS
 from leaderboards.page import to_html
-from leaderboards.records import SCHEMA_VERSION, VERDICTS, Run
+from leaderboards.records import Run
 from leaderboards.sheets import escaped, plain
 
 __all__ = ["to_csv", "to_html", "to_json", "to_markdown"]
@@ -58,7 +61,7 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
         "experiment": comparison.experiment,
         "experiment_hash": comparison.experiment_hash,
         "run_set_hash": comparison.run_set_hash,
-        "declaration": comparison.declaration,
+        "declaration": asdict(comparison.declaration),
         "baseline": comparison.baseline,
         "metric": comparison.metric,
         "positive_control": {
@@ -74,10 +77,10 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
             {
                 "method": label,
                 "seed": seed,
-                "versions": score.run.manifest["versions"],
-                "hardware": score.run.manifest["hardware"],
-                "git_commit": score.run.manifest["git_commit"],
-                "tier": score.run.manifest["tier"],
+                "versions": score.run.manifest.versions,
+                "hardware": score.run.manifest.hardware,
+                "git_commit": score.run.manifest.git_commit,
+                "tier": score.run.manifest.tier,
                 "content_hash": score.run.closing["content_hash"] if score.run.closing else None,
                 "metrics": score.metrics,
                 "verdicts": score.verdicts,
@@ -118,7 +121,7 @@ def to_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
         for seed in arm.seeds:
             score = comparison.scores[arm.label, seed]
             row: list[Any] = [comparison.experiment.get("name", ""), comparison.experiment_hash, arm.label]
-            row += [arm.credit, seed, score.run.manifest["tier"]]
+            row += [arm.credit, seed, score.run.manifest.tier]
             row += [score.metrics.get(metric, "") for metric in METRICS]
             row += [arm.differences.get(seed, ""), *(score.total(verdict) for verdict in VERDICTS)]
             row += [score.training.get(name, "") for name in training]

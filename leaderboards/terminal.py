@@ -19,8 +19,11 @@ from rich.text import Text
 
 from leaderboards import estimates
 from leaderboards.comparison import Arm, Comparison
+from leaderboards.declaration import METRICS
 from leaderboards.estimates import Interval
-from leaderboards.records import VERDICTS, Run
+from leaderboards.format import VERDICTS
+from leaderboards.manifest import TIERS
+from leaderboards.records import Run
 from leaderboards.sheets import (
     NOTHING,
     Sheet,
@@ -36,16 +39,6 @@ from leaderboards.sheets import (
     table,
 )
 
-METRIC_NAMES = {
-    "training_reward_area": "training reward (mean over steps)",
-    "evaluation_area": "evaluation accuracy (area over steps)",
-    "final_accuracy": "accuracy at the last step",
-}
-TIERS = {
-    "T0": "bitwise repeatable",
-    "T1": "same rollouts on the same hardware and versions",
-    "T2": "same distribution only",
-}
 #: With this many seeds or fewer the per-seed differences come first: an average of them says little.
 FEW_SEEDS = 4
 #: A console of so many columns has room for the drawn intervals.
@@ -73,12 +66,12 @@ def _ranking(comparison: Comparison) -> Sheet:
         if outcome in ("better", "worse") and within:
             outcome += f", by less than {comparison.smallest_difference:g}"
         rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), outcome))
-    test = "e-process" if comparison.sequential else "paired t"
+    test = "e-process" if comparison.declaration.sequential else "paired t"
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", "outcome"),
         tuple(rows),
-        f"Of the {METRIC_NAMES[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
+        f"Of the {METRICS[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
         f"interval over seeds; p of the {test}, which decides.",
         words=(0, 4),
     )
@@ -130,7 +123,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
         smallest = NOTHING if arm.smallest_detectable is None else f"{arm.smallest_detectable:.{digits}f}"
         crossed = level(arm.accuracy_difference, arm.crossed_interval, 3, "+")
         row = [arm.label, *map(p_value, (arm.p, arm.sign_flip_p, arm.sign_flip_minimum)), smallest, crossed]
-        if comparison.sequential:
+        if comparison.declaration.sequential:
             row.append(NOTHING if arm.e_value is None else f"{arm.e_value:.3g}")
         rows.append(tuple(row))
     if not rows:
@@ -142,7 +135,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
             if arm.differences and not arm.sign_flip_reaches_alpha
         }
     )
-    if short and not comparison.sequential:
+    if short and not comparison.declaration.sequential:
         seeds = " or ".join(str(number) for number in short)
         notes.append(
             f"Sign-flip cannot reach {comparison.alpha:g} with {seeds} seed{'s' * (short != [1])} and this many arms."
@@ -152,7 +145,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
         "new problems too: accuracy minus the baseline's, interval over seeds and problems."
     )
     columns = ["method", "p", "sign-flip", "min", "detectable", "new problems too"]
-    columns += ["e-value"] * comparison.sequential
+    columns += ["e-value"] * comparison.declaration.sequential
     return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
 
 
@@ -265,8 +258,8 @@ def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
 
 def stopping(comparison: Comparison) -> str:
     """The declared stopping rule and, where it depends on what is found, at which seed it stopped."""
-    declared = str(comparison.declaration.get("stopping", "not declared"))
-    if not comparison.sequential:
+    declared = comparison.declaration.stopping
+    if not comparison.declaration.sequential:
         return declared
     seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
     most, undecided = comparison.experiment["seeds"], ", ".join(comparison.undecided)
@@ -276,7 +269,7 @@ def stopping(comparison: Comparison) -> str:
         found = f"the most seeds, {most}, are run; undecided: {undecided}"
     else:
         found = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
-    return f"{declared} (e-process, scale {comparison.declaration['scale']:g}): {found}"
+    return f"{declared} (e-process, scale {comparison.declaration.scale:g}): {found}"
 
 
 def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
@@ -345,11 +338,11 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, s
     finished = sum(run.finished for run in runs)
     return [
         ("declared", f"{comparison.metric}, {rule}"),
-        ("estimand", str(declaration.get("estimand", "not declared"))),
+        ("estimand", declaration.estimand),
         ("stopping", stopping(comparison)),
         ("positive control", comparison.positive_control.text),
         ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
-        ("tier", f"{comparison.tier}: {TIERS.get(comparison.tier, 'unknown')}"),
+        ("tier", f"{comparison.tier}: {TIERS[comparison.tier]}"),
         ("hashes", f"experiment {comparison.experiment_hash[:16]}, run set {comparison.run_set_hash[:16]}"),
     ]
 

@@ -21,6 +21,7 @@ from harness.commands.shared import (
     task_named,
     write,
 )
+from harness.engines.base import Sampling
 from harness.errors import ExperimentError
 
 
@@ -166,6 +167,8 @@ def _intervene(options: argparse.Namespace) -> int:
     methods = {name: credit.get(name) for name in options.methods.split(",") if name}
     policy = to_gpu(policy_named(options.policy, options))
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    # The prefix that stays of a response is followed by as many tokens again.
+    tokens = response_limit(options.max_response_tokens, policy, longest, responses=2)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)
         found = interventions.intervene(
@@ -173,10 +176,8 @@ def _intervene(options: argparse.Namespace) -> int:
             task,
             problems,
             methods,
+            Sampling(tokens, options.temperature),
             options.samples,
-            options.temperature,
-            # What is kept of a response is followed by as many tokens again.
-            response_limit(options.max_response_tokens, policy, longest, responses=2),
             options.masking,
             options.batch_size,
             options.policy,

@@ -9,7 +9,9 @@ from typing import Any
 
 from harness.commands.records import show
 from harness.commands.shared import STOPPED, Bars, Commands, add_server, command, console, say
+from harness.engines.base import VLLM, EngineChoice
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
 
 
 def add(commands: Commands) -> None:
@@ -83,8 +85,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         plans.refuse(found, max(1, min(workers, found.runs)), options.server is not None)
     if options.plan:
         return 0
-    choice.check(experiment.engine, options.server)
-    if experiment.engine == "vllm" and options.ray is None and workers > 1 and found.device.kind == "gpu":
+    engine = experiment.engine_choice(options.server)
+    choice.check(engine)
+    if engine.name == VLLM and options.ray is None and workers > 1 and found.device.kind == "gpu":
         raise ExperimentError(
             f"--workers {workers}: vLLM takes its share of a whole GPU for each run; give --workers 1, or --ray local, "
             "which gives each run a GPU of its own"
@@ -105,11 +108,11 @@ def _reproduce(options: argparse.Namespace) -> int:
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
             elif options.gpus is not None:
                 raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
-            sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, options.server)
+            sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, engine)
         except Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
-    show(folder, experiments.BASELINE)
+    show(folder, BASELINE)
     return 0
 
 
@@ -211,19 +214,20 @@ def _train(options: argparse.Namespace) -> int:
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
     plans.refuse(plans.plan(experiment), served=options.server is not None)
-    choice.check(experiment.engine, options.server)
+    engine = experiment.engine_choice(options.server)
+    choice.check(engine)
     folder = options.out or Path("runs") / experiment.name
     stopped = f"stopped; {folder} is whole: run the same command again, it goes on"
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
-        if not _train_together(experiment, options.method, options.seed, folder, options.server):
+        if not _train_together(experiment, options.method, options.seed, folder, engine):
             return say(stopped, STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
             only = (options.method, options.seed)
-            sweep.reproduce(experiment, folder, 1, progress, only, server=options.server)
+            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
         except Stopped:
             progress.stop()
             return say(stopped, STOPPED)
@@ -231,7 +235,7 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_together(experiment: Any, method: str, seed: int, folder: Path, server: str | None) -> bool:
+def _train_together(experiment: Any, method: str, seed: int, folder: Path, engine: EngineChoice) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one alone."""
     from harness.sweeps.job import TRAIN, Job, run_folder
     from harness.sweeps.processes import environment, quiet
@@ -266,7 +270,7 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path, serve
                 place,
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
-                server,
+                engine,
             )
         choice.release()
         vllm.close()

@@ -22,8 +22,8 @@ from harness.commands.shared import (
     task_named,
     write,
 )
+from harness.engines.base import ENGINES, TRANSFORMERS, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from harness.experiment import ENGINES
 
 
 def add(commands: Commands) -> None:
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
         help="responses sampled at once (default: 32; 256 by vllm, which takes as many as fit)",
     )
     added.add_argument(
-        "--engine", choices=ENGINES, default=ENGINES[0], help=f"what samples (default: {ENGINES[0]})"
+        "--engine", choices=ENGINES, default=TRANSFORMERS, help=f"what samples (default: {TRANSFORMERS})"
     )
     add_policy_options(added)
     add_server(added)
@@ -117,10 +117,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     import tasks
     from harness.engines import choice
-    from harness.engines.base import VLLM
-    from harness.runs.evaluate import Kept, accuracy, evaluate
+    from harness.runs.evaluate import Journal, accuracy, evaluate
 
-    choice.check(options.engine, options.server)
+    engine = EngineChoice(options.engine, options.server, options.dtype)
+    choice.check(engine)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
     policy = policy_named(options.policy, options)
@@ -131,7 +131,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if batch_size is None:
         batch_size = 256 if options.engine == VLLM else 32
     tokens = response_limit(options.max_response_tokens, policy, longest)
-    kept = Kept() if options.out is None else Kept(options.out, _identity(options, policy, tokens))
+    journal = Journal() if options.out is None else Journal(options.out, _identity(options, policy, tokens))
     with Bars("", lines=False) as progress:
         progress.begin(len(problems) * samples, 0)
         try:
@@ -139,17 +139,15 @@ def _evaluate(options: argparse.Namespace) -> int:
                 policy,
                 task,
                 problems,
+                Sampling(tokens, options.temperature),
                 samples=samples,
-                temperature=options.temperature,
-                max_new_tokens=tokens,
                 batch_size=batch_size,
+                engine=engine,
                 progress=progress.at,
-                engine=options.engine,
-                kept=kept,
-                server=options.server,
+                journal=journal,
             )
         finally:
-            kept.close()
+            journal.close()
     counts = Counter(row["verdict"] for row in rows)
     screen = console()
     screen.print(
@@ -217,8 +215,9 @@ def _trace(options: argparse.Namespace) -> int:
                 policy.tokenizer,
                 [prompt_ids],
                 [key],
-                response_limit(options.max_response_tokens, policy, len(prompt_ids)),
-                temperature=0.0,
+                Sampling(
+                    response_limit(options.max_response_tokens, policy, len(prompt_ids)), temperature=0.0
+                ),
             )[0]
         response_ids, text, reason = one.ids, one.text, one.finish_reason
     else:

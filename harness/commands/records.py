@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
 
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
@@ -26,7 +27,9 @@ def add(commands: Commands) -> None:
         commands, "leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file."
     )
     added.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of recorded runs")
-    added.add_argument("--baseline", default="uniform", help="the method to compare with (default: uniform)")
+    added.add_argument(
+        "--baseline", default=BASELINE, help=f"the method to compare with (default: {BASELINE})"
+    )
     added.add_argument(
         "--sort",
         default="difference",
@@ -87,7 +90,7 @@ def _boards(
     for folder in folders:
         groups = experiments(load(folder))
         for key, group in groups.items():
-            name = group[0].manifest["experiment"].get("name", "?")
+            name = group[0].manifest.name
             if key in seen:
                 raise RecordError(
                     f"{seen[key]} and {folder} hold runs of the same experiment, {name}: "
@@ -143,7 +146,7 @@ def repeat(comparison: Any) -> str:
     for variant in ("until-decided", "smoke"):
         if name.endswith(f"-{variant}"):
             name, options = name.removesuffix(f"-{variant}"), f" --{variant}{options}"
-    commits = {score.run.manifest["git_commit"] for score in comparison.scores.values()}
+    commits = {score.run.manifest.git_commit for score in comparison.scores.values()}
     commit, changed, _ = (commits.pop() if len(commits) == 1 else "").partition("+changes")
     note = "  # it had changes that were not committed" if changed else ""
     checkout = f"git checkout {commit}{note}\n" if commit else ""
@@ -182,7 +185,7 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
 
 def _progress(runs: Sequence[Any]) -> str:
     """How far the recorded sweeps are."""
-    experiments = {run.manifest["experiment_hash"]: run.manifest["experiment"] for run in runs}
+    experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
     whole = sum(one["seeds"] * len(one["methods"]) for one in experiments.values())
     going = [run for run in runs if not run.finished]
     steps = ", ".join(
@@ -218,8 +221,8 @@ def _doctor(options: argparse.Namespace) -> int:
     seen: dict[Any, Any] = {}
     for run in runs:
         found = run.faults()
-        key = run.manifest["experiment_hash"]
-        if hash_of(run.manifest["experiment"]) != key:
+        key = run.manifest.experiment_hash
+        if hash_of(run.manifest.experiment) != key:
             found.append(
                 f"{run.folder / 'manifest.json'}: its experiment is not the one that its hash stands for"
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
 
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
@@ -126,9 +127,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
-    known = ("float32", "bfloat16", "float16")  # harness.policy.DTYPES, which would load torch for --help
     parser.add_argument(
-        "--dtype", choices=known, default=known[0], help=f"what it computes in (default: {known[0]})"
+        "--dtype", choices=DTYPES, default=FLOAT32, help=f"what it computes in (default: {FLOAT32})"
     )
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from harness import experiment as experiments
 from leaderboards import Comparison, Run, compare, estimates
 from leaderboards import experiments as by_experiment
+from leaderboards.declaration import BASELINE, METRICS
 from leaderboards.estimates import Interval
 from leaderboards.sheets import NOTHING, Sheet, level
-from leaderboards.terminal import METRIC_NAMES
 
 FILE = Path(__file__).with_name("claims.toml")
 KINDS = ("level", "difference", "ordering", "rate", "overhead")
@@ -129,9 +129,9 @@ def judge(claims: Iterable[Claim], runs: Sequence[Run]) -> list[Finding]:
 
 def _compared(runs: Sequence[Run]) -> list[Comparison]:
     return [
-        compare(group, baseline=experiments.BASELINE)
+        compare(group, baseline=BASELINE)
         for group in by_experiment(runs).values()
-        if any(run.finished and run.method == experiments.BASELINE for run in group)
+        if any(run.finished and run.method == BASELINE for run in group)
     ]
 
 
@@ -351,9 +351,9 @@ def beside(runs: Sequence[Run]) -> Sheet | None:
     tests = {_hash(claim.experiment) for claim in load() if claim.experiment}
     rows = []
     for key, group in by_experiment(runs).items():
-        experiment = group[0].manifest["experiment"]
+        experiment = group[0].manifest.experiment
         if key not in tests:
-            metric = METRIC_NAMES.get(experiment["declaration"]["metric"], "?")
+            metric = METRICS.get(experiment["declaration"]["metric"], "?")
             finished = len({run.seed for run in group if run.finished})
             rows.append(
                 (
@@ -373,7 +373,7 @@ def beside(runs: Sequence[Run]) -> Sheet | None:
 
 def about(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
     """The tables of those claims of which these runs of one experiment, compared already, say anything."""
-    comparisons = [comparison] if comparison.baseline == experiments.BASELINE else _compared(runs)
+    comparisons = [comparison] if comparison.baseline == BASELINE else _compared(runs)
     every = (_judge(claim, comparisons) for claim in load())
     findings = [one for one in every if one.status != NOT_RUN or one.beside]
     others = beside(runs)

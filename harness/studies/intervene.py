@@ -38,7 +38,7 @@ from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.controls import TwoLevel, pool_size
 from flowtracer.spans import decode, tokens_in
 from harness import seeds
-from harness.engines.base import Sample, decoded
+from harness.engines.base import Sample, Sampling, decoded
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Training
@@ -142,8 +142,7 @@ def originals(
     task: tasks.Task,
     problems: Sequence[tasks.Problem],
     samples: int,
-    temperature: float,
-    max_response_tokens: int,
+    sampling: Sampling,
     batch_size: int,
 ) -> tuple[list[Original], list[dict[str, Any]], Counter[str]]:
     """Sampled responses that can be intervened on, all of them as rollout rows, and how many were left out and why.
@@ -158,7 +157,7 @@ def originals(
     for (problem, number), key, one in zip(
         asked,
         keys,
-        _in_batches(policy, given, keys, max_response_tokens, temperature, batch_size),
+        _in_batches(policy, given, keys, sampling, batch_size),
         strict=True,
     ):
         verdict = task.verify(problem, one.text, one.finish_reason)
@@ -193,9 +192,8 @@ def intervene(
     task: tasks.Task,
     problems: Sequence[tasks.Problem],
     methods: Mapping[str, CreditMethod],
+    sampling: Sampling,
     samples: int = 4,
-    temperature: float = 1.0,
-    max_response_tokens: int = 256,
     masking: str = "attention",
     batch_size: int = 32,
     policy_name: str = "",
@@ -208,7 +206,7 @@ def intervene(
     """
     if masking not in MASKINGS:
         raise ExperimentError(f"unknown masking {masking!r}; known: {', '.join(MASKINGS)}")
-    if temperature == 0 and samples > 1:
+    if sampling.greedy and samples > 1:
         raise ExperimentError(
             f"{samples} samples at temperature 0 are duplicates: take 1, or a temperature above 0"
         )
@@ -218,9 +216,7 @@ def intervene(
                 f"credit {label} judges groups or rewards; this test is about single responses"
             )
     total = 3 + 3 * len(methods)
-    found, rows, left_out = originals(
-        policy, task, problems, samples, temperature, max_response_tokens, batch_size
-    )
+    found, rows, left_out = originals(policy, task, problems, samples, sampling, batch_size)
     progress(1, total)
     if not found:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
@@ -255,8 +251,7 @@ def intervene(
             [found[index] for index in kept],
             hidden,
             masking,
-            temperature,
-            max_response_tokens,
+            sampling,
             batch_size,
         )
         progress(1 + len(scores) + len(outcomes), total)
@@ -266,7 +261,7 @@ def intervene(
         policy=policy_name,
         task=task.name,
         masking=masking,
-        temperature=temperature,
+        temperature=sampling.temperature,
         problems=len(set(names)),
         responses=len(kept),
         correct=float(np.mean([found[index].correct for index in kept])),
@@ -283,8 +278,7 @@ def _in_batches(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[str],
-    tokens: int,
-    temperature: float,
+    sampling: Sampling,
     batch_size: int,
     hidden: Sequence[Sequence[int]] | None = None,
 ) -> list[Sample]:
@@ -296,8 +290,7 @@ def _in_batches(
             policy.tokenizer,
             prompts[part],
             keys[part],
-            tokens,
-            temperature,
+            sampling,
             hidden=None if hidden is None else hidden[part],
         )
     return found
@@ -342,8 +335,7 @@ def _regenerate(
     found: Sequence[Original],
     hidden: Sequence[Sequence[int]],
     masking: str,
-    temperature: float,
-    tokens: int,
+    sampling: Sampling,
     batch_size: int,
 ) -> list[Outcome]:
     prefixes = [one.ids[: one.prefix] for one in found]
@@ -364,7 +356,7 @@ def _regenerate(
     for one, prefix, new in zip(
         found,
         prefixes,
-        _in_batches(policy, prompts, keys, tokens, temperature, batch_size, places),
+        _in_batches(policy, prompts, keys, sampling, batch_size, places),
         strict=True,
     ):
         text = decoded(policy.tokenizer, [*prefix, *new.ids])

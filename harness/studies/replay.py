@@ -48,9 +48,8 @@ from flowtracer import credit
 from flowtracer.credit import CreditMethod
 from flowtracer.spans import decode, tokens_in
 from harness.errors import ExperimentError
-from harness.experiment import Experiment
+from harness.experiment import Experiment, task_of
 from harness.policy import Policy
-from harness.runs.run import task_of
 from harness.studies import figures
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes

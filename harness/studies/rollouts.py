@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ from numpy.typing import NDArray
 import tasks
 from harness import experiment as experiments
 from harness import seeds
-from harness.engines.base import Sample, decoded
+from harness.engines.base import BFLOAT16, Sample, decoded
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, task_of
 from harness.policy import Policy
 from harness.runs.recorder import Rewards
-from harness.runs.run import task_of
 from harness.runs.settings import data_order
 from leaderboards import load
 
@@ -88,9 +88,9 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     first arm by name. Raises ExperimentError for runs of several experiments and for runs without rollouts.
     """
     runs = load(folder)
-    if len({run.manifest["experiment_hash"] for run in runs}) > 1:
+    if len({run.manifest.experiment_hash for run in runs}) > 1:
         raise ExperimentError(f"{folder} holds runs of several experiments: give the folder of one")
-    table = runs[0].manifest["experiment"]
+    table = runs[0].manifest.experiment
     experiment = experiments.from_table(
         {key: value for key, value in table.items() if key != "name"}, table["name"]
     )
@@ -110,7 +110,7 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
 
 def as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:
     """The precision that TRL computes in: float32 weights, which bfloat16 is cast from."""
-    if experiment.policy.dtype != "bfloat16":
+    if experiment.policy.dtype != BFLOAT16:
         return nullcontext()
     return torch.autocast(policy.model.device.type, torch.bfloat16)
 
@@ -123,10 +123,7 @@ def _sample(
         policy.tokenizer,
         prompts,
         keys,
-        settings.max_response_tokens - spent,
-        settings.temperature,
-        settings.top_k,
-        settings.top_p,
+        replace(settings.sampling, max_new_tokens=settings.max_response_tokens - spent),
     )
 
 

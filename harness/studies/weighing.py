@@ -19,6 +19,7 @@ import tasks
 from flowtracer import CreditGRPOTrainer
 from flowtracer.credit import CreditMethod
 from harness import seeds
+from harness.engines.base import FLOAT32
 from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.policy import Policy
@@ -118,7 +119,7 @@ def weigh(
     batches: Batches,
     method: CreditMethod,
     gradients: bool = True,
-    dtype: str = "float32",
+    dtype: str = FLOAT32,
 ) -> Pass:
     """Runs the trainer over `batches` under `method` without moving the policy.
 

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
 from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, TRAIN, Job
@@ -25,11 +26,11 @@ class LocalWorker:
     """A process that does one kind of job, one after the other."""
 
     def __init__(
-        self, context: Any, action: str, experiment: Experiment, stop: Any, server: str | None = None
+        self, context: Any, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
     ) -> None:
         self.action = action
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, action, experiment, stop, server)
+        arguments = (theirs, action, experiment, stop, engine)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -69,8 +70,8 @@ class Processes:
 
     losses = 0  # a process here ends for a reason that would end the next one too
 
-    def __init__(self, experiment: Experiment, count: int, server: str | None = None) -> None:
-        self.experiment, self.count, self.server = experiment, count, server
+    def __init__(self, experiment: Experiment, count: int, engine: EngineChoice | None = None) -> None:
+        self.experiment, self.count, self.engine = experiment, count, engine
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.runs.run"])
@@ -83,7 +84,7 @@ class Processes:
 
     def start(self, action: str) -> LocalWorker:
         with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.server)
+            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.engine)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
@@ -101,7 +102,7 @@ class Processes:
 
 
 def _serve(
-    connection: Connection, action: str, experiment: Experiment, stop: Any, server: str | None
+    connection: Connection, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None
 ) -> None:
     """What a worker process does until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore it.
@@ -134,7 +135,7 @@ def _serve(
             return
         if job is None:
             return
-        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, server)
+        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, engine)
         try:
             with _alone(job.folder, asked_to_stop) as alone:
                 if not alone:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
-from harness.experiment import BASELINE, UNTIL_DECIDED, Experiment, check_arm
+from harness.experiment import Experiment, check_arm
 from harness.sweeps.job import (
     DEFECT,
     EVALUATE,
@@ -31,6 +32,7 @@ from harness.sweeps.job import (
     run_folder,
 )
 from harness.sweeps.processes import Processes
+from leaderboards.declaration import BASELINE, UNTIL_DECIDED
 
 
 def reproduce(
@@ -40,13 +42,13 @@ def reproduce(
     progress: Progress,
     only: tuple[str, int] | None = None,
     elsewhere: Workers | None = None,
-    server: str | None = None,
+    engine: EngineChoice | None = None,
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
-    By `workers` processes here, sampling from the `server` at that address where one is given, or by those
-    `elsewhere`. Finished runs are not repeated. Where the experiment declares to stop when decided, seeds are run one
-    after the other, all arms of each, until every arm has a verdict.
+    By `workers` processes here, which sample by `engine` where one is given, or by those `elsewhere`. Finished runs are
+    not repeated. Where the experiment declares to stop when decided, seeds are run one after the other, all arms of
+    each, until every arm has an outcome.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -70,7 +72,7 @@ def reproduce(
         rounds = _until_decided(experiment, folder, jobs)
     else:
         rounds = iter([list(chain.from_iterable(jobs))])
-    _Sweep(rounds, elsewhere or Processes(experiment, workers, server), progress).run()
+    _Sweep(rounds, elsewhere or Processes(experiment, workers, engine), progress).run()
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:

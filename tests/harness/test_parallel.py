@@ -110,7 +110,7 @@ def test_two_processes_give_the_record_of_one(file, one, tmp_path):
     assert printed.split() == [str(folder)]
     two = read_run(folder)
     assert two.finished and not two.faults()
-    assert two.manifest["processes"] == 2 and two.manifest["tier"] == "T2"
+    assert two.manifest.processes == 2 and two.manifest.tier == "T2"
     assert {row["step"] for row in two.table("samples").to_pylist()} == {0, 2}
     policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(policy_folder(folder, 2))
@@ -247,6 +247,7 @@ def check_fsdp():
     from flowtracer.attention import AttentionTap
     from flowtracer.credit import get
     from harness import seeds
+    from harness.engines.base import Sampling
     from harness.engines.keyed import sample
     from harness.policy import load_policy
 
@@ -272,7 +273,7 @@ def check_fsdp():
     rank = distributed.get_rank()
     keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
     prompts = [whole.encode("abcd?")] * len(keys)
-    arguments = (prompts, keys, 4 + 12 * rank)
+    arguments = (prompts, keys, Sampling(4 + 12 * rank))
     expected = sample(whole.model, whole.tokenizer, *arguments)
     with parallel.unsharded(split.model):
         assert sample(split.model, split.tokenizer, *arguments) == expected

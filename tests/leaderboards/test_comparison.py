@@ -212,7 +212,7 @@ def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
-    assert few.sequential and few.arm("flow").outcome.startswith("cannot tell: about")
+    assert few.declaration.sequential and few.arm("flow").outcome.startswith("cannot tell: about")
     uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
     flow = {seed: [0.2 + seed / 100 + seed % 2 / 1000] for seed in range(9)}
     many = sweep(tmp_path / "many", {"uniform": uniform, "flow": flow}, rule).arm("flow")
@@ -232,8 +232,9 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path: Path) -> None:
 def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "uniform", 0, [0.1])
     assert compare(load(tmp_path / "a")).tier == "T0"
-    write_run(tmp_path / "a", "uniform", 1, [0.1], tier="T1")
-    assert compare(load(tmp_path / "a")).tier == "T1"
+    write_run(tmp_path / "c", "uniform", 0, [0.1])
+    write_run(tmp_path / "c", "uniform", 1, [0.1], tier="T2")
+    assert compare(load(tmp_path / "c")).tier == "T2"
     write_run(tmp_path / "a", "uniform", 2, [0.1], versions={"torch": "9"})
     found = compare(load(tmp_path / "a"))
     assert found.tier == "T2" and "runs come from 2 different sets of versions" in found.notes
@@ -422,11 +423,11 @@ def test_other_evaluation_keys_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"metric": "loss"}, "metric 'loss'; it is one of"),
-        ({"smallest_difference": 0}, "smallest_difference 0"),
-        ({"alpha": 5}, "alpha 5"),
+        ({"metric": "loss"}, "declaration.metric must be one of"),
+        ({"smallest_difference": 0}, "smallest_difference must be positive, not 0"),
+        ({"alpha": 5}, "alpha must lie between 0 and 1, not 5"),
         ({"metric": "evaluation_area"}, "has no evaluation_area"),
-        ({"stopping": "until decided"}, "scale None; it is a positive number"),
+        ({"stopping": "until decided"}, "scale must be a positive number"),
     ],
 )
 def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -44,7 +44,7 @@ def test_each_process_samples_its_part(file: Path, one: Path, tmp_path: Path) ->
     printed = launch("-m", "harness.cli", "train", file, "--method", "flow", "--out", tmp_path)
     folder = Path(printed.split()[-1])
     two = read_run(folder)
-    assert two.finished and not two.faults() and two.manifest["processes"] == 2
+    assert two.finished and not two.faults() and two.manifest.processes == 2
     every_step_was_sampled_from_its_policy(folder)
     run.policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(run.policy_folder(folder, 2))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from harness.experiment import task_of
 from harness.runs import run
 from harness.studies import replay, rollouts
 from leaderboards import read_run
@@ -16,7 +17,7 @@ def policy(tiny_experiment):
 def test_token_values_end_in_the_reward_and_find_the_decision(tiny_experiment, policy):
     """On `decision` the first letter settles the verdict: the filler after it changes no value."""
     built = tiny_experiment()
-    task = run.task_of(built.task)
+    task = task_of(built.task)
     rows = [row for row in rollouts.fresh(built, policy, 2, 0)[0] if row["finish_reason"] == "stop"]
     right = [row for row in rows if row["verdict"] == "correct"][:1]
     wrong = [row for row in rows if row["verdict"] == "wrong"][:1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flowtracer import credit
+from harness.experiment import task_of
 from harness.runs import run
 from harness.runs.checkpoints import Boundaries, parameters_hash
 from harness.studies import rollouts, weighing
@@ -21,7 +22,7 @@ def policy(tiny_experiment):
 
 def weighed(built, policy, batches, name, **options):
     method = credit.get(name, **options)
-    return weighing.weigh(policy, run.task_of(built.task), built.training, batches, method)
+    return weighing.weigh(policy, task_of(built.task), built.training, batches, method)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, po
 def test_without_gradients_the_weights_are_the_same(tiny_experiment, policy):
     built = tiny_experiment()
     batches = rollouts.fresh(built, policy, 1, 0)
-    task, method = run.task_of(built.task), credit.get("flow")
+    task, method = task_of(built.task), credit.get("flow")
     whole = weighing.weigh(policy, task, built.training, batches, method)
     quick = weighing.weigh(policy, task, built.training, batches, method, gradients=False)
     assert quick.gradients is None

@@ -224,8 +224,8 @@ def test_seeds_are_run_until_every_arm_is_decided(recorded, tmp_path):
     )
     assert made == [f"{label} seed {seed}" for seed in range(3) for label in ("uniform", "flow", "random")]
     found = compare(load(tmp_path / "runs"))
-    assert found.sequential and not found.undecided
-    assert {arm.verdict for arm in found.arms} == {"baseline", "no difference larger than 0.5"}
+    assert found.declaration.sequential and not found.undecided
+    assert {arm.outcome for arm in found.arms} == {"baseline", "no difference larger than 0.5"}
     assert not recorded(
         ("uniform", "flow", "random"), tmp_path / "runs", None
     )  # decided: nothing more is run
