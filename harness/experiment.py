@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
 from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
-from leaderboards.manifest import Manifest
 
 if TYPE_CHECKING:
     import tasks
+    from leaderboards.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "experiments"
 REWARDS = ("verdict", "random")

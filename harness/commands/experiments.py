@@ -65,8 +65,10 @@ def add(commands: Commands) -> None:
 def _reproduce(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
     from harness import plan as plans
-    from harness import provenance, sweep
+    from harness import provenance
     from harness.engines import choice
+    from harness.sweeps import sweep
+    from harness.sweeps.job import Stopped
 
     provenance.check_versions()
     experiment = experiments.load(
@@ -101,13 +103,13 @@ def _reproduce(options: argparse.Namespace) -> int:
         try:
             elsewhere = None
             if options.ray is not None:
-                from harness.cluster import Cluster
+                from harness.sweeps.cluster import Cluster
 
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
             elif options.gpus is not None:
                 raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
             sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, engine)
-        except sweep.Stopped:
+        except Stopped:
             progress.stop()
             return say(f"stopped; {folder} is whole: run the same command again, it goes on", STOPPED)
     show(folder, BASELINE)
@@ -194,8 +196,10 @@ def show_plan(found: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
     from harness import plan as plans
-    from harness import provenance, sweep
+    from harness import provenance
     from harness.engines import choice
+    from harness.sweeps import sweep
+    from harness.sweeps.job import Stopped, run_folder
 
     provenance.check_versions()
     experiment = experiments.load(options.experiment, smoke=options.smoke)
@@ -224,31 +228,33 @@ def _train(options: argparse.Namespace) -> int:
         try:
             only = (options.method, options.seed)
             sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
-        except sweep.Stopped:
+        except Stopped:
             progress.stop()
             return say(stopped, STOPPED)
-    print(sweep.run_folder(folder, options.method, options.seed))
+    print(run_folder(folder, options.method, options.seed))
     return 0
 
 
 def _train_together(experiment: Any, method: str, seed: int, folder: Path, engine: EngineChoice) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one alone."""
-    from harness import sweep
+    from harness.sweeps.job import TRAIN, Job, run_folder
+    from harness.sweeps.processes import environment, quiet
+    from harness.sweeps.sweep import claim
 
-    with sweep.environment():
+    with environment():
         from harness import parallel
         from harness.engines import choice, vllm
         from harness.runs import run
 
-        sweep.quiet()
+        quiet()
         if parallel.first():
-            sweep.claim(experiment, folder)
-        place = sweep.run_folder(folder, method, seed)
+            claim(experiment, folder)
+        place = run_folder(folder, method, seed)
         with (
             Bars(f"{experiment.title}, on {parallel.processes()} processes") as progress,
             parallel.Signals() as stop,
         ):
-            job, steps = sweep.Job(sweep.TRAIN, method, seed, place), 0
+            job, steps = Job(TRAIN, method, seed, place), 0
 
             def report(_: str, done: int, total: int) -> None:
                 nonlocal steps

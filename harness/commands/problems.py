@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
 from harness.commands.shared import MISTAKE, Commands, command, console, status
 
@@ -36,31 +35,20 @@ def _tasks(options: argparse.Namespace) -> int:
     if options.name is None:
         from rich.table import Table
 
-        table = Table("task", "problems", "source", "licence", "answer", box=None, header_style="bold")
-        with status("counting"):
-            for name in tasks.names():
-                kind = tasks.kind(name)
-                table.add_row(name, _counts(name), kind.source, kind.licence, kind.answer_format)
+        # Nothing is counted here: that would read data sets and generate problems.
+        table = Table("task", "source", "licence", "answer", box=None, header_style="bold")
+        for name in tasks.names():
+            kind = tasks.kind(name)
+            table.add_row(name, kind.source, kind.licence, kind.answer_format)
         screen.print(table)
         return 0
     task = tasks.get(options.name)
+    counts = ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
+    screen.print(f"{task.name}: {counts}\n", markup=False, highlight=False)
     for problem in task.problems(task.splits[-1], 3):
         screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
     return 0
-
-
-def _counts(name: str) -> str:
-    """How many problems each split has; nothing is downloaded to find out."""
-    import tasks
-
-    if getattr(tasks.kind(name), "hub", None) is not None and "FLOWTRACER_DATA" not in os.environ:
-        return "on the hub"
-    try:
-        task = tasks.get(name)
-        return ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
-    except tasks.TaskError:
-        return "not here"
 
 
 def _validate(options: argparse.Namespace) -> int:

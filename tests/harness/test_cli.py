@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -103,6 +105,21 @@ def test_tasks_are_listed_and_shown(capsys):
     assert status == 0 and all(name in output for name in tasks.names())
     status, output, _ = run(capsys, "tasks", "decision")
     assert status == 0 and "decision/test/0" in output and "gold" in output
+
+
+@pytest.mark.parametrize("arguments", ["--help", "tasks"])
+def test_looking_around_loads_nothing_heavy(arguments):
+    """Listing names takes a tenth of a second; with torch or the data sets it takes five."""
+    heavy = {"torch", "transformers", "trl", "datasets", "scipy", "pyarrow", "vllm", "lm_eval"}
+    script = (
+        "import sys; from harness import cli\n"
+        "try: cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]" and done.stdout
 
 
 def test_evaluate_prints_every_verdict(capsys):
