@@ -107,8 +107,9 @@ def _experiments(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from harness import plan as plans
-    from harness import sweep
     from harness.engines import choice
+    from harness.sweeps import sweep
+    from harness.sweeps.job import Stopped
 
     experiment = _loaded(options, options.until_decided)
     if BASELINE not in experiment.methods:
@@ -134,11 +135,11 @@ def _reproduce(options: argparse.Namespace) -> int:
         try:
             elsewhere = None
             if options.ray is not None:
-                from harness.cluster import Cluster
+                from harness.sweeps.cluster import Cluster
 
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
             sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, engine)
-        except sweep.Stopped:
+        except Stopped:
             progress.stop()
             return say(_stopped(folder), STOPPED)
     show(folder, BASELINE)
@@ -195,8 +196,9 @@ def _show_plan(found: Plan) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from harness import plan as plans
-    from harness import sweep
     from harness.engines import choice
+    from harness.sweeps import sweep
+    from harness.sweeps.job import Stopped, run_folder
 
     experiment = _loaded(options)
     if options.method not in experiment.methods:
@@ -222,10 +224,10 @@ def _train(options: argparse.Namespace) -> int:
         try:
             only = (options.method, options.seed)
             sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
-        except sweep.Stopped:
+        except Stopped:
             progress.stop()
             return say(_stopped(folder), STOPPED)
-    print(sweep.run_folder(folder, options.method, options.seed))
+    print(run_folder(folder, options.method, options.seed))
     return 0
 
 
@@ -233,22 +235,24 @@ def _train_together(
     experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
-    from harness import sweep
+    from harness.sweeps.job import TRAIN, Job, run_folder
+    from harness.sweeps.processes import environment, quiet
+    from harness.sweeps.sweep import claim
 
-    with sweep.environment():
+    with environment():
         from harness import parallel
         from harness.engines import choice, vllm
         from harness.runs import run
 
-        sweep.quiet()
+        quiet()
         if parallel.first():
-            sweep.claim(experiment, folder)
-        place = sweep.run_folder(folder, method, seed)
+            claim(experiment, folder)
+        place = run_folder(folder, method, seed)
         with (
             Bars(f"{experiment.title}, on {parallel.processes()} processes") as progress,
             parallel.Signals() as stop,
         ):
-            job, steps = sweep.Job(sweep.TRAIN, method, seed, place), 0
+            job, steps = Job(TRAIN, method, seed, place), 0
 
             def report(_: str, done: int, total: int) -> None:
                 nonlocal steps

@@ -24,7 +24,6 @@ or the other way round. Intervals are over problems; differences are paired by r
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,8 +43,8 @@ from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.policy import Policy
-from harness.replay import weigh
-from leaderboards.estimates import Interval, t_interval, wilson_interval
+from harness.studies.weighing import weigh
+from leaderboards.estimates import Interval, problem_means, t_interval, wilson_interval
 from leaderboards.sheets import Sheet, level
 
 SHARE = 0.2
@@ -209,7 +208,7 @@ def intervene(
         raise ExperimentError(f"unknown masking {masking!r}; known: {', '.join(MASKINGS)}")
     if sampling.greedy and samples > 1:
         raise ExperimentError(
-            f"{samples} samples at temperature 0 are copies: take 1, or a temperature above 0"
+            f"{samples} samples at temperature 0 are duplicates: take 1, or a temperature above 0"
         )
     for label, method in methods.items():
         if method.scope != "response" or method.needs & {"advantage", "reward", "group"}:
@@ -373,32 +372,25 @@ def _regenerate(
 
 def share(values: Sequence[bool], problems: Sequence[str]) -> tuple[float, Interval | None]:
     """The mean over problems of each one's share, and its interval over problems (Wilson's where all are 0 or 1)."""
-    means = _over_problems(values, problems)
+    means = list(problem_means(zip(problems, values, strict=True)).values())
+    mean = float(np.mean(means))
     if len(means) < 2:
-        return float(np.mean(means)), None
+        return mean, None
     if set(means) <= {0.0, 1.0}:
-        return float(np.mean(means)), wilson_interval(round(sum(means)), len(means))
+        return mean, wilson_interval(round(sum(means)), len(means))
     # With one more problem at 0 and one at 1, as avg@k has it: shares heaped at one end make the plain one too short.
     around = t_interval([*means, 0.0, 1.0])
     assert around is not None
-    return float(np.mean(means)), (max(0.0, around[0]), min(1.0, around[1]))
+    return mean, (max(0.0, around[0]), min(1.0, around[1]))
 
 
 def difference(
     values: Sequence[bool], others: Sequence[bool], problems: Sequence[str]
 ) -> tuple[float, Interval | None]:
     """The mean difference of two arms, paired by response, and Student's interval over problems."""
-    means = _over_problems(
-        [float(one) - float(other) for one, other in zip(values, others, strict=True)], problems
-    )
+    differences = np.subtract(values, others, dtype=np.float64).tolist()
+    means = list(problem_means(zip(problems, differences, strict=True)).values())
     return float(np.mean(means)), t_interval(means)
-
-
-def _over_problems(values: Sequence[float], problems: Sequence[str]) -> list[float]:
-    grouped: dict[str, list[float]] = {}
-    for value, problem in zip(values, problems, strict=True):
-        grouped.setdefault(problem, []).append(float(value))
-    return [math.fsum(own) / len(own) for own in grouped.values()]
 
 
 def _arm(

@@ -10,10 +10,11 @@ import torch
 import tasks
 from flowtracer import credit
 from flowtracer.credit import CreditContext
-from harness import ExperimentError, cli, intervene, seeds
+from harness import ExperimentError, cli, seeds
 from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.policy import load_policy
+from harness.studies import intervene
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
     """Hiding the decision letter takes away what the answer copies; hiding what matters least does not."""
     methods = {name: credit.get(name) for name in ("oracle", "flow")}
     problems = task.problems("test", 24)
-    with pytest.raises(ExperimentError, match="copies"):
+    with pytest.raises(ExperimentError, match="duplicates"):
         intervene.intervene(policy, task, problems, methods, Sampling(8, temperature=0.0), samples=2)
     found = intervene.intervene(policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1)
     arms = {arm.name: arm for arm in found.arms}
@@ -212,7 +213,7 @@ def test_without_a_limit_a_response_leaves_room_to_be_continued(capsys):
     [
         (["decision", "decision", "--masking", "noise"], "unknown masking 'noise'"),
         (["decision", "decision", "--samples", "0"], "--samples 0"),
-        (["decision", "decision", "--temperature", "0"], "copies"),
+        (["decision", "decision", "--temperature", "0"], "duplicates"),
         (["decision", "decision", "--methods", "folw"], "folw"),
         (["decision", "decison"], "decison"),
         (["/nowhere", "decision"], "/nowhere"),
