@@ -88,7 +88,7 @@ def credit_method(credit: Any) -> CreditMethod:
     if isinstance(credit, type):
         name = getattr(credit, "name", credit.__name__)
         raise CreditError(f"credit={credit.__name__}: this is a class; give credit.get({name!r}, ...)")
-    if isinstance(credit, CreditMethod) or (callable(credit) and hasattr(credit, "needs")):
+    if isinstance(credit, CreditMethod):
         return credit
     raise CreditError(
         f"credit={credit!r} is no credit method: give a name ({', '.join(credit_methods.names())}) or "
@@ -319,7 +319,7 @@ class _Assessed:
 
 def assess(method: CreditMethod, context: CreditContext) -> Any:
     """The method's judgement of a context, which is left as it was."""
-    if isinstance(method, CreditMethod) and hasattr(method, "assess"):
+    if hasattr(method, "assess"):
         return method.assess(context)
     # Until every method has `assess`: the first row's stream for all.
     streams = getattr(context, "streams", None)

@@ -28,7 +28,7 @@ from trl import SFTConfig, SFTTrainer
 
 import tasks
 from harness import seeds
-from harness.engines.base import Sample
+from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
@@ -210,8 +210,7 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
                 tokenizer,
                 [tokenizer(task.prompt(problem)).input_ids for problem, _ in part],
                 [seeds.key("evaluation", task.name, problem.id, index) for problem, index in part],
-                recipe.max_new_tokens,
-                temperature,
+                Sampling(recipe.max_new_tokens, temperature),
             )
         verdicts = Counter(
             str(task.verify(problem, one.text, one.finish_reason))

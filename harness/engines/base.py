@@ -1,6 +1,6 @@
 """What every rollout engine shares: how it is asked, what it answers, and the names by which it is chosen.
 
-Nothing here loads torch: the command line and experiments read the names.
+Importing this loads no torch: experiments and the command line's `--help` read the names.
 """
 
 from __future__ import annotations
@@ -15,10 +15,64 @@ from harness.errors import ExperimentError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TRANSFORMERS, VLLM = "transformers", "vllm"
+TRANSFORMERS, VLLM = ENGINES = ("transformers", "vllm")
+FLOAT32, BFLOAT16, FLOAT16 = DTYPES = ("float32", "bfloat16", "float16")
 
 #: Share of a GPU's memory that vLLM takes beside a training policy (TRL's own default), and where it is alone.
 BESIDE_TRAINING, ALONE = 0.3, 0.85
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    max_new_tokens: tokens of the longest response. temperature: 0 takes the likeliest token, without noise. top_k:
+    tokens that may be drawn, 0 for all. top_p: probability that the tokens together have at least, 1 for all.
+
+    Raises ExperimentError for values without meaning.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ExperimentError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ExperimentError(
+                f"temperature must be 0 (greedy) or a positive number, not {self.temperature}"
+            )
+        if self.top_k < 0:
+            raise ExperimentError(
+                f"top_k must be 0 (all tokens) or a positive number of tokens, not {self.top_k}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ExperimentError(f"top_p must be above 0 and at most 1 (all tokens), not {self.top_p}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether top-k or top-p leave tokens out."""
+        return self.top_k > 0 or self.top_p < 1
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine samples.
+
+    name: one of `ENGINES`. server: the address of the vLLM that samples, None for one in this process. dtype: what vLLM
+    computes in, one of `DTYPES`; transformers takes the policy as it is.
+    """
+
+    name: str = TRANSFORMERS
+    server: str | None = None
+    dtype: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -61,13 +115,13 @@ class Engine(Protocol):
         self,
         prompt_ids: Sequence[Sequence[int]],
         keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        """One response for each row of `prompt_ids`, as `harness.engines.keyed.sample` documents it."""
+        """One response for each row of `prompt_ids`, with the noise that the row's key names.
+
+        finished: hears of each sample, with its row. Raises as `check` does.
+        """
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -83,23 +137,12 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def check(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    keys: Sequence[str],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], keys: Sequence[str], max_new_tokens: int
 ) -> None:
-    """Raises as `sample` documents it."""
-    if max_new_tokens < 1:
-        raise ExperimentError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise ExperimentError(f"temperature must be 0 (greedy) or a positive number, not {temperature}")
-    if top_k < 0:
-        raise ExperimentError(f"top_k must be 0 (all tokens) or a positive number of tokens, not {top_k}")
-    if not 0 < top_p <= 1:
-        raise ExperimentError(f"top_p must be above 0 and at most 1 (all tokens), not {top_p}")
+    """Raises ExperimentError for prompts that do not fit the policy's context.
+
+    ValueError for keys that are missing or repeated, and for a prompt without tokens.
+    """
     if len(keys) != len(prompt_ids):
         raise ValueError(f"{len(prompt_ids)} prompts need as many keys, not {len(keys)}")
     if len(set(keys)) != len(keys):

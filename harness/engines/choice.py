@@ -22,46 +22,44 @@ import torch
 from harness import provenance
 from harness.engines import server as servers
 from harness.engines import vllm
-from harness.engines.base import ALONE, TRANSFORMERS, VLLM, Engine, EngineError
+from harness.engines.base import ALONE, TRANSFORMERS, VLLM, Engine, EngineChoice, EngineError
 from harness.engines.keyed import Keyed
 from harness.policy import Policy, to_gpu
 from leaderboards.manifest import DISTRIBUTION
 
 
-def check(name: str, server: str | None = None) -> None:
-    """Raises EngineError where the engine called `name` is not installed, or in a version that was never tested.
+def check(choice: EngineChoice) -> None:
+    """Raises EngineError where that engine is not installed, or in a version that was never tested.
 
-    With `server`, the address of one, where nothing that was tested answers there; the engine is vLLM then.
+    Of a server: where nothing that was tested answers at its address.
     """
-    if server is not None:
-        if name != VLLM:
-            raise EngineError(f"--server {server}: only engine vllm has one; this one is {name}")
-        servers.describe(server)
-        return
-    if name == TRANSFORMERS:
-        return
-    vllm.check_version(provenance.vllm_version())
+    if choice.server is not None:
+        if choice.name != VLLM:
+            raise EngineError(
+                f"--server {choice.server}: only engine {VLLM} has one; this one is {choice.name}"
+            )
+        servers.describe(choice.server)
+    elif choice.name == VLLM:
+        vllm.check_version(provenance.vllm_version())
 
 
-def start(
-    name: str, policy: Policy, dtype: str, context: int, rows: int, share: float, server: str | None = None
-) -> Engine:
-    """The engine called `name`, holding `policy`.
+def start(choice: EngineChoice, policy: Policy, context: int, rows: int, share: float) -> Engine:
+    """That engine, holding `policy`.
 
-    dtype: what vLLM computes in, one of `harness.policy.DTYPES`; transformers takes the policy as it is. context:
-    tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most. share:
-    of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the GPU.
-    server: the address of the vLLM that samples, None for one in this process.
+    context: tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most.
+    share: of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the
+    GPU.
+
+    Raises EngineError as `check` does, and where the engine does not start.
     """
-    if server is not None:
-        check(name, server)
-        return servers.Served(policy, dtype, context, rows, server)
-    check(name)
-    if name == TRANSFORMERS:
-        if share == ALONE:
-            to_gpu(policy)  # one that trains is where the trainer has put it
-        return Keyed(policy, rows)
-    return vllm.Vllm(policy, dtype, context, rows, share)
+    check(choice)
+    if choice.server is not None:
+        return servers.Served(policy, choice.dtype, context, rows, choice.server)
+    if choice.name == VLLM:
+        return vllm.Vllm(policy, choice.dtype, context, rows, share)
+    if share == ALONE:
+        to_gpu(policy)  # one that trains is where the trainer has put it
+    return Keyed(policy, rows)
 
 
 def tier(name: str) -> str:

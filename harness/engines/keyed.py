@@ -33,7 +33,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from harness.engines.base import Finished, Sample, check, decoded, end_tokens
+from harness.engines.base import Finished, Sample, Sampling, check, decoded, end_tokens
 from harness.policy import Policy
 
 #: Numbers that a row draws at once: enough to pay for the call, few enough to waste little.
@@ -56,10 +56,7 @@ class Keyed:
         self,
         prompt_ids: Sequence[Sequence[int]],
         keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
         samples: list[Sample] = []
@@ -75,10 +72,7 @@ class Keyed:
                 self.tokenizer,
                 prompt_ids[part],
                 keys[part],
-                max_new_tokens,
-                temperature,
-                top_k,
-                top_p,
+                sampling,
                 None if finished is None else whole,
             )
         return samples
@@ -89,25 +83,21 @@ def sample(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[Sequence[int]],
     keys: Sequence[str],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    sampling: Sampling,
     finished: Finished | None = None,
     hidden: Sequence[Collection[int]] | None = None,
 ) -> list[Sample]:
     """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
 
-    `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would make copies of a
-    sample. `temperature` 0 takes the likeliest token, without noise; `top_k` 0 and `top_p` 1 leave the
-    distribution whole. The model's mode and generation options are as before when this returns. `finished` hears
-    of each sample once, with its row: where there is noise, as soon as its end token is written. `hidden`: for each
-    row, the positions in its prompt that nothing attends to, in any layer; the other tokens stay where they are.
+    `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would draw duplicates. The model's
+    mode and generation options are as before when this returns. `finished` hears of each sample once, with its row:
+    where there is noise, as soon as its end token is written. `hidden`: for each row, the positions in its prompt that
+    nothing attends to, in any layer; the other tokens stay where they are.
 
-    Raises ExperimentError for options without meaning and for prompts that do not fit the policy's context;
-    ValueError for keys that are missing, malformed or repeated, and for a prompt without tokens.
+    Raises ExperimentError for prompts that do not fit the policy's context; ValueError for keys that are missing,
+    malformed or repeated, and for a prompt without tokens.
     """
-    check(model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
+    check(model, prompt_ids, keys, sampling.max_new_tokens)
     if not prompt_ids:
         return []
     pad = tokenizer.pad_token_id
@@ -125,10 +115,7 @@ def sample(
         if finished is not None:
             finished(row, samples[row])
 
-    warpers = _warpers(temperature, top_k, top_p)
-    picker = _Picker(
-        keys, width, max_new_tokens, ends, warpers, temperature > 0, None if finished is None else end
-    )
+    picker = _Picker(keys, width, ends, sampling, None if finished is None else end)
     extra: dict[str, torch.Tensor] = {}
     if hidden is not None:
         # Without these, generate would count visible tokens only, and what follows a hidden one would move.
@@ -137,7 +124,7 @@ def sample(
             mask[row, [width - len(ids) + position for position in positions]] = 0
     # A bare configuration for the length of the call: a published model's own would add its sampling options.
     options = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
+        max_new_tokens=sampling.max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
     )
     with _generating(model, options):
         sequences = cast(Any, model).generate(
@@ -172,19 +159,11 @@ class _Picker(LogitsProcessor):
         self,
         keys: Sequence[str],
         width: int,
-        positions: int,
         ends: Sequence[int],
-        warpers: Sequence[LogitsProcessor],
-        noisy: bool,
+        sampling: Sampling,
         end: Callable[[int, list[int], list[float]], None] | None,
     ) -> None:
-        self.keys, self.width, self.positions, self.warpers, self.noisy = (
-            keys,
-            width,
-            positions,
-            warpers,
-            noisy,
-        )
+        self.keys, self.width, self.sampling, self.warpers = keys, width, sampling, _warpers(sampling)
         self.ends, self.end = set(ends), end
         self.noise: list[Iterator[np.ndarray]] = []
         self.running = list(range(len(keys)))
@@ -194,7 +173,7 @@ class _Picker(LogitsProcessor):
         for warper in self.warpers:
             scores = warper(input_ids, scores)
         chosen = scores
-        if self.noisy:
+        if not self.sampling.greedy:
             chosen = scores + self._draw(input_ids, scores.shape[1]).to(scores.device)
         winner = chosen.argmax(dim=-1, keepdim=True)
         self.logprobs.append(torch.log_softmax(scores, dim=-1).gather(1, winner).squeeze(1))
@@ -202,7 +181,7 @@ class _Picker(LogitsProcessor):
 
     def _draw(self, input_ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
         if not self.noise:
-            self.noise = [gumbel(key, self.positions, vocabulary) for key in self.keys]
+            self.noise = [gumbel(key, self.sampling.max_new_tokens, vocabulary) for key in self.keys]
         if input_ids.shape[1] > self.width:
             last, before = input_ids[:, -1].tolist(), self.running
             self.running = [row for row in before if last[row] not in self.ends]
@@ -231,14 +210,14 @@ def _generating(model: PreTrainedModel, options: GenerationConfig) -> Iterator[N
             module.training = True
 
 
-def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
+def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
     warpers: list[LogitsProcessor] = []
-    if temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
+    if sampling.temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
     return warpers
 
 

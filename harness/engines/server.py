@@ -37,8 +37,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness import parallel, provenance
 from harness.engines import vllm
-from harness.engines.base import ALONE, EngineError, Finished, Sample, check, end_tokens, reason
-from harness.policy import DTYPES, Policy, source_of
+from harness.engines.base import ALONE, EngineError, Finished, Sample, Sampling, check, end_tokens, reason
+from harness.policy import Policy, source_of
 
 #: Seconds until an answer to a small question counts as none, and between two looks whether the server is alive.
 ANSWER, ALIVE = 30.0, 10.0
@@ -117,7 +117,7 @@ class Served:
     forwards = False
 
     def __init__(self, policy: Policy, dtype: str, context: int, rows: int, address: str) -> None:
-        self.tokenizer, self.address, self.dtype = policy.tokenizer, address, DTYPES[dtype]
+        self.tokenizer, self.address, self.dtype = policy.tokenizer, address, getattr(torch, dtype)
         self.rows = min(rows, AT_ONCE)
         self.ends = end_tokens(policy.model, policy.tokenizer)
         server = describe(address)
@@ -172,18 +172,15 @@ class Served:
         self,
         prompt_ids: Sequence[Sequence[int]],
         keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
-        vllm.check_context(self.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
+        check(self.model, prompt_ids, keys, sampling.max_new_tokens)
+        vllm.check_context(self.context, max(map(len, prompt_ids), default=0) + sampling.max_new_tokens)
         requests = [
             {
                 "token_ids": list(prompt),
-                "sampling_params": vllm.sampling(key, self.ends, max_new_tokens, temperature, top_k, top_p),
+                "sampling_params": vllm.request_parameters(key, self.ends, sampling),
             }
             for prompt, key in zip(prompt_ids, keys, strict=True)
         ]

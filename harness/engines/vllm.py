@@ -20,7 +20,17 @@ import numpy as np
 import torch
 
 from harness import parallel, seeds
-from harness.engines.base import ALONE, EngineError, Finished, Sample, check, decoded, end_tokens, reason
+from harness.engines.base import (
+    ALONE,
+    EngineError,
+    Finished,
+    Sample,
+    Sampling,
+    check,
+    decoded,
+    end_tokens,
+    reason,
+)
 from harness.errors import ExperimentError
 from harness.policy import Policy, merged_weights
 
@@ -78,29 +88,23 @@ class Vllm:
         self,
         prompt_ids: Sequence[Sequence[int]],
         keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        check(self.model, prompt_ids, keys, max_new_tokens, temperature, top_k, top_p)
-        check_context(self.running.context, max(map(len, prompt_ids), default=0) + max_new_tokens)
-        found: dict[int, Sample] = {}
-        for row, one in self._stream(prompt_ids, keys, max_new_tokens, temperature, top_k, top_p):
-            found[row] = one
+        check(self.model, prompt_ids, keys, sampling.max_new_tokens)
+        check_context(self.running.context, max(map(len, prompt_ids), default=0) + sampling.max_new_tokens)
+        samples: dict[int, Sample] = {}
+        for row, sample in self._stream(prompt_ids, keys, sampling):
+            samples[row] = sample
             if finished is not None:
-                finished(row, one)
-        return [found[row] for row in range(len(prompt_ids))]
+                finished(row, sample)
+        return [samples[row] for row in range(len(prompt_ids))]
 
     def _stream(
         self,
         prompt_ids: Sequence[Sequence[int]],
         keys: Sequence[str],
-        max_new_tokens: int,
-        temperature: float,
-        top_k: int,
-        top_p: float,
+        sampling: Sampling,
     ) -> Iterator[tuple[int, Sample]]:
         """Rows and their samples as they end."""
         from vllm import SamplingParams
@@ -114,7 +118,7 @@ class Vllm:
                     self.asked += 1
                     rows[str(self.asked)] = row
                     parameters = SamplingParams(
-                        **sampling(key, self.ends, max_new_tokens, temperature, top_k, top_p),
+                        **request_parameters(key, self.ends, sampling),
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
                     engine.add_request(str(self.asked), {"prompt_token_ids": list(prompt)}, parameters)
@@ -144,16 +148,14 @@ def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, parallel.whole(weight)) for name, weight in weights.items())
 
 
-def sampling(
-    key: str, ends: list[int], max_new_tokens: int, temperature: float, top_k: int, top_p: float
-) -> dict[str, Any]:
+def request_parameters(key: str, ends: list[int], sampling: Sampling) -> dict[str, Any]:
     """vLLM's parameters of one request."""
     return {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
         "seed": seeds.integer(key, SEED_BITS),
-        "max_tokens": max_new_tokens,
+        "max_tokens": sampling.max_new_tokens,
         # The ends of the policy and no others, whatever its configuration says.
         "ignore_eos": True,
         "stop_token_ids": ends,

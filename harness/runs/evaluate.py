@@ -1,43 +1,31 @@
-"""Evaluation: a policy's answers to a task's problems, sampled with named noise and scored through lm-eval.
+"""Evaluation: a policy's answers to a task's problems, sampled with named noise and judged by the task.
 
-lm-eval asks, repeats, filters and aggregates; the policy answers through an engine of `harness.engines`, and the
-task's own verifier judges each answer as soon as it is there. The accuracy that lm-eval reports is compared with the
-rows that are recorded, and must agree.
+An engine of `harness.engines` samples. The task judges each answer as soon as it is there. No global generator is read
+or moved, so the process that trains may evaluate too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import io
 import json
-import logging
 import math
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import lm_eval
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.task import ConfigurableTask
-
 from harness import seeds
 from harness.engines import choice
-from harness.engines.base import ALONE, TRANSFORMERS, Sample
+from harness.engines.base import ALONE, EngineChoice, Sample, Sampling
 from harness.errors import ExperimentError
 from harness.policy import Policy
 from harness.verification import Judged, Verification
 from tasks import Problem, Task, Verdict, reward_of
 
-METRIC, FILTER = "accuracy", "all"
-
-#: Seconds between two times that kept samples are forced to the disk: what a power cut can cost.
+#: Seconds between two times that the file of a `Journal` is forced to the disk: what a power cut can cost.
 SYNC_SECONDS = 1.0
 
 #: Called after each sample with the number of samples that are done, and of all.
@@ -48,14 +36,12 @@ def evaluate(
     policy: Policy,
     task: Task,
     problems: Sequence[Problem],
+    sampling: Sampling,
     samples: int = 1,
-    temperature: float = 1.0,
-    max_new_tokens: int = 256,
     batch_size: int = 256,
+    engine: EngineChoice | None = None,
     progress: Progress = lambda done, total: None,
-    engine: str = TRANSFORMERS,
-    kept: Kept | None = None,
-    server: str | None = None,
+    journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """`samples` answers to each problem, one row a sample, ordered by problem and sample.
 
@@ -63,18 +49,41 @@ def evaluate(
     response_tokens (the end token counts), finish_reason, verdict, reward (None where it could not be judged). The
     noise of a sample is named by task, problem id and sample index: every policy is asked with the same.
 
-    engine: "transformers" samples `batch_size` responses at a time, "vllm" has as many at work. server: the address of
-    the vLLM that samples, None for one in this process. kept: samples of an evaluation that was stopped; they are not
-    drawn again, and those that finish now are added.
+    engine: transformers where it is None. batch_size: responses that transformers samples at a time, and that vLLM has
+    at work at once. journal: samples of an evaluation that was stopped; they are not drawn again, and those that finish
+    now are added.
 
-    Scored by `lm_eval.evaluate`. Its wrapper `simple_evaluate` would also reseed python, numpy and torch, and
-    collect the machine's particulars for a second or more; this touches no global generator. lm-eval reads
-    its data through `datasets` nevertheless, so keep it out of a process that trains.
-
-    Raises ExperimentError for no problems, for problems with one id, for options without meaning;
-    RuntimeError if lm-eval's accuracy (mean over problems of the mean over judged samples) differs from that
-    of the rows.
+    Raises ExperimentError for no problems, for problems with one id, for options without meaning, and as the engine
+    does.
     """
+    _check(task, problems, sampling, samples, batch_size)
+    journal = journal or Journal()
+    asked = [(problem, number) for problem in problems for number in range(samples)]
+    prompts = {problem.id: policy.encode(task.prompt(problem)) for problem in problems}
+    missing = [(problem, number) for problem, number in asked if (problem.id, number) not in journal.rows]
+    # Prompts of a length together: little padding, and it is the same whatever their order was.
+    missing.sort(key=lambda pair: len(prompts[pair[0].id]))
+    done = len(asked) - len(missing)
+    progress(done, len(asked))
+    if missing:
+        started = choice.start(
+            engine or EngineChoice(dtype=str(policy.model.dtype).removeprefix("torch.")),
+            policy,
+            max(len(prompts[problem.id]) for problem, _ in missing) + sampling.max_new_tokens,
+            batch_size,
+            ALONE,
+        )
+        keys = [seeds.key("evaluation", task.name, problem.id, number) for problem, number in missing]
+        with _Judging(task, missing, keys, journal, lambda now: progress(done + now, len(asked))) as judging:
+            ids = [prompts[problem.id] for problem, _ in missing]
+            started.sample(ids, keys, sampling, judging.finished)
+    return [journal.rows[problem.id, number] for problem, number in asked]
+
+
+def _check(
+    task: Task, problems: Sequence[Problem], sampling: Sampling, samples: int, batch_size: int
+) -> None:
+    """Raises as `evaluate` documents it."""
     if not problems:
         raise ExperimentError(f"task {task.name}: nothing to evaluate, the list of problems is empty")
     if repeated := [name for name, count in Counter(problem.id for problem in problems).items() if count > 1]:
@@ -83,35 +92,58 @@ def evaluate(
         )
     if samples < 1 or batch_size < 1:
         raise ExperimentError(f"samples ({samples}) and batch_size ({batch_size}) must be at least 1")
-    if temperature == 0 and samples > 1:
+    if sampling.greedy and samples > 1:
         raise ExperimentError(
-            f"{samples} samples at temperature 0 are {samples} copies: set samples = 1, or a temperature above 0"
+            f"{samples} samples at temperature 0 are duplicates: set samples = 1, or a temperature above 0"
         )
-    model = _Model(
-        policy,
-        task,
-        problems,
-        max_new_tokens,
-        temperature,
-        batch_size,
-        progress,
-        engine,
-        server,
-        kept or Kept(),
-    )
-    scorer = _Scorer()
-    with _quiet():
-        asked = _Asked(config=_configuration(task, problems, samples, scorer))
-        results: Any = lm_eval.evaluate(
-            model, {"tasks": {task.name: asked}}, bootstrap_iters=0, log_samples=False
-        )
-    expected, reported = accuracy(scorer.rows), results["results"][task.name][f"{METRIC},{FILTER}"]
-    if len(scorer.rows) != samples * len(problems) or not _same(expected, reported):
-        raise RuntimeError(
-            f"task {task.name}: lm-eval reports accuracy {reported} for {len(problems)} problems x {samples}, but "
-            f"the {len(scorer.rows)} recorded samples say {expected}"
-        )
-    return scorer.rows
+
+
+class _Judging:
+    """Judges samples as they end, and adds each to the journal as soon as its verdict is there.
+
+    asked: problem and number of each sample. report: called with the number of samples that have ended.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        asked: Sequence[tuple[Problem, int]],
+        keys: Sequence[str],
+        journal: Journal,
+        report: Callable[[int], None],
+    ) -> None:
+        self.task, self.asked, self.keys, self.journal, self.report = task, asked, keys, journal, report
+        self.verification = Verification(task)
+        self.judged: list[Judged] = []
+
+    def __enter__(self) -> _Judging:
+        self.verification.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.verification.__exit__(kind, error, trace)
+        if error is None:
+            for answer in self.judged:
+                answer.verdict.result()  # raises what went wrong while it was judged
+
+    def finished(self, index: int, sample: Sample) -> None:
+        """Takes the sample of that index."""
+        problem, number = self.asked[index]
+        row = {
+            "task": self.task.name,
+            "problem_id": problem.id,
+            "sample": number,
+            "key": self.keys[index],
+            "text": sample.text,
+            "response_tokens": len(sample.ids),
+            "finish_reason": sample.finish_reason,
+        }
+
+        def add(verdict: Verdict) -> None:
+            self.journal.add({**row, "verdict": str(verdict), "reward": reward_of(verdict)})
+
+        self.judged.append(self.verification.begin(problem, sample.text, sample.finish_reason, then=add))
+        self.report(len(self.judged))
 
 
 def accuracy(rows: Sequence[dict[str, Any]]) -> float:
@@ -123,12 +155,16 @@ def accuracy(rows: Sequence[dict[str, Any]]) -> float:
     return _mean([_mean(values) for values in rewards.values()])
 
 
-class Kept:
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+class Journal:
     """Rows of finished samples; in a file, one JSON line each, where a `path` is given.
 
     The file begins with `identity`, what the samples are samples of: the same policy, task and options go on in it,
-    others are refused. Lines are only added, each as soon as its sample is judged, so a process that is killed loses
-    nothing but what it was writing; a line that was cut off is dropped.
+    others are refused. Lines are only added, each as soon as its sample is judged: a process that is killed loses the
+    line that it was writing and no other. A line that was cut off is dropped.
 
     Raises ExperimentError for a file of something else, that cannot be read or written, or that another process uses.
     """
@@ -158,11 +194,11 @@ class Kept:
         if not lines:
             self._write(dict(identity or {}))
             return
-        found, wanted = lines[0], json.loads(json.dumps(identity))
-        for name in sorted({*found, *wanted}):
-            if found.get(name) != wanted.get(name):
+        there, wanted = lines[0], json.loads(json.dumps(identity))
+        for name in sorted({*there, *wanted}):
+            if there.get(name) != wanted.get(name):
                 raise ExperimentError(
-                    f"{path} holds samples with {name} {json.dumps(found.get(name))}, "
+                    f"{path} holds samples with {name} {json.dumps(there.get(name))}, "
                     f"not {json.dumps(wanted.get(name))}: take another file"
                 )
         self.rows = {(row["problem_id"], row["sample"]): row for row in lines[1:]}
@@ -174,7 +210,7 @@ class Kept:
             self._write(row)
 
     def close(self) -> None:
-        """Forces what was added to the disk. Further rows are kept in memory."""
+        """Forces what was added to the disk. Further rows stay in memory."""
         with self.lock:
             if self.file is not None:
                 os.fsync(self.file.fileno())
@@ -200,168 +236,3 @@ class Kept:
             raise ExperimentError(
                 f"{self.path}: line {number} is no sample; remove that line, or take another file"
             ) from None
-
-
-class Response(str):
-    """A response's text as lm-eval hands it around, with its row of the record."""
-
-    row: dict[str, Any]
-
-
-class _Model(LM):
-    """lm-eval's view of a policy. The requests of one problem are its samples 0, 1, ..."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        task: Task,
-        problems: Sequence[Problem],
-        max_new_tokens: int,
-        temperature: float,
-        batch_size: int,
-        progress: Progress,
-        engine: str,
-        server: str | None,
-        kept: Kept,
-    ) -> None:
-        super().__init__()
-        self.policy, self.task, self.problems, self.progress = policy, task, problems, progress
-        self.max_new_tokens, self.temperature, self.batch_size = max_new_tokens, temperature, batch_size
-        self.engine, self.server, self.kept = engine, server, kept
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        asked: Counter[int] = Counter()
-        names: list[tuple[Problem, int]] = []
-        for request in requests:
-            index = request.doc["index"]
-            names.append((self.problems[index], asked[index]))
-            asked[index] += 1
-        prompts = {prompt: self.policy.encode(prompt) for prompt in {request.args[0] for request in requests}}
-        rows = [prompts[request.args[0]] for request in requests]
-        missing = [
-            index
-            for index, (problem, number) in enumerate(names)
-            if (problem.id, number) not in self.kept.rows
-        ]
-        # Prompts of a length together: little padding, and it is the same whatever their order was.
-        missing.sort(key=lambda index: (len(rows[index]), index))
-        self._sample([rows[index] for index in missing], [names[index] for index in missing], len(rows))
-        return [self._response(problem, number) for problem, number in names]
-
-    def _sample(self, prompts: list[list[int]], names: list[tuple[Problem, int]], total: int) -> None:
-        """Draws and judges the samples that are missing, and keeps each as soon as it is judged."""
-        done = total - len(names)
-        self.progress(done, total)
-        if not names:
-            return
-        keys = [seeds.key("evaluation", self.task.name, problem.id, number) for problem, number in names]
-        judged: list[Judged] = []
-
-        def finished(index: int, one: Sample) -> None:
-            problem, number = names[index]
-            row = {
-                "task": self.task.name,
-                "problem_id": problem.id,
-                "sample": number,
-                "key": keys[index],
-                "text": one.text,
-                "response_tokens": len(one.ids),
-                "finish_reason": one.finish_reason,
-            }
-
-            def keep(verdict: Verdict) -> None:
-                self.kept.add({**row, "verdict": str(verdict), "reward": reward_of(verdict)})
-
-            judged.append(verification.begin(problem, one.text, one.finish_reason, then=keep))
-            self.progress(done + len(judged), total)
-
-        started = choice.start(
-            self.engine,
-            self.policy,
-            str(self.policy.model.dtype).removeprefix("torch."),
-            max(map(len, prompts)) + self.max_new_tokens,
-            self.batch_size,
-            ALONE,
-            self.server,
-        )
-        with Verification(self.task) as verification:
-            started.sample(prompts, keys, self.max_new_tokens, self.temperature, finished=finished)
-        for one in judged:
-            one.verdict.result()  # raises what went wrong while it was judged
-
-    def _response(self, problem: Problem, number: int) -> Response:
-        row = self.kept.rows[problem.id, number]
-        response = Response(row["text"])
-        response.row = row
-        return response
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("tasks here are scored by what a policy writes, never by likelihood")
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise NotImplementedError("tasks here are scored by what a policy writes, never by likelihood")
-
-
-class _Scorer:
-    """Gives lm-eval the verdicts that each sample already has, and collects the rows."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def __call__(self, doc: dict[str, Any], results: list[list[Response]]) -> dict[str, float]:
-        (responses,) = results
-        rows = [response.row for response in responses]
-        self.rows += rows
-        return {METRIC: accuracy(rows)}
-
-
-class _Asked(ConfigurableTask):
-    """lm-eval's own task class, without its bar over the building of prompts."""
-
-    def build_all_requests(self, **options: Any) -> None:
-        with contextlib.redirect_stderr(io.StringIO()):
-            super().build_all_requests(**options)
-
-
-def _configuration(task: Task, problems: Sequence[Problem], samples: int, scorer: _Scorer) -> dict[str, Any]:
-    rows = {"index": list(range(len(problems)))}
-    return {
-        "task": task.name,
-        "output_type": "generate_until",
-        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_dict(rows)},
-        "test_split": "test",
-        "doc_to_text": lambda doc: task.prompt(problems[doc["index"]]),
-        "doc_to_target": lambda doc: str(problems[doc["index"]].gold),
-        "generation_kwargs": {"until": [], "do_sample": True},
-        "process_results": scorer,
-        "metric_list": [
-            {
-                "metric": METRIC,
-                "aggregation": lambda values: _mean([value for value in values if not math.isnan(value)]),
-                "higher_is_better": True,
-            }
-        ],
-        "repeats": samples,
-        # Without this filter, lm-eval scores sample 0 of each problem and drops the others.
-        "filter_list": [{"name": FILTER, "filter": [{"function": "take_first_k", "k": samples}]}],
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _same(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(one) and math.isnan(other))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval's notes about tasks in memory say nothing that a user could act on; errors still appear."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

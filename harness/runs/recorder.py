@@ -17,7 +17,7 @@ import tasks
 from flowtracer import CreditGRPOTrainer
 from harness import parallel, seeds
 from harness.engines import choice
-from harness.engines.base import BESIDE_TRAINING, VLLM, Sample
+from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
@@ -116,7 +116,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         writer: RunWriter,
         report: Report,
         context: int,
-        server: str | None,
+        engine: EngineChoice,
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
@@ -136,15 +136,9 @@ class RecordedTrainer(CreditGRPOTrainer):
             [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
         )
         self.engine = choice.start(
-            experiment.engine,
-            policy,
-            experiment.policy.dtype,
-            context,
-            settings.rollouts // parallel.processes(),
-            BESIDE_TRAINING,
-            server,
+            engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
-        if experiment.engine == VLLM:
+        if engine.name == VLLM:
             self.correct_for_another_sampler()
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
@@ -304,10 +298,7 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
         samples = trainer.engine.sample(
             prompt_ids,
             keys,
-            settings.max_response_tokens,
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
+            settings.sampling,
             finished if trainer.verdicts.task.slow else None,
         )
     trainer.rollout_seconds = time.perf_counter() - begin

@@ -1,7 +1,6 @@
 """One run: one credit method, one training seed, trained and recorded, then evaluated.
 
-`train` and `evaluate` are separate because they belong in separate processes: lm-eval seeds the global generators.
-Both go on where a stopped process left off, and a run that is finished is never touched again.
+Both `train` and `evaluate` go on where a stopped process left off, and a run that is finished is never touched again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from flowtracer import credit
 from harness import parallel, provenance
 from harness.engines import choice, vllm
 from harness.engines import server as servers
-from harness.engines.base import ALONE, VLLM
+from harness.engines.base import ALONE, FLOAT16, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, check_arm, task_of
 from harness.policy import Policy, load_policy
@@ -36,7 +35,7 @@ from harness.runs.checkpoints import (
     policy_folder,
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
-from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, corrected, data_order, grpo_config
+from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 
@@ -45,14 +44,18 @@ from leaderboards.manifest import BITWISE, DISTRIBUTION
 COMMIT = provenance.git_commit()
 
 
-def manifest(experiment: Experiment, label: str, seed: int, server: str | None = None) -> Manifest:
-    """What a run's manifest holds: the experiment with all its arms, whose run this is, and where it was made."""
+def manifest(experiment: Experiment, label: str, seed: int, engine: EngineChoice | None = None) -> Manifest:
+    """A run's manifest: the experiment with all its arms, whose run this is, and where it is made.
+
+    engine: the experiment's own where it is None, as in the functions below.
+    """
+    engine = engine or experiment.engine_choice()
     versions = provenance.versions()
     # Of the evaluation's engine: none that samples in a process that trains can be.
-    invariant = experiment.engine == VLLM and vllm.batch_invariant(ALONE)
-    if server is not None:
-        found = servers.describe(server)
-        versions, invariant = {**versions, "vllm": found.version}, found.batch_invariant
+    invariant = engine.name == VLLM and vllm.batch_invariant(ALONE)
+    if engine.server is not None:
+        server = servers.describe(engine.server)
+        versions, invariant = {**versions, VLLM: server.version}, server.batch_invariant
     return Manifest(
         experiment=experiment.resolved(),
         experiment_hash=experiment.hash,
@@ -65,15 +68,15 @@ def manifest(experiment: Experiment, label: str, seed: int, server: str | None =
         batch_invariant=invariant,
         processes=parallel.processes(),
         # Several processes add up their gradients in an order of their own.
-        tier=choice.tier(experiment.engine) if parallel.processes() == 1 else DISTRIBUTION,
+        tier=choice.tier(engine.name) if parallel.processes() == 1 else DISTRIBUTION,
     )
 
 
 def open_run(
-    experiment: Experiment, label: str, seed: int, folder: Path, server: str | None = None
+    experiment: Experiment, label: str, seed: int, folder: Path, engine: EngineChoice | None = None
 ) -> RunWriter:
     """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
-    writer = RunWriter(folder, manifest(experiment, label, seed, server))
+    writer = RunWriter(folder, manifest(experiment, label, seed, engine))
     check_arm(experiment, label, writer.manifest, folder)
     return writer
 
@@ -94,25 +97,25 @@ def train(
     folder: Path,
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
-    server: str | None = None,
+    engine: EngineChoice | None = None,
 ) -> bool:
     """Trains one run from where it stands. True when its last step is done; False when `stop` asked it to stop.
 
-    server: the address of the vLLM that samples, None where the engine is in this process. `stop` is asked where a new
-    rollout batch begins; the run then saves a checkpoint, from which calling this again continues bit for bit.
+    `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
+    continues bit for bit.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     settings = experiment.training_of(label)
     adapters = adapters_of(settings)
-    if experiment.policy.dtype == "float16":
+    if experiment.policy.dtype == FLOAT16:
         raise ExperimentError(
             f"experiment {experiment.name}: policies train in float32 or bfloat16; float16 needs a loss scale"
         )
     parallel.join()
     # The other processes of a run on several write nothing.
     writer = (
-        open_run(experiment, label, seed, folder, server)
+        open_run(experiment, label, seed, folder, engine)
         if parallel.first()
         else cast(Any, SimpleNamespace(folder=folder))
     )
@@ -140,7 +143,7 @@ def train(
         writer=writer,
         report=report,
         context=max(map(len, encoded.values())) + settings.max_response_tokens,
-        server=server,
+        engine=engine or experiment.engine_choice(),
         credit=credit.get(method, **options),
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
@@ -180,16 +183,16 @@ def evaluate(
     folder: Path,
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
-    server: str | None = None,
+    engine: EngineChoice | None = None,
     known: dict[str, list[dict[str, Any]]] | None = None,
 ) -> bool:
-    """Evaluates what `train` saved, through lm-eval, and finishes the run. False when `stop` asked it to stop.
+    """Evaluates what `train` saved, and finishes the run. False when `stop` asked it to stop.
 
-    `server` as in `train`. `known`: results of this experiment by hash of the policy's parameters. Every arm and seed
+    `known`: results of this experiment by hash of the policy's parameters. Every arm and seed
     starts from one policy and is asked with the same noise, so the initial policy is evaluated once and its samples are
     shared.
     """
-    writer = open_run(experiment, label, seed, folder, server)
+    writer = open_run(experiment, label, seed, folder, engine)
     if writer.finished:
         return True
     torch.set_num_threads(1)
@@ -203,7 +206,7 @@ def evaluate(
             policy = policy_of(experiment, policy_folder(folder, step) if step else None)
             identity = parameters_hash(policy.model)
             if identity not in known:
-                known[identity] = _samples(experiment, policy, server)
+                known[identity] = _samples(experiment, policy, engine or experiment.engine_choice())
             writer.write("samples", step, [{**row, "step": step} for row in known[identity]])
         report("evaluation", done + 1, len(steps))
     last = folder / "policy"
@@ -215,7 +218,7 @@ def evaluate(
     return True
 
 
-def _samples(experiment: Experiment, policy: Policy, server: str | None) -> list[dict[str, Any]]:
+def _samples(experiment: Experiment, policy: Policy, engine: EngineChoice) -> list[dict[str, Any]]:
     settings = experiment.evaluation
     sets: list[tuple[Mapping[str, Any], int, int, int | None]] = []
     if "test" in task_of(experiment.task).splits:
@@ -230,12 +233,10 @@ def _samples(experiment: Experiment, policy: Policy, server: str | None) -> list
             policy,
             task,
             task.problems("test", problems),
+            Sampling(tokens or experiment.training.max_response_tokens, settings.temperature),
             samples=samples,
-            temperature=settings.temperature,
-            max_new_tokens=tokens or experiment.training.max_response_tokens,
             batch_size=settings.batch_size,
-            engine=experiment.engine,
-            server=server,
+            engine=engine,
         )
     return rows
 
@@ -253,7 +254,7 @@ def _summary(experiment: Experiment, label: str, writer: RunWriter) -> dict[str,
     tier = writer.manifest.tier
     lost = tier == BITWISE and (timeouts or places > 1)
     summary: dict[str, Any] = {"tier": DISTRIBUTION if lost else tier}
-    if experiment.engine == VLLM and corrected(experiment.training_of(label)):
+    if experiment.engine == VLLM and not experiment.training_of(label).sampling.truncated:
         summary["left_out"] = _left_out(run)
     return summary
 

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 import tasks
 from harness import parallel, seeds
+from harness.engines.base import BFLOAT16
 from harness.errors import ExperimentError
 from harness.experiment import Training
 
@@ -75,13 +76,13 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         beta=settings.kl_coefficient,
         # Where the engine is vLLM; the mode and its bound are TRL's own. It compares with the trainer's whole
         # distribution: what top-k and top-p leave out would be taken for a gap, and a long response count for nothing.
-        vllm_importance_sampling_correction=corrected(settings),
+        vllm_importance_sampling_correction=not settings.sampling.truncated,
         vllm_importance_sampling_mode="sequence_mask",
         vllm_importance_sampling_clip_max=IMPORTANCE_BOUND,
         shuffle_dataset=False,  # `data_order` has shuffled it, by its own key
         remove_unused_columns=False,
         gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=dtype == "bfloat16",
+        bf16=dtype == BFLOAT16,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -94,11 +95,6 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
     # One process that sees several GPUs would train on all of them, and take as many times the declared rollouts.
     config._n_gpu = min(config.n_gpu, 1)
     return config
-
-
-def corrected(settings: Training) -> bool:
-    """Whether TRL's importance sampling corrects what another engine sampled."""
-    return settings.top_k == 0 and settings.top_p == 1
 
 
 def adapters_of(settings: Training) -> Any | None:

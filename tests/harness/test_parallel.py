@@ -247,6 +247,7 @@ def check_fsdp():
     from flowtracer.attention import AttentionTap
     from flowtracer.credit import get
     from harness import seeds
+    from harness.engines.base import Sampling
     from harness.engines.keyed import sample
     from harness.policy import load_policy
 
@@ -272,7 +273,7 @@ def check_fsdp():
     rank = distributed.get_rank()
     keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
     prompts = [whole.encode("abcd?")] * len(keys)
-    arguments = (prompts, keys, 4 + 12 * rank)
+    arguments = (prompts, keys, Sampling(4 + 12 * rank))
     expected = sample(whole.model, whole.tokenizer, *arguments)
     with parallel.unsharded(split.model):
         assert sample(split.model, split.tokenizer, *arguments) == expected

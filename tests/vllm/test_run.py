@@ -9,7 +9,7 @@ import pytest
 
 from harness import experiment as experiments
 from harness.engines import vllm
-from harness.engines.base import Sample
+from harness.engines.base import ENGINES, VLLM, EngineChoice, Sample, Sampling
 from harness.policy import load_policy
 from harness.runs import evaluate, run
 from leaderboards import read_run
@@ -108,13 +108,13 @@ def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None
     problems = task.problems("test", 10)
 
     def asked(path: Path, progress: Any = lambda done, total: None) -> list[dict[str, Any]]:
-        kept = evaluate.Kept(path, {"engine": "vllm"})
+        journal = evaluate.Journal(path, {"engine": VLLM})
         try:
             return evaluate.evaluate(
-                held, task, problems, 3, 1.0, 20, batch_size=16, progress=progress, engine="vllm", kept=kept
+                held, task, problems, Sampling(20), 3, 16, EngineChoice(VLLM), progress, journal
             )
         finally:
-            kept.close()
+            journal.close()
 
     def stop(done: int, total: int) -> None:
         if done == 12:
@@ -135,7 +135,7 @@ def test_greedy_evaluation_is_that_of_transformers() -> None:
 
     task, held = tasks.get("decision"), load_policy("decision")
     rows = [
-        evaluate.evaluate(held, task, task.problems("test", 10), 1, 0.0, 20, batch_size=10, engine=engine)
-        for engine in ("transformers", "vllm")
+        evaluate.evaluate(held, task, task.problems("test", 10), Sampling(20, 0.0), 1, 10, EngineChoice(name))
+        for name in ENGINES
     ]
     assert rows[0] == rows[1]

@@ -20,7 +20,7 @@ import pytest
 
 from harness import cli, experiment
 from harness.engines import choice, server, vllm
-from harness.engines.base import ALONE, Engine, EngineError
+from harness.engines.base import ALONE, VLLM, Engine, EngineChoice, EngineError, Sampling
 from harness.experiment import task_of
 from harness.policy import load_policy
 from harness.runs import run
@@ -70,7 +70,7 @@ def released() -> Iterator[None]:
 
 
 def start(address: str, name: str = "decision") -> Engine:
-    return choice.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, ALONE, address)
+    return choice.start(EngineChoice(VLLM, address), load_policy(name), CONTEXT, ROWS, ALONE)
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -85,9 +85,9 @@ def test_samples_are_those_of_the_engine_in_the_process(
 ) -> None:
     """Of the weights that the server was given last, whatever it was started with."""
     heard: dict[int, object] = {}
-    asked = (prompts(12), keys(12), LENGTH, temperature)
+    asked = (prompts(12), keys(12), Sampling(LENGTH, temperature))
     theirs = start(serving.address, name).sample(*asked, finished=heard.__setitem__)
-    here = choice.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, ALONE)
+    here = choice.start(EngineChoice(VLLM), load_policy(name), CONTEXT, ROWS, ALONE)
     ours = here.sample(*asked)
     assert len({one.text for one in theirs}) > 2
     for one, other in zip(theirs, ours, strict=True):
@@ -119,8 +119,8 @@ def test_weights_of_another_run_are_not_sampled_for_this_one(serving: Serving) -
     heard: dict[int, object] = {}
     one, other = start(serving.address), start(serving.address, "decision-decoy")
     with pytest.raises(EngineError, match="other weights"):
-        one.sample(prompts(4), keys(4), LENGTH, finished=heard.__setitem__)
-    assert not heard and len(other.sample(prompts(4), keys(4), LENGTH)) == 4
+        one.sample(prompts(4), keys(4), Sampling(LENGTH), finished=heard.__setitem__)
+    assert not heard and len(other.sample(prompts(4), keys(4), Sampling(LENGTH))) == 4
 
 
 def test_a_server_that_was_left_with_half_the_weights_takes_no_others(
@@ -169,7 +169,7 @@ def test_a_server_that_dies_is_one_line_while_it_samples(
 
     def long() -> None:
         for _ in range(100):
-            engine.sample(asked, keys(len(asked)), LENGTH)
+            engine.sample(asked, keys(len(asked)), Sampling(LENGTH))
 
     with pytest.raises(EngineError, match="does not answer .* start it again, then run the same"):
         long()

@@ -7,7 +7,7 @@ import torch
 
 from harness import cli, provenance
 from harness.engines import choice
-from harness.engines.base import ALONE, BESIDE_TRAINING
+from harness.engines.base import ALONE, BESIDE_TRAINING, EngineChoice
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,5 @@ def test_a_policy_is_evaluated_where_there_is_a_gpu_on_it(monkeypatch):
     policy = SimpleNamespace(tokenizer=None, model=SimpleNamespace(to=places.append))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for share, wanted in ((BESIDE_TRAINING, []), (ALONE, ["cuda"])):
-        choice.start("transformers", policy, "float32", 64, 8, share)
+        choice.start(EngineChoice(), policy, 64, 8, share)
         assert places == wanted

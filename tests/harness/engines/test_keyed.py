@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 
 from harness import ExperimentError, seeds
 from harness.engines import keyed
-from harness.engines.base import Sample
+from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import character_tokenizer
 
@@ -49,7 +49,11 @@ def draw(
 ) -> list[Sample]:
     keys = [seeds.key("test", number) for number in numbers or range(len(prompts))]
     return sample(
-        model, tokenizer, [tokenizer(prompt).input_ids for prompt in prompts], keys, length, **options
+        model,
+        tokenizer,
+        [tokenizer(prompt).input_ids for prompt in prompts],
+        keys,
+        Sampling(length, **options),
     )
 
 
@@ -105,7 +109,7 @@ def test_frequencies_are_the_models_probabilities(
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1).numpy()
     keys = [seeds.key("frequency", index) for index in range(count)]
-    drawn = [one.ids[0] for one in sample(model, tokenizer, [ids] * count, keys, 1)]
+    drawn = [one.ids[0] for one in sample(model, tokenizer, [ids] * count, keys, Sampling(1))]
     observed = np.bincount(drawn, minlength=12) / count
     assert np.all(np.abs(observed - expected) < 4.5 * np.sqrt(expected * (1 - expected) / count) + 1e-9)
 
@@ -284,7 +288,7 @@ def test_noise_never_changes_between_versions() -> None:
 def test_nothing_asked_is_nothing_answered(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    assert sample(model, tokenizer, [], [], 4) == []
+    assert sample(model, tokenizer, [], [], Sampling(4)) == []
 
 
 @pytest.mark.parametrize(
@@ -310,11 +314,11 @@ def test_meaningless_options_are_refused(
 def test_keys_and_prompts_are_checked(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     key = seeds.key("test")
     with pytest.raises(ValueError, match="twice"):
-        sample(model, tokenizer, [[2], [2]], [key, key], 4)
+        sample(model, tokenizer, [[2], [2]], [key, key], Sampling(4))
     with pytest.raises(ValueError, match="as many keys"):
-        sample(model, tokenizer, [[2], [2]], [key], 4)
+        sample(model, tokenizer, [[2], [2]], [key], Sampling(4))
     with pytest.raises(ValueError, match="without tokens"):
-        sample(model, tokenizer, [[]], [key], 4)
+        sample(model, tokenizer, [[]], [key], Sampling(4))
 
 
 def test_samples_are_heard_of_as_they_end(
@@ -324,8 +328,8 @@ def test_samples_are_heard_of_as_they_end(
     ids = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     keys = [seeds.key("heard", row) for row in range(len(ids))]
     heard: list[tuple[int, Sample]] = []
-    samples = sample(model, tokenizer, ids, keys, 20, finished=lambda *one: heard.append(one))
-    assert samples == sample(model, tokenizer, ids, keys, 20)
+    samples = sample(model, tokenizer, ids, keys, Sampling(20), finished=lambda *one: heard.append(one))
+    assert samples == sample(model, tokenizer, ids, keys, Sampling(20))
     assert sorted(row for row, _ in heard) == list(range(len(ids)))
     assert all(samples[row] == one for row, one in heard)
     lengths = [len(one.ids) for _, one in heard]

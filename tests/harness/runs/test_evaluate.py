@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from harness import ExperimentError, seeds
+from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.policy import Policy, character_tokenizer
 from harness.runs import evaluate
@@ -62,7 +63,7 @@ def test_rows_are_the_samples_themselves(policy: Policy) -> None:
     """Against the same samples drawn one by one: prompts exact, keys by problem and index, ending by ending."""
     task = Starts()
     problems = task.problems("test")
-    rows = evaluate.evaluate(policy, task, problems, samples=3, max_new_tokens=4, batch_size=5)
+    rows = evaluate.evaluate(policy, task, problems, Sampling(4), samples=3, batch_size=5)
     assert [(row["problem_id"], row["sample"]) for row in rows] == [
         (problem.id, index) for problem in problems for index in range(3)
     ]
@@ -71,7 +72,7 @@ def test_rows_are_the_samples_themselves(policy: Policy) -> None:
         problem = problems[number // 3]
         key = seeds.key("evaluation", "starts", problem.id, number % 3)
         ids = policy.encode(task.prompt(problem))
-        (one,) = sample(policy.model, policy.tokenizer, [ids], [key], 4)
+        (one,) = sample(policy.model, policy.tokenizer, [ids], [key], Sampling(4))
         verdict = task.verify(problem, one.text, one.finish_reason)
         assert row == {
             "task": "starts",
@@ -91,39 +92,16 @@ def test_rows_are_the_samples_themselves(policy: Policy) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batches_do_not_matter(policy: Policy, batch_size: int) -> None:
-    task, options = Starts(), {"samples": 2, "max_new_tokens": 3}
-    expected = evaluate.evaluate(policy, task, task.problems("test"), **options)
-    assert (
-        evaluate.evaluate(policy, task, task.problems("test"), batch_size=batch_size, **options) == expected
-    )
+    task = Starts()
+
+    def asked(problems: Sequence[Problem], **options: int) -> list[dict]:
+        return evaluate.evaluate(policy, task, problems, Sampling(3), samples=2, **options)
+
+    expected = asked(task.problems("test"))
+    assert asked(task.problems("test"), batch_size=batch_size) == expected
     some = task.problems("test")[::-2]
-    alone = evaluate.evaluate(policy, task, some, **options)
+    alone = asked(some)
     assert alone == [row for problem in some for row in expected if row["problem_id"] == problem.id]
-
-
-def test_every_sample_counts(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval's reported accuracy is avg@k: without our filter it would be that of sample 0, and refused."""
-    task = Starts()
-    plain = evaluate._configuration
-    monkeypatch.setattr(
-        evaluate,
-        "_configuration",
-        lambda *given: {
-            **plain(*given),
-            "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": 1}]}],
-        },
-    )
-    with pytest.raises(RuntimeError, match="lm-eval reports"):
-        evaluate.evaluate(policy, task, task.problems("test"), samples=4, max_new_tokens=3)
-
-
-def test_a_wrong_aggregate_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Starts()
-    monkeypatch.setattr(evaluate, "_mean", lambda values: 0.25)
-    plain = evaluate.accuracy
-    monkeypatch.setattr(evaluate, "accuracy", lambda rows: plain(rows) + (len(rows) > 4))
-    with pytest.raises(RuntimeError, match="lm-eval reports"):
-        evaluate.evaluate(policy, task, task.problems("test"), samples=2, max_new_tokens=3)
 
 
 def test_accuracy_leaves_out_what_could_not_be_judged() -> None:
@@ -136,13 +114,13 @@ def test_accuracy_leaves_out_what_could_not_be_judged() -> None:
 
 def test_nothing_judged_is_no_score_and_no_crash(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Starts, "verify", lambda *_: Verdict.ERROR)
-    rows = evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=2)
+    rows = evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), Sampling(2))
     assert [row["reward"] for row in rows] == [None, None]
 
 
 def test_no_global_generator_moves(policy: Policy) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=2)
+    evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), Sampling(2))
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
 
@@ -152,7 +130,7 @@ def test_progress_counts_samples_and_nothing_else_is_printed(
 ) -> None:
     reports: list[tuple[int, int]] = []
     evaluate.evaluate(
-        policy, Starts(), Starts().problems("test"), samples=2, max_new_tokens=2, batch_size=10,
+        policy, Starts(), Starts().problems("test"), Sampling(2), samples=2, batch_size=10,
         progress=lambda done, total: reports.append((done, total)),
     )  # fmt: skip
     assert reports == [(done, 18) for done in range(19)]
@@ -161,33 +139,34 @@ def test_progress_counts_samples_and_nothing_else_is_printed(
 
 def test_greedy_takes_one_sample(policy: Policy) -> None:
     problems = Starts().problems("test", 3)
-    rows = evaluate.evaluate(policy, Starts(), problems, temperature=0, max_new_tokens=3)
+    rows = evaluate.evaluate(policy, Starts(), problems, Sampling(3, temperature=0))
     assert (
-        rows == evaluate.evaluate(policy, Starts(), problems, temperature=0, max_new_tokens=3)
-        and len(rows) == 3
+        rows == evaluate.evaluate(policy, Starts(), problems, Sampling(3, temperature=0)) and len(rows) == 3
     )
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "temperature", "said"),
     [
-        ({"samples": 0}, "at least 1"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"samples": 2, "temperature": 0}, "copies"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"temperature": -1}, "temperature"),
+        ({"samples": 0}, 1.0, "at least 1"),
+        ({"batch_size": 0}, 1.0, "at least 1"),
+        ({"samples": 2}, 0.0, "duplicates"),
     ],
 )
-def test_meaningless_options_are_refused(policy: Policy, options: dict, said: str) -> None:
+def test_meaningless_options_are_refused(
+    policy: Policy, options: dict[str, int], temperature: float, said: str
+) -> None:
     with pytest.raises(ExperimentError, match=said):
-        evaluate.evaluate(policy, Starts(), Starts().problems("test"), **options)
+        evaluate.evaluate(
+            policy, Starts(), Starts().problems("test"), Sampling(3, temperature=temperature), **options
+        )
 
 
 def test_problems_need_to_be_there_and_different(policy: Policy) -> None:
     with pytest.raises(ExperimentError, match="empty"):
-        evaluate.evaluate(policy, Starts(), [])
+        evaluate.evaluate(policy, Starts(), [], Sampling(3))
     with pytest.raises(ExperimentError, match="starts/0 is listed twice"):
-        evaluate.evaluate(policy, Starts(), Starts().problems("test", 1) * 2)
+        evaluate.evaluate(policy, Starts(), Starts().problems("test", 1) * 2, Sampling(3))
 
 
 def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path: Path) -> None:
@@ -196,20 +175,20 @@ def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path:
     identity = {"policy": "x", "temperature": 1.0}
 
     def asked(path: Path, progress: evaluate.Progress = lambda done, total: None) -> list[dict]:
-        kept = evaluate.Kept(path, identity)
+        journal = evaluate.Journal(path, identity)
         try:
             return evaluate.evaluate(
                 policy,
                 Starts(),
                 problems,
+                Sampling(4),
                 samples=2,
-                max_new_tokens=4,
                 batch_size=6,
                 progress=progress,
-                kept=kept,
+                journal=journal,
             )
         finally:
-            kept.close()
+            journal.close()
 
     def stop(done: int, total: int) -> None:
         if done == 8:
@@ -230,18 +209,18 @@ def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path:
 
 def test_a_file_of_other_samples_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kept"
-    evaluate.Kept(path, {"task": "starts", "temperature": 1.0}).close()
+    evaluate.Journal(path, {"task": "starts", "temperature": 1.0}).close()
     with pytest.raises(ExperimentError, match="holds samples with temperature 1.0, not 0.5"):
-        evaluate.Kept(path, {"task": "starts", "temperature": 0.5})
-    first = evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+        evaluate.Journal(path, {"task": "starts", "temperature": 0.5})
+    first = evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
     with pytest.raises(ExperimentError, match="in use by another evaluation"):
-        evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+        evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
     first.close()
     path.write_text(path.read_text() + '{"problem_id": 3}\n')
     with pytest.raises(ExperimentError, match="line 2 is no sample"):
-        evaluate.Kept(path, {"task": "starts", "temperature": 1.0})
+        evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
     with pytest.raises(ExperimentError, match="cannot be used"):
-        evaluate.Kept(tmp_path, {})
+        evaluate.Journal(tmp_path, {})
 
 
 def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
@@ -249,25 +228,25 @@ def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
 ) -> None:
     """The same rows, judged by threads of the verification."""
     problems, judges = Starts().problems("test"), set()
-    expected = evaluate.evaluate(policy, Starts(), problems, samples=2, max_new_tokens=4)
+    expected = evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2)
     monkeypatch.setattr(Starts, "slow", True)
     original = Starts.judge
     monkeypatch.setattr(
         Starts, "judge", lambda *a: judges.add(threading.current_thread().name) or original(*a)
     )
-    assert evaluate.evaluate(policy, Starts(), problems, samples=2, max_new_tokens=4) == expected
+    assert evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2) == expected
     assert judges and all(name.startswith("verifier") for name in judges)
 
 
-def test_what_goes_wrong_while_a_sample_is_kept_is_not_lost(
+def test_what_goes_wrong_while_a_sample_is_added_is_not_lost(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk for one: in a thread it would be forgotten."""
 
-    def full(self: evaluate.Kept, row: dict) -> None:
+    def full(self: evaluate.Journal, row: dict) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Starts, "slow", True)
-    monkeypatch.setattr(evaluate.Kept, "add", full)
+    monkeypatch.setattr(evaluate.Journal, "add", full)
     with pytest.raises(OSError, match="No space left"):
-        evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), max_new_tokens=4)
+        evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), Sampling(4))

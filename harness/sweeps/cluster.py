@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import provenance
+from harness.engines.base import VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
-from harness.sweep import DONE, LOST, MISTAKE, TRAIN, Job, LocalWorker, Processes, run_folder
+from harness.sweeps.job import DONE, LOST, MISTAKE, TRAIN, Job, run_folder
+from harness.sweeps.processes import LocalWorker, Processes
 
 #: Bytes of a file that travel at once.
 PART = 2**25
@@ -56,7 +58,7 @@ class Cluster:
         gpus: float | None = None,
         count: int | None = None,
     ) -> None:
-        if experiment.engine == "vllm" and gpus is not None and 0 < gpus < 1:
+        if experiment.engine == VLLM and gpus is not None and 0 < gpus < 1:
             raise ExperimentError(
                 f"--gpus {gpus:g}: vLLM takes its share of a whole GPU for each run; give at least 1"
             )

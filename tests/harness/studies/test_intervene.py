@@ -10,9 +10,11 @@ import torch
 import tasks
 from flowtracer import credit
 from flowtracer.credit import CreditContext
-from harness import ExperimentError, cli, intervene, seeds
+from harness import ExperimentError, cli, seeds
+from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.policy import load_policy
+from harness.studies import intervene
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def test_hidden_positions_are_as_if_they_held_anything(policy):
     key = [seeds.key("x", 0)]
 
     def asked(prompt, hidden):
-        return sample(policy.model, policy.tokenizer, [prompt], key, 2, 1.0, hidden=[hidden])[0]
+        return sample(policy.model, policy.tokenizer, [prompt], key, Sampling(2), hidden=[hidden])[0]
 
     assert ids[7] != other[7]
     assert asked(ids, [7]).logprobs == pytest.approx(asked(other, [7]).logprobs, abs=1e-6)
@@ -43,11 +45,11 @@ def test_hidden_positions_are_as_if_they_held_anything(policy):
 def test_hiding_nothing_is_plain_sampling_and_padding_does_not_matter(policy):
     prompts = [policy.encode("abcd?"), policy.encode("abcd?") + policy.tokenizer("bcdef#").input_ids]
     keys = [seeds.key("x", number) for number in range(2)]
-    plain = sample(policy.model, policy.tokenizer, prompts, keys, 4)
-    hidden = sample(policy.model, policy.tokenizer, prompts, keys, 4, hidden=[[], []])
+    plain = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(4))
+    hidden = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(4), hidden=[[], []])
     assert [one.ids for one in plain] == [one.ids for one in hidden]
-    both = sample(policy.model, policy.tokenizer, prompts, keys, 4, hidden=[[], [6]])
-    alone = sample(policy.model, policy.tokenizer, prompts[1:], keys[1:], 4, hidden=[[6]])
+    both = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(4), hidden=[[], [6]])
+    alone = sample(policy.model, policy.tokenizer, prompts[1:], keys[1:], Sampling(4), hidden=[[6]])
     assert both[0].ids == plain[0].ids
     assert both[1].logprobs == pytest.approx(alone[0].logprobs, abs=1e-5)
 
@@ -67,7 +69,7 @@ def context(throughput):
     )
 
 
-def test_a_two_level_method_ranks_by_who_is_raised_first():
+def test_a_two_level_method_ranks_by_who_is_up_weighted_first():
     throughput = [0.2, 0.9, 0.1, 0.8, 0.3, 0.5, 0.4, 0.7, 2.0, 0.6]
     scores = intervene.ranking(credit.get("flow"), context(throughput))[0].numpy()
     assert np.argsort(-scores)[:9].tolist() == np.argsort(-np.array(throughput))[:9].tolist()
@@ -91,11 +93,9 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
     """Hiding the decision letter takes away what the answer copies; hiding what matters least does not."""
     methods = {name: credit.get(name) for name in ("oracle", "flow")}
     problems = task.problems("test", 24)
-    with pytest.raises(ExperimentError, match="copies"):
-        intervene.intervene(policy, task, problems, methods, samples=2, temperature=0.0)
-    found = intervene.intervene(
-        policy, task, problems, methods, samples=1, temperature=0.0, max_response_tokens=24
-    )
+    with pytest.raises(ExperimentError, match="duplicates"):
+        intervene.intervene(policy, task, problems, methods, Sampling(8, temperature=0.0), samples=2)
+    found = intervene.intervene(policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1)
     arms = {arm.name: arm for arm in found.arms}
     assert list(arms) == [
         "none",
@@ -116,7 +116,7 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
         assert arm.flipped[0] == pytest.approx(arm.lost + arm.gained)
         assert arm.flipped[0] <= arm.changed[0]
     again = intervene.intervene(
-        policy, task, problems, methods, samples=1, temperature=0.0, max_response_tokens=24, batch_size=7
+        policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1, batch_size=7
     )
     assert again == found, "the batch size changes nothing"
 
@@ -128,8 +128,8 @@ def test_deletion_takes_the_tokens_out(policy, task):
         task,
         problems,
         {"oracle": credit.get("oracle")},
+        Sampling(24),
         samples=2,
-        max_response_tokens=24,
         masking="deletion",
     )
     arms = {arm.name: arm for arm in found.arms}
@@ -143,8 +143,8 @@ def test_noise_is_shared_by_arms(policy, task):
         task,
         task.problems("test", 6),
         {"uniform": credit.get("uniform")},
+        Sampling(24),
         samples=2,
-        max_response_tokens=24,
     )
     arms = {arm.name: arm for arm in found.arms}
     same = replace(
@@ -157,22 +157,24 @@ def test_noise_is_shared_by_arms(policy, task):
 def test_responses_without_answers_are_counted_and_refused_where_there_are_no_others(policy, task):
     with pytest.raises(ExperimentError, match="4 with no answer"):
         intervene.intervene(
-            policy, task, task.problems("test", 4), {}, samples=1, temperature=0.0, max_response_tokens=3
+            policy, task, task.problems("test", 4), {}, Sampling(3, temperature=0.0), samples=1
         )
 
 
 def test_short_prefixes_are_left_out():
     """Sums of a policy that answers at once: nothing stands before the answer."""
     policy, task = load_policy("arithmetic"), tasks.get("arithmetic")
-    found, rows, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, 0.0, 40, 8)
-    assert len(found) == len(rows) and len(found) + sum(left_out.values()) == 6
-    assert all(one.prefix >= 5 for one in found)
+    usable, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8)
+    assert len(usable) + sum(left_out.values()) == 6
+    assert all(original.prefix >= 5 for original in usable)
 
 
 def test_methods_that_need_groups_are_refused(policy, task):
     for name in ("ktae", "entropy_advantage", "entropy_mask"):
         with pytest.raises(ExperimentError, match=f"credit {name} judges groups"):
-            intervene.intervene(policy, task, task.problems("test", 2), {name: credit.get(name)})
+            intervene.intervene(
+                policy, task, task.problems("test", 2), {name: credit.get(name)}, Sampling(24)
+            )
 
 
 def test_shares_and_differences_by_hand():
@@ -209,7 +211,7 @@ def test_without_a_limit_a_response_leaves_room_to_be_continued(capsys):
     [
         (["decision", "decision", "--masking", "noise"], "unknown masking 'noise'"),
         (["decision", "decision", "--samples", "0"], "--samples 0"),
-        (["decision", "decision", "--temperature", "0"], "copies"),
+        (["decision", "decision", "--temperature", "0"], "duplicates"),
         (["decision", "decision", "--methods", "folw"], "folw"),
         (["decision", "decison"], "decison"),
         (["/nowhere", "decision"], "/nowhere"),
