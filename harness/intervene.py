@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 import tasks
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.controls import TwoLevel, pool_size
+from flowtracer.credit.levels import TwoLevel, pool_size
 from flowtracer.spans import decode, tokens_in
 from harness import seeds
 from harness.engines.base import Sample, Sampling, decoded
