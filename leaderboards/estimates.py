@@ -8,9 +8,9 @@ fixed policy. Sources: Miller 2024 (2411.00640), Bowyer et al. 2025 (2503.01747)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,33 @@ def spread(values: ArrayLike) -> float:
         return math.nan
     deviation = float(array.std(ddof=1))
     return deviation if deviation > 1e-12 * max(1.0, float(np.abs(array).max())) else 0.0
+
+
+# ------------------------------------------------------------------------------- samples of problems
+
+P = TypeVar("P", bound=Hashable)
+
+
+def problem_means(samples: Iterable[tuple[P, float | None]]) -> dict[P, float]:
+    """The mean of each problem's samples, problems in the order of their first one.
+
+    samples: (problem, value) pairs. A value of None or NaN could not be judged and is left out; a problem of which no
+    sample could be judged is left out as well.
+    """
+    values: dict[P, list[float]] = {}
+    for problem, value in samples:
+        if value is not None and not math.isnan(value):
+            values.setdefault(problem, []).append(value)
+    return {problem: math.fsum(judged) / len(judged) for problem, judged in values.items()}
+
+
+def over_problems(samples: Iterable[tuple[P, float | None]]) -> float:
+    """The mean over problems of the mean over each one's samples; NaN where no sample could be judged.
+
+    Problems count alike, however many of their samples could be judged. `samples` as in `problem_means`.
+    """
+    means = problem_means(samples)
+    return math.fsum(means.values()) / len(means) if means else math.nan
 
 
 # ------------------------------------------------------------------------------- training seeds

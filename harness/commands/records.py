@@ -121,7 +121,7 @@ def _drawn(boards: Boards, width: int) -> Any:
 
 
 def _export(files: list[Path], boards: Boards) -> None:
-    from harness import claims
+    from harness.studies import claims
     from leaderboards import report
     from leaderboards.page import to_html
 

@@ -29,7 +29,8 @@ from harness import provenance
 from harness.engines.base import VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
-from harness.sweep import DONE, LOST, MISTAKE, TRAIN, Job, LocalWorker, Processes, run_folder
+from harness.sweeps.job import DONE, LOST, MISTAKE, TRAIN, Job, run_folder
+from harness.sweeps.processes import LocalWorker, Processes
 
 #: Bytes of a file that travel at once.
 PART = 2**25

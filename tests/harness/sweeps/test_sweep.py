@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import ExperimentError, cli, sweep
+from harness import ExperimentError, cli
 from harness import experiment as experiments
 from harness.runs import run
+from harness.sweeps import sweep
 from leaderboards import RunWriter, compare, load, records
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import kills
 
 
