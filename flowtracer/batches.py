@@ -14,6 +14,7 @@ from torch import Tensor
 from flowtracer import contexts
 from flowtracer.contexts import Located
 from flowtracer.credit import CreditContext
+from flowtracer.credit.method import Credit
 
 #: The share of a response's tokens whose share of the scores is shown: the top 10%.
 TOP = 0.1
@@ -122,18 +123,14 @@ class RolloutBatch:
         self.weights = torch.ones_like(mask, dtype=torch.float32)
         self.trainer_logprobs = torch.full_like(mask, float("nan"), dtype=torch.float32)
 
-    def judged(self, members: Tensor, context: CreditContext, credit: Any, length: int) -> Tensor:
+    def judged(self, members: Tensor, context: CreditContext, credit: Credit, length: int) -> Tensor:
         """Fills in the credit of the rows `members` (b,), and returns their weights (b, length)."""
         rows = members.tolist()
-        if credit.weights is not None:
-            weights = credit.weights[:, -length:]
-        else:
+        if credit.addend is not None:
             if self.addends is None:
                 self.addends = torch.zeros_like(self.weights)
-            addend = credit.addend[:, -length:]
-            self.addends[members] = addend
-            divisor = self.advantages[members].unsqueeze(1)
-            weights = torch.where(divisor == 0, 1.0, 1.0 + addend / torch.where(divisor == 0, 1.0, divisor))
+            self.addends[members] = credit.addend[:, -length:]
+        weights = credit.as_weights(self.advantages[members])[:, -length:]
         self.weights[members] = weights
         source = None if self.source is None else [self.source[row] for row in rows]
         named = contexts.named(credit.abstentions, [self.located[row] for row in rows], source)

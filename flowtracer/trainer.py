@@ -126,7 +126,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             )
         if self.trains_on_images:
             raise CreditError("CreditGRPOTrainer trains text policies; image inputs are not traced")
-        if self.normalizes_each_reward and getattr(self.credit, "additive", False):
+        if self.normalizes_each_reward and self.credit.additive:
             raise CreditError(
                 f"credit {name!r} adds to the advantage in units of the reward, and "
                 "multi_objective_aggregation='normalize_then_sum' leaves none; use 'sum_then_normalize'"
@@ -313,7 +313,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context = self.context_of(inputs, fields)
         if self.builder.reads_attention and context.scores is None:
             context.scores = self.credit.score(context)
-        credit = contexts.assess(self.credit, context)
+        credit = self.credit.assess(context)
         batch = self.rollouts
         assert batch is not None
         length = inputs["completion_ids"].shape[1]
@@ -337,7 +337,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.reward = torch.tensor([float("nan") if r is None else r for r in rewards], device=device)
         context.group = batch.group[inputs[_ROLLOUT]]
         context.pieces = self.builder.pieces(padded, [batch.response_ids[row] for row in members])
-        context.streams = [batch.streams[row] for row in members]  # type: ignore[attr-defined]
+        context.streams = [batch.streams[row] for row in members]
         if "tool_mask" in inputs:
             context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:

@@ -187,19 +187,16 @@ def read_responses(
     for group in numbers:
         places[group] = places.get(group, -1) + 1
         streams.append(contexts.stream(seed, step, group, places[group]))
-    context.streams = streams  # type: ignore[attr-defined]
+    context.streams = streams
     return Read(method, context, batch, response_ids, located, source)
 
 
 def _weighed(read: Read, tokenizer: Any, advantages: Tensor | None) -> list[Weighed]:
     """The parts of a weighed batch, response by response."""
-    credit = contexts.assess(read.method, read.context)
+    credit = read.method.assess(read.context)
     abstentions = contexts.named(credit.abstentions, read.located, read.source)
-    weights, addend = credit.weights, credit.addend
-    if weights is None and advantages is not None:
-        assert addend is not None
-        divisor = advantages.unsqueeze(1)
-        weights = torch.where(divisor == 0, 1.0, 1.0 + addend / torch.where(divisor == 0, 1.0, divisor))
+    shown = credit.weights is not None or advantages is not None
+    weights, addend = credit.as_weights(advantages) if shown else None, credit.addend
     weighed = []
     for row, ids in enumerate(read.response_ids):
         first = read.batch.input_ids.shape[1] - read.batch.length
