@@ -242,10 +242,13 @@ def _train_together(experiment: Any, method: str, seed: int, folder: Path, engin
     from harness.sweeps.sweep import claim
 
     with environment():
+        import torch
+
         from harness import parallel
         from harness.engines import choice, vllm
         from harness.runs import run
 
+        torch.set_num_threads(1)
         quiet()
         if parallel.first():
             claim(experiment, folder)
