@@ -20,6 +20,7 @@ from leaderboards import estimates
 from leaderboards.declaration import BASELINE, METRICS, Declaration
 from leaderboards.estimates import Decision, Interval
 from leaderboards.format import VERDICTS, RecordError
+from leaderboards.names import hint
 from leaderboards.notes import notes, nothing_learnt, tier
 from leaderboards.records import Run
 from leaderboards.scores import RunScores, score_run
@@ -151,7 +152,7 @@ class Comparison:
         for arm in self.arms:
             if arm.label == label:
                 return arm
-        raise RecordError(f"no arm {label!r}; there are {', '.join(arm.label for arm in self.arms)}")
+        raise RecordError(f"no arm {label!r}; {hint(label, [arm.label for arm in self.arms])}")
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -183,7 +184,7 @@ def _checked(runs: Sequence[Run], baseline: str) -> list[Run]:
             )
     methods = sorted({run.method for run in runs})
     if baseline not in methods:
-        raise RecordError(f"no run of the baseline {baseline!r}; there are {', '.join(methods)}")
+        raise RecordError(f"no run of the baseline {baseline!r}; {hint(baseline, methods)}")
     finished = [run for run in runs if run.finished]
     if not any(run.method == baseline for run in finished):
         raise RecordError(
@@ -350,7 +351,7 @@ def arranged(comparison: Comparison, sort: str = "difference", only: Sequence[st
     unknown.
     """
     if sort not in SORTS:
-        raise RecordError(f"arms cannot be sorted by {sort!r}; by {', '.join(SORTS)}")
+        raise RecordError(f"arms cannot be sorted by {sort!r}; {hint(sort, SORTS)}")
     kept = {comparison.arm(label).label for label in only} | {comparison.baseline}
     arms = [arm for arm in comparison.arms if not only or arm.label in kept]
     notes = comparison.notes

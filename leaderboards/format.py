@@ -27,6 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leaderboards.names import hint
+
 SCHEMA_VERSION = 1
 
 
@@ -128,7 +130,7 @@ def trouble(path: Path, error: OSError) -> RecordError:
 def check_table(table: str) -> None:
     """RecordError for a table that no run has."""
     if table not in TABLES:
-        raise RecordError(f"unknown table {table!r}; a run has {', '.join(TABLES)}")
+        raise RecordError(f"unknown table {table!r}; {hint(table, TABLES)}")
 
 
 def part_paths(folder: Path, table: str) -> dict[int, Path]:

@@ -424,6 +424,49 @@ def _place(value: object) -> str:
     return str(value)
 
 
+def _curves(comparison: Comparison) -> list[str]:
+    """Reward and accuracy over training, each where it was recorded, under headings."""
+    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
+    parts = []
+    for label, values in (
+        ("Training reward", _of_arms(comparison, "rewards")),
+        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
+        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
+    ):
+        chart = _chart(comparison, values, label)
+        if chart:
+            parts += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
+    return parts
+
+
+def _gained_and_lost(comparison: Comparison) -> list[str]:
+    """What every arm solves and the baseline does not, and the other way round; nothing where there is none."""
+    flips = [_flips(comparison, arm) for arm in comparison.arms]
+    if not any(flips):
+        return []
+    return [
+        "<h2>Problems gained and lost</h2>",
+        f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
+        "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
+        "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
+        *flips,
+    ]
+
+
+def _provenance(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
+    """What was declared and where the runs were made, as a list."""
+    shown_above = ("positive control", "hashes")
+    facts = [(key, text) for key, text in terminal.provenance(comparison, runs) if key not in shown_above]
+    facts += [("note", note) for note in comparison.notes]
+    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
+    manifests = [score.run.manifest for score in comparison.scores.values()]
+    for key in ("versions", "environment_hash", "hardware", "git_commit"):
+        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
+        facts += [(key.replace("_", " "), place) for place in sorted(places)]
+    items = "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts)
+    return ["<h2>Provenance</h2>", f"<dl>{items}</dl>"]
+
+
 def to_html(
     comparison: Comparison,
     runs: Sequence[Run],
@@ -439,8 +482,6 @@ def to_html(
     title = _text(terminal.title(comparison))
     control = comparison.positive_control
     ranking, *others = terminal.sheets(comparison, runs)
-    tables = [_table(sheet, comparison.baseline) for sheet in others]
-    flips = [_flips(comparison, arm) for arm in comparison.arms]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="soft">{_text(terminal.headline(comparison))}</p>',
@@ -451,26 +492,11 @@ def to_html(
         f"dots: single seeds; shaded: differences below {comparison.smallest_difference:g}, declared not to "
         "matter.</p>",
         _forest(comparison),
+        *_curves(comparison),
+        *(_table(sheet, comparison.baseline) for sheet in others),
+        *_gained_and_lost(comparison),
+        _credit(comparison),
     ]
-    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
-    for label, values in (
-        ("Training reward", _of_arms(comparison, "rewards")),
-        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
-        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
-    ):
-        chart = _chart(comparison, values, label)
-        if chart:
-            body += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
-    body += tables
-    if any(flips):
-        body += [
-            "<h2>Problems gained and lost</h2>",
-            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
-            "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
-            "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
-            *flips,
-        ]
-    body.append(_credit(comparison))
     if claims:
         body += [
             "<h2>Published claims</h2>",
@@ -478,23 +504,7 @@ def to_html(
             *(_table(sheet, heading="h3") for sheet in claims),
             "</details>",
         ]
-    facts = [
-        (key, text)
-        for key, text in terminal.provenance(comparison, runs)
-        if key not in ("positive control", "hashes")
-    ]
-    facts += [("note", note) for note in comparison.notes]
-    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
-    for key in ("versions", "environment_hash", "hardware", "git_commit"):
-        manifests = [score.run.manifest for score in comparison.scores.values()]
-        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
-        facts += [(key.replace("_", " "), place) for place in sorted(places)]
-    body += [
-        "<h2>Provenance</h2>",
-        "<dl>" + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts) + "</dl>",
-        "<h2>To repeat it</h2>",
-        f"<pre>{_text(command)}</pre>",
-    ]
+    body += [*_provenance(comparison, runs), "<h2>To repeat it</h2>", f"<pre>{_text(command)}</pre>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

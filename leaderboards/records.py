@@ -28,6 +28,7 @@ from leaderboards.format import (
     step_digest,
 )
 from leaderboards.manifest import Manifest
+from leaderboards.names import hint
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,9 @@ def _columns(path: Path, file: pq.ParquetFile, table: str, columns: Sequence[str
     wanted = list(columns) if columns is not None else TABLES[table].names
     unknown = [name for name in wanted if name not in COLUMNS[table]]
     if unknown:
-        known = ", ".join(TABLES[table].names)
-        raise RecordError(f"table {table} has no column {', '.join(unknown)}; it has {known}")
+        raise RecordError(
+            f"table {table} has no column {unknown[0]!r}; {hint(unknown[0], TABLES[table].names)}"
+        )
     if file.schema_arrow.names != TABLES[table].names:
         raise RecordError(f"{path}: not the columns of schema {SCHEMA_VERSION}; remove it and run again")
     return wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
@@ -28,6 +27,12 @@ from harness.errors import ExperimentError
 
 def add(commands: Commands) -> None:
     """Adds these commands."""
+    _add_evaluate(commands)
+    _add_trace(commands)
+    _add_serve(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
     added = command(
         commands, "evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts."
     )
@@ -52,11 +57,13 @@ def add(commands: Commands) -> None:
     add_server(added)
     added.add_argument(
         "--out",
-        type=Path,
+        type=output,
         metavar="FILE",
         help="keep each finished sample in FILE, a JSON line each; the same command again goes on from there",
     )
 
+
+def _add_trace(commands: Commands) -> None:
     added = command(
         commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
     )
@@ -76,6 +83,8 @@ def add(commands: Commands) -> None:
     add_policy_options(added)
     added.add_argument("--html", type=output, metavar="FILE", help="also write a page for the browser")
 
+
+def _add_serve(commands: Commands) -> None:
     added = command(
         commands,
         "serve",
@@ -183,8 +192,12 @@ def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
     rewards = [row["reward"] for row in rows]
     if None in rewards:
         return [f"no error bars: {rewards.count(None)} samples could not be judged"]
-    found = average_at_k([rewards[first : first + samples] for first in range(0, len(rewards), samples)])
-    bars = {"these problems, sampled again": found.decoding, "new problems of this kind": found.problems}
+    table = [rewards[first : first + samples] for first in range(0, len(rewards), samples)]
+    estimate = average_at_k(table)
+    bars = {
+        "these problems, sampled again": estimate.decoding,
+        "new problems of this kind": estimate.problems,
+    }
     return [f"{bar[0]:.4f} to {bar[1]:.4f} (95%): {what}" for what, bar in bars.items() if bar is not None]
 
 

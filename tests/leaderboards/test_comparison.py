@@ -68,7 +68,7 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
     assert flow.interval == estimates.t_interval(list(flow.scores[found.metric].values.values()))
     assert found.positive_control.outcome == "not tested" and "no arm knows" in found.positive_control.text
     assert found.arm("flow") is flow
-    with pytest.raises(RecordError, match="no arm 'flaw'; there are flow, uniform"):
+    with pytest.raises(RecordError, match="no arm 'flaw'; did you mean 'flow'"):
         found.arm("flaw")
 
 
@@ -351,7 +351,7 @@ def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_baseline_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "flow", 0, [0.1])
-    with pytest.raises(RecordError, match="no run of the baseline 'uniform'; there are flow"):
+    with pytest.raises(RecordError, match="no run of the baseline 'uniform'; known: flow"):
         compare(load(tmp_path))
     write_run(tmp_path, "uniform", 0, [0.1], finish=False)
     with pytest.raises(RecordError, match="no run of the baseline 'uniform' is finished"):
@@ -452,7 +452,7 @@ def test_arms_in_another_order_and_some_of_them(tmp_path: Path) -> None:
     assert arranged(found) == found
     for name in SORTS:
         assert {arm.label for arm in arranged(found, name).arms} == set(arms)
-    with pytest.raises(RecordError, match="sorted by 'verdict'; by difference, method"):
+    with pytest.raises(RecordError, match="sorted by 'verdict'; known: difference, method"):
         arranged(found, "verdict")
     with pytest.raises(RecordError, match="no arm 'flaw'"):
         arranged(found, only=["flaw"])
