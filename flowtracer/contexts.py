@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -334,6 +334,8 @@ class ContextBuilder:
         )
         if self.wants_decisive:
             context.decisive = batch.on_response([row.decisive for row in located])
+        if "ends" in self.method.needs:
+            context.ends = context.response & (batch.input_ids == self.tokenizer.eos_token_id)
         for name, value in (fields or {}).items():
             setattr(context, name, value)
         return context
@@ -374,25 +376,6 @@ class ContextBuilder:
         scores = self.method.score(self.context(batch, located, source, fields))
         assert scores is not None
         return {**{name: value for name, value in fields.items() if name not in MAPS}, "scores": scores}
-
-
-@dataclass(frozen=True)
-class _Assessed:
-    weights: Tensor | None
-    addend: Tensor | None
-    abstentions: dict[int, str]
-
-
-def assess(method: CreditMethod, context: CreditContext) -> Any:
-    """The method's judgement of a context, which is left as it was."""
-    if hasattr(method, "assess"):
-        return method.assess(context)
-    # Until every method has `assess`: the first row's stream for all.
-    streams = getattr(context, "streams", None)
-    copy = replace(context, abstentions={})
-    if streams:
-        copy.generator = torch.Generator().manual_seed(streams[0])
-    return _Assessed(method(copy), None, copy.abstentions)
 
 
 def named(abstentions: dict[int, str], located: Sequence[Located]) -> dict[int, str]:

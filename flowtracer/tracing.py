@@ -16,7 +16,7 @@ from flowtracer.attention import AttentionTap, Layers
 from flowtracer.blocked import BlockedCapacity
 from flowtracer.contexts import Extract
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.controls import TwoLevel
+from flowtracer.credit.levels import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
 from flowtracer.readings import DENSE_TOKENS, MeanMap
@@ -123,11 +123,12 @@ class Trace:
             context.capacity = self._map()
         context.scores = scores
         try:
-            credit = contexts.assess(method, context)
+            credit = method.assess(context)
         except ValueError as error:
             raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
         if credit.abstentions:
             raise CreditError(f"credit {method.name} abstains on this response: {credit.abstentions[0]}")
+        assert credit.weights is not None  # additive methods need a whole group
         return credit.weights[0].cpu()
 
     def _map(self) -> Capacity:
@@ -147,7 +148,7 @@ class Trace:
             answer=row(self.answer),
             decisive=None if self.decisive is None else row(self.decisive),
         )
-        context.streams = [contexts.stream(0, 0, 0, 0)]  # type: ignore[attr-defined]
+        context.streams = [contexts.stream(0, 0, 0, 0)]
         return context
 
 

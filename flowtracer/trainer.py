@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from flowtracer import contexts
 from flowtracer import credit as credit_methods
 from flowtracer.attention import AttentionTap
 from flowtracer.boxed import Boxed
@@ -382,16 +382,19 @@ class CreditGRPOTrainer(GRPOTrainer):
             context.pieces = self._pieces(context, [batch.response_ids[row] for row in members], length)
         if "tool_mask" in inputs:
             context.response[:, -length:] &= inputs["tool_mask"].bool()
-        context.generator = self._generator(members[0] if members else 0)
+        context.streams = [self._stream(row) for row in members]
+        if "ends" in self.credit.needs:
+            context.ends = context.response & (input_ids == self._tokenizer.eos_token_id)
         if self.accelerator.num_processes > 1:
             context.over_processes = self.accelerator.reduce
-        weights = self.credit(context)
-        for row, reason in context.abstentions.items():
+        credit = self.credit.assess(context)
+        weights = credit.as_weights(context.advantage)
+        for row, reason in credit.abstentions.items():
             batch.abstentions[members[row]] = reason
         batch.weights[inputs[_ROLLOUT]] = weights[:, -length:]
         kept = weights[context.response]
         self._metrics["train"]["credit/mean_weight"].append(float(kept.mean()) if len(kept) else 1.0)
-        self._metrics["train"]["credit/abstained"].append(len(context.abstentions) / max(len(members), 1))
+        self._metrics["train"]["credit/abstained"].append(len(credit.abstentions) / max(len(members), 1))
         return weights
 
     def _context(
@@ -487,14 +490,19 @@ class CreditGRPOTrainer(GRPOTrainer):
             found.append(tokens_in(spans, [(at, at + len(question))]))
         return found
 
-    def _generator(self, first: int) -> torch.Generator:
-        """The credit method's own random numbers: a function of seed, step, process and the first row to weigh.
+    def _stream(self, row: int) -> int:
+        """The random numbers of a rollout: a function of seed, step, group and sample, over all processes.
 
         Nothing else may enter, TRL's own step counter least of all: it starts at 0 again in a resumed run.
         """
-        stream = f"credit/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{first}"
-        digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        assert self.rollouts is not None
+        place = self.accelerator.process_index * len(self.rollouts.texts) + row
+        return contexts.stream(
+            self.args.seed,
+            self.state.global_step,
+            place // self.num_generations,
+            place % self.num_generations,
+        )
 
     def _remember_logprobs(self, inputs: dict[str, Any], logprobs: Tensor) -> None:
         """Keeps the log-probabilities of each rollout's first training forward, for records."""

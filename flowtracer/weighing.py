@@ -186,13 +186,13 @@ def read_responses(
     for group in numbers:
         places[group] = places.get(group, -1) + 1
         streams.append(contexts.stream(seed, step, group, places[group]))
-    context.streams = streams  # type: ignore[attr-defined]
+    context.streams = streams
     return Read(method, context, batch, response_ids, located)
 
 
 def _weighed(read: Read, tokenizer: Any, advantages: Tensor | None) -> list[Weighed]:
     """The parts of a weighed batch, response by response."""
-    credit = contexts.assess(read.method, read.context)
+    credit = read.method.assess(read.context)
     abstentions = contexts.named(credit.abstentions, read.located)
     weights, addend = credit.weights, credit.addend
     if weights is None and advantages is not None:

@@ -240,10 +240,13 @@ def _train_together(
     from harness.sweeps.sweep import claim
 
     with environment():
+        import torch
+
         from harness import parallel
         from harness.engines import choice, vllm
         from harness.runs import run
 
+        torch.set_num_threads(1)
         quiet()
         if parallel.first():
             claim(experiment, folder)

@@ -53,7 +53,7 @@ from harness.policy import Policy
 from harness.studies import figures
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
-from harness.studies.weighing import Pass, weigh
+from harness.studies.weighing import Pass, gradients
 from leaderboards.estimates import Interval, problem_means
 from leaderboards.sheets import NOTHING, Sheet, level
 
@@ -246,7 +246,7 @@ def _passes(
     moments: dict[str, Moments] = {}
     uniform: NDArray[np.float32] | None = None
     for label, (method, _) in methods.items():
-        passed = weigh(policy, task, experiment.training, batches, method, dtype=experiment.policy.dtype)
+        passed = gradients(policy, task, experiment.training, batches, method, experiment.policy.dtype)
         assert passed.gradients is not None
         uniform = passed.gradients if uniform is None else uniform
         moments[label] = figures.moments(passed.gradients, uniform)

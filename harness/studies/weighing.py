@@ -1,10 +1,13 @@
-"""Weights and gradients of credit methods on given rollouts, by the trainer itself, without moving the policy."""
+"""Weights and gradients of a credit method on given rollouts, by the trainer itself, without moving the policy.
+
+The weights are those of `flowtracer.weigh` on the same rows; the gradient needs the trainer, whose loss it is of.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +38,8 @@ SKETCH = 2**21
 class Pass:
     """What the trainer made of rollout batches under one credit method.
 
-    weights: one array a response, batch by batch. abstained: (batch, row) of responses without a weight of their own.
-    gradients: (batches, parameters) float32, or a projection of it; None where not asked for. gap: mean absolute
+    weights: one array a response, batch by batch. abstained: (batch, row) of responses that the method could not
+    judge. gradients: (batches, parameters) float32, or a projection of it; None once it is used up. gap: mean absolute
     difference of log-probabilities from those recorded, 0 up to rounding where this policy wrote the rollouts.
     """
 
@@ -47,118 +50,97 @@ class Pass:
     gap: float = math.nan
 
 
-class _Trainer(CreditGRPOTrainer):
-    """The trainer over given rollouts: generates nothing, moves nothing."""
-
-    def __init__(self, batches: Batches, gradients: bool, **keywords: Any) -> None:
-        self.batches, self.gradients = batches, gradients
-        super().__init__(rollout_func=_given, reward_funcs=_recorded_reward, **keywords)
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = self.batches[self.state.global_step]
-        return super()._generate_and_score_completions(
-            [{**given, "question": row["question"]} for given, row in zip(inputs, rows, strict=True)]
-        )
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        if self.gradients:
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
-        with torch.no_grad():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        self._step += 1
-        return loss
-
-
-def _given(prompts: list[str], trainer: _Trainer) -> dict[str, Any]:
-    rows = trainer.batches[trainer.state.global_step]
-    return {
-        "prompt_ids": [list(row["prompt_ids"]) for row in rows],
-        "completion_ids": [list(row["response_ids"]) for row in rows],
-        "logprobs": [list(row["sampler_logprobs"]) for row in rows],
-        "recorded": [row["reward"] for row in rows],
-    }
-
-
-def _recorded_reward(completions: list[str], recorded: list[float | None], **_: Any) -> list[float | None]:
-    return recorded
-
-
-class _Keeper(TrainerCallback):
+class _Collector(TrainerCallback):
     """Takes the gradient where the optimizer would, before it is cleared, and the weights that made it."""
 
-    def __init__(self, kept: Pass, signs: torch.Tensor | None) -> None:
-        self.kept, self.signs = kept, signs
+    def __init__(self, batches: Batches, signs: torch.Tensor | None) -> None:
+        self.batches, self.signs = batches, signs
+        self.result = Pass()
         self.gradients: list[NDArray[np.float32]] = []
         self.gaps: list[float] = []
-        self.trainer: _Trainer
+        self.trainer: CreditGRPOTrainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        batch = self.trainer.rollouts
+        batch, step = self.trainer.rollouts, state.global_step
         assert batch is not None
-        rows = self.trainer.batches[state.global_step]
         lengths = [len(ids) for ids in batch.response_ids]
-        self.kept.weights.append(
+        self.result.weights.append(
             [weights[:length].cpu().numpy() for weights, length in zip(batch.weights, lengths, strict=True)]
         )
-        self.kept.advantages.append(batch.advantages.tolist())
-        self.kept.abstained |= {(state.global_step, row) for row in batch.abstentions}
-        for row, now, length in zip(rows, batch.trainer_logprobs.cpu().numpy(), lengths, strict=True):
+        self.result.advantages.append(batch.advantages.tolist())
+        self.result.abstained |= {(step, row) for row in batch.abstentions}
+        logprobs = batch.trainer_logprobs.cpu().numpy()
+        for row, now, length in zip(self.batches[step], logprobs, lengths, strict=True):
             self.gaps += np.abs(now[:length] - row["sampler_logprobs"]).tolist()
-        if self.trainer.gradients:
-            self.gradients.append(flat_gradient(self.trainer.model, self.signs))
+        self.gradients.append(flat_gradient(self.trainer.model, self.signs))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_save = False
 
+    def collected(self) -> Pass:
+        self.result.gap = float(np.mean(self.gaps)) if self.gaps else math.nan
+        self.result.gradients = np.stack(self.gradients)
+        return self.result
 
-def weigh(
+
+def gradients(
     policy: Policy,
     task: tasks.Task,
     settings: Training,
     batches: Batches,
     method: CreditMethod,
-    gradients: bool = True,
     dtype: str = FLOAT32,
 ) -> Pass:
-    """Runs the trainer over `batches` under `method` without moving the policy.
+    """The gradient that `method` gives on each of `batches`, and its weights; the policy does not move.
 
     settings: the training whose loss is taken; its learning rate, steps, and clipping of the gradient's length play no
-    part, and each batch feeds one update. gradients: without, only the forward passes run, for the weights.
+    part, and each batch feeds one update. Raises ExperimentError for adapters.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if settings.lora_rank:
         raise ExperimentError("replay takes the gradient of every parameter; set training.lora_rank to 0")
     settings = replace(settings, steps=len(batches), updates_per_batch=1, max_gradient_norm=0.0)
-    kept = Pass()
-    keeper = _Keeper(kept, random_signs(policy.model))
+    collector = _Collector(batches, random_signs(policy.model))
+
+    def given(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
+        rows = batches[trainer.state.global_step]
+        return {
+            "prompt_ids": [list(row["prompt_ids"]) for row in rows],
+            "completion_ids": [list(row["response_ids"]) for row in rows],
+            "logprobs": [list(row["sampler_logprobs"]) for row in rows],
+            "recorded": [row["reward"] for row in rows],
+        }
+
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(
-            batches,
-            gradients,
+        trainer = CreditGRPOTrainer(
             model=policy.model,
             processing_class=policy.tokenizer,
+            rollout_func=given,
+            reward_funcs=_recorded_reward,
             credit=method,
             task=task,
             args=grpo_config(settings, dtype, 0, Path(folder)),
-            # As many prompts as TRL will ask for; which rollouts it gets, the trainer knows.
-            train_dataset=Dataset.from_dict({"prompt": [""] * len(batches) * settings.prompts_per_step}),
-            callbacks=[keeper],
+            train_dataset=Dataset.from_list(_asked(batches, settings.samples_per_prompt)),
+            callbacks=[collector],
             # Plain descent at rate 0 has no state and moves nothing.
             optimizers=(torch.optim.SGD(policy.model.parameters(), lr=0.0), None),
         )
-        keeper.trainer = trainer
+        collector.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
         finally:
             policy.model.zero_grad(set_to_none=True)
             policy.model.eval()
-    kept.gap = float(np.mean(keeper.gaps)) if keeper.gaps else math.nan
-    if gradients:
-        kept.gradients = np.stack(keeper.gradients)
-    return kept
+    return collector.collected()
+
+
+def _asked(batches: Batches, samples: int) -> list[Mapping[str, str]]:
+    """A row of the data set for each group, in the order in which the trainer asks; prompts are given later."""
+    return [{"prompt": "", "question": row["question"]} for rows in batches for row in rows[::samples]]
+
+
+def _recorded_reward(completions: list[str], recorded: list[float | None], **_: Any) -> list[float | None]:
+    return recorded
 
 
 def random_signs(model: torch.nn.Module) -> torch.Tensor | None:

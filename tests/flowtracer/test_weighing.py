@@ -165,7 +165,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "floww"}, "unknown credit method 'floww'"),
         ({"credit": None}, "credit=None is no credit method: give a name"),
         ({"credit": type(credit.get("flow"))}, "this is a class; give credit.get.'flow'"),
-        ({"credit": "tempo"}, "tempo needs the groups"),
+        ({"credit": "tempo"}, "tempo needs the advantages"),
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),

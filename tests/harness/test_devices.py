@@ -168,10 +168,10 @@ def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_e
     built = tiny_experiment(samples_per_prompt=4)
     policy, task, method = run.policy_of(built), task_of(built.task), credit.get(name)
     batches = rollouts.fresh(built, policy, 1, 0)
-    here = weighing.weigh(policy, task, built.training, batches, method, gradients=False)
+    here = weighing.gradients(policy, task, built.training, batches, method)
     moved(policy)
     with standin():
-        there = weighing.weigh(policy, task, built.training, batches, method, gradients=False)
+        there = weighing.gradients(policy, task, built.training, batches, method)
     assert [weights.tolist() for weights in there.weights[0]] == [
         weights.tolist() for weights in here.weights[0]
     ]

@@ -69,7 +69,7 @@ def context(throughput):
     )
 
 
-def test_a_two_level_method_ranks_by_who_is_raised_first():
+def test_a_two_level_method_ranks_by_who_is_up_weighted_first():
     throughput = [0.2, 0.9, 0.1, 0.8, 0.3, 0.5, 0.4, 0.7, 2.0, 0.6]
     scores = intervene.ranking(credit.get("flow"), context(throughput))[0].numpy()
     assert np.argsort(-scores)[:9].tolist() == np.argsort(-np.array(throughput))[:9].tolist()
@@ -164,11 +164,9 @@ def test_responses_without_answers_are_counted_and_refused_where_there_are_no_ot
 def test_short_prefixes_are_left_out():
     """Sums of a policy that answers at once: nothing stands before the answer."""
     policy, task = load_policy("arithmetic"), tasks.get("arithmetic")
-    found, rows, left_out = intervene.originals(
-        policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8
-    )
-    assert len(found) == len(rows) and len(found) + sum(left_out.values()) == 6
-    assert all(one.prefix >= 5 for one in found)
+    usable, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8)
+    assert len(usable) + sum(left_out.values()) == 6
+    assert all(original.prefix >= 5 for original in usable)
 
 
 def test_methods_that_need_groups_are_refused(policy, task):

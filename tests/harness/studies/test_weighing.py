@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowtracer import credit
+from flowtracer import credit, weigh
 from harness.experiment import task_of
 from harness.runs import run
 from harness.runs.checkpoints import Boundaries, parameters_hash
@@ -22,7 +22,7 @@ def policy(tiny_experiment):
 
 def weighed(built, policy, batches, name, **options):
     method = credit.get(name, **options)
-    return weighing.weigh(policy, task_of(built.task), built.training, batches, method)
+    return weighing.gradients(policy, task_of(built.task), built.training, batches, method)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,52 @@ def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, po
     np.testing.assert_allclose(larger.gradients, 2 * one.gradients, rtol=1e-3, atol=1e-6)
 
 
-def test_without_gradients_the_weights_are_the_same(tiny_experiment, policy):
+@pytest.mark.parametrize("name", ["uniform", "flow", "gradient", "entropy", "ktae", "tempo", "oracle"])
+def test_the_weights_are_those_of_weigh(name, tiny_experiment, policy):
+    """Bit for bit, in both batches: the trainer and the public function are one reading of a response."""
     built = tiny_experiment()
-    batches = rollouts.fresh(built, policy, 1, 0)
-    task, method = task_of(built.task), credit.get("flow")
-    whole = weighing.weigh(policy, task, built.training, batches, method)
-    quick = weighing.weigh(policy, task, built.training, batches, method, gradients=False)
-    assert quick.gradients is None
-    assert [w.tolist() for w in quick.weights[0]] == [w.tolist() for w in whole.weights[0]]
+    batches = rollouts.fresh(built, policy, 2, 0)
+    task, method = task_of(built.task), credit.get(name)
+    passed = weighing.gradients(policy, task, built.training, batches, method)
+    for number, rows in enumerate(batches):
+        weighed = weigh(
+            policy.model,
+            policy.tokenizer,
+            [row["prompt_ids"] for row in rows],
+            [row["response_ids"] for row in rows],
+            method,
+            task=task,
+            rewards=[row["reward"] for row in rows],
+            groups=[row["group"] for row in rows],
+            advantages=passed.advantages[number],
+            questions=[row["question"] for row in rows],
+            temperature=built.training.temperature,
+        )
+        assert [response.weights.tolist() for response in weighed] == [
+            weights.tolist() for weights in passed.weights[number]
+        ]
+        abstained = {(number, row) for row, response in enumerate(weighed) if response.abstained}
+        assert abstained == {place for place in passed.abstained if place[0] == number}
+
+
+def test_each_response_has_the_question_of_its_prompt(tiny_experiment, policy):
+    """A method whose source is the question alone finds it; another question would be refused or weigh otherwise."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 2, 0)
+    task, method = task_of(built.task), credit.get("flow", source="question")
+    passed = weighing.gradients(policy, task, built.training, batches, method)
+    rows = batches[1]
+    weighed = weigh(
+        policy.model,
+        policy.tokenizer,
+        [row["prompt_ids"] for row in rows],
+        [row["response_ids"] for row in rows],
+        method,
+        task=task,
+        questions=[row["question"] for row in rows],
+    )
+    assert [w.weights.tolist() for w in weighed] == [w.tolist() for w in passed.weights[1]]
+    assert any(weights.max() > 1 for weights in passed.weights[1])
 
 
 def test_projection_keeps_inner_products(monkeypatch):
