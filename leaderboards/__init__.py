@@ -1,4 +1,4 @@
-"""What recorded runs say: the record format, statistics, tables and reports."""
+"""Recorded runs and what they say: the record format, statistics, tables and reports."""
 
 from __future__ import annotations
 

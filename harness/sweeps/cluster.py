@@ -1,8 +1,8 @@
 """A sweep's workers on a Ray cluster: many runs on many machines.
 
 A run takes one CPU and, where the cluster has any, one GPU, or the share of one that was asked for: one comparison
-stays on one kind of machine. Ray's actor trains nothing itself. It starts the same processes as a sweep here, one that
-trains and one that evaluates, and passes on what they report; so a run has the content hashes that a sweep here gives
+stays on one kind of machine. Ray's actor trains nothing itself. It starts the same process as a sweep here, and
+passes on its reports; so a run has the content hashes that a sweep here gives
 it. Every machine needs this package, in the same versions.
 
 Where the output folder is one folder for every machine (NFS for one), runs are written straight into it, and a run
@@ -109,7 +109,7 @@ class Cluster:
         room = max(1, self._room())
         return room if self.count is None else min(room, self.count)
 
-    def start(self, action: str) -> RayWorker:
+    def start(self) -> RayWorker:
         if not self.started:
             self._mark()
         options = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=self.gpus, max_restarts=0)
@@ -231,7 +231,10 @@ class RayWorker:
 
 
 class _Actor:
-    """What runs on the cluster: two processes, one that trains and one that evaluates, and their run's files."""
+    """What runs on the cluster: a process that trains and evaluates, and its run's files.
+
+    Two processes where the engine keeps the two kinds of job apart.
+    """
 
     def __init__(
         self,
@@ -256,7 +259,7 @@ class _Actor:
         ]
         self.scratch = Path(tempfile.mkdtemp(prefix="flowtracer-"))
         self.processes = Processes(experiment, 1)
-        self.workers: dict[str, LocalWorker] = {}
+        self.workers: list[LocalWorker] = []
         self.busy: LocalWorker | None = None
         self.folder = self.scratch
 
@@ -273,9 +276,11 @@ class _Actor:
             differing = ", ".join(self.differences)
             line = f"{socket.gethostname()} has {differing}: install the same versions on every machine"
             return [(MISTAKE, line)]
-        if job.action not in self.workers:
-            self.workers[job.action] = self.processes.start(job.action)
-        self.busy = self.workers[job.action]
+        able = [worker for worker in self.workers if worker.takes(job.action)]
+        if not able:
+            able = [self.processes.start()]
+            self.workers += able
+        self.busy = able[0]
         self.busy.give(Job(job.action, job.label, job.seed, job.folder if self.shared else self.folder))
         return []
 
@@ -312,7 +317,7 @@ class _Actor:
             file.write(data)
 
     def close(self) -> None:
-        for worker in self.workers.values():
+        for worker in self.workers:
             worker.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

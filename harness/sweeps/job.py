@@ -50,7 +50,7 @@ class Worker(Protocol):
     reported: int
 
     def takes(self, action: str) -> bool:
-        """Whether it does jobs of that kind."""
+        """Whether it does jobs of that kind, after those that it has done."""
 
     def give(self, job: Job) -> None:
         """Starts the job."""
@@ -68,8 +68,8 @@ class Workers(Protocol):
     def limit(self) -> int:
         """How many may be busy at once, now."""
 
-    def start(self, action: str) -> Worker:
-        """A new worker, for jobs of one kind or of both."""
+    def start(self) -> Worker:
+        """A new worker."""
 
     def listen(self, busy: Sequence[Any]) -> Iterable[tuple[Any, str, Any]]:
         """Waits until busy workers report something, and gives it: worker, what (PROGRESS and so on), value."""

@@ -16,21 +16,25 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import EngineChoice
+from harness.engines.base import VLLM, EngineChoice
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
 from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, TRAIN, Job
 
 
 class LocalWorker:
-    """A process that does one kind of job, one after the other."""
+    """A process that trains and evaluates, one job after the other."""
 
     def __init__(
-        self, context: Any, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
+        self, context: Any, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
     ) -> None:
-        self.action = action
+        engine = engine or experiment.engine_choice()
+        # A vLLM that evaluates may put kernels in the place of torch's own that have no backward: where it is in the
+        # process, the process goes on with the kind of job that it began with.
+        self.one_kind = engine.name == VLLM and engine.server is None
+        self.kind: str | None = None
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, action, experiment, stop, engine)
+        arguments = (theirs, experiment, stop, engine)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -38,10 +42,10 @@ class LocalWorker:
         self.reported = 0
 
     def takes(self, action: str) -> bool:
-        return action == self.action
+        return not self.one_kind or self.kind in (None, action)
 
     def give(self, job: Job) -> None:
-        self.job, self.reported = job, 0
+        self.job, self.reported, self.kind = job, 0, job.action
         self.connection.send(job)
 
     def report(self) -> tuple[str, Any]:
@@ -82,9 +86,9 @@ class Processes:
     def limit(self) -> int:
         return self.count
 
-    def start(self, action: str) -> LocalWorker:
+    def start(self) -> LocalWorker:
         with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.engine)
+            return LocalWorker(self.context, self.experiment, self.asked_to_stop, self.engine)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
@@ -101,10 +105,8 @@ class Processes:
         pass
 
 
-def _serve(
-    connection: Connection, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None
-) -> None:
-    """What a worker process does until its parent is gone."""
+def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
+    """Does the jobs of a worker process until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
@@ -115,6 +117,7 @@ def _serve(
     from leaderboards import RecordError
     from tasks import TaskError
 
+    torch.set_num_threads(1)
     quiet()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -140,11 +143,11 @@ def _serve(
             with _alone(job.folder, asked_to_stop) as alone:
                 if not alone:
                     done = False
-                elif action == TRAIN:
+                elif job.action == TRAIN:
                     done = run.train(*arguments)
                 else:
                     done = run.evaluate(*arguments, known=known)
-            choice.release()  # before the other kind of worker wants the GPU
+            choice.release()  # before the next job wants the GPU, here or in another process
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):

@@ -1,8 +1,7 @@
 """Sweeps: every (method, seed) of an experiment, by workers of one thread each, here or on a Ray cluster.
 
-Training and evaluation run in processes of their own (lm-eval seeds the global generators), at most `workers` of them
-busy at once. Processes are reused, so imports are paid once. Nothing depends on how many there are, or on who runs
-what: every random choice of a run is keyed.
+At most `workers` processes are busy at once. Each trains and evaluates, one job after the other, so imports are paid
+once. Nothing depends on how many there are, or on who runs what: every random choice of a run is keyed.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ class _Sweep:
             while self.waiting[action] and len(self._busy()) < self.pool.limit():
                 idle = [worker for worker in self.workers if worker.takes(action) and worker.job is None]
                 if not idle:
-                    idle = [self.pool.start(action)]
+                    idle = [self.pool.start()]
                     self.workers += idle
                 idle[0].give(self.waiting[action].popleft())
                 gave = True
@@ -201,7 +200,7 @@ class _Sweep:
                 worker.job = None
                 if value and job.action == TRAIN and not self.interrupted:
                     evaluation = Job(EVALUATE, job.label, job.seed, job.folder)
-                    # On the same worker if it does both: the run's files are there.
+                    # On the same worker if it can: the run's files are there.
                     if worker.takes(EVALUATE):
                         worker.give(evaluation)
                     else:
