@@ -1,6 +1,6 @@
-"""The private names of transformers, TRL and vLLM that FlowTracer relies on: nothing else in it knows one.
+"""The inside of transformers and TRL that FlowTracer relies on, under public names: nothing else in it knows theirs.
 
-`tests/flowtracer/test_seam.py` lists them with their signatures and says which one a new version moved.
+`reliances.py` lists every private name with its signature, those of the harness too; a test says which one moved.
 """
 
 from __future__ import annotations
