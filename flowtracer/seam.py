@@ -219,7 +219,7 @@ class TrainerSeam(_Base):
             options = {**kwargs, "compute_entropy": True} if entropies else kwargs
             part = batch[rows]
             return super(TrainerSeam, self)._get_per_token_logps_and_entropies(
-                model, part.input_ids, part.attention_mask, part.length, step, **options
+                model, part.input_ids, part.attention_mask, part.length, batch_size=step, **options
             )
 
         return LogprobPass(batch, step, run)
