@@ -19,26 +19,25 @@ from typing import Any
 from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
-from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, TRAIN, Job
+from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, Job
+
+#: The samples of policies that were evaluated already, by the hash of their parameters.
+Evaluations = dict[str, list[dict[str, Any]]]
 
 
 class LocalWorker:
-    """A process that does one kind of job, one after the other."""
+    """A process that does one job after the other."""
 
     def __init__(
-        self, context: Any, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
+        self, context: Any, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
     ) -> None:
-        self.action = action
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, action, experiment, stop, engine)
+        arguments = (theirs, experiment, stop, engine)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.job: Job | None = None
         self.reported = 0
-
-    def takes(self, action: str) -> bool:
-        return action == self.action
 
     def give(self, job: Job) -> None:
         self.job, self.reported = job, 0
@@ -82,9 +81,9 @@ class Processes:
     def limit(self) -> int:
         return self.count
 
-    def start(self, action: str) -> LocalWorker:
+    def start(self) -> LocalWorker:
         with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.engine)
+            return LocalWorker(self.context, self.experiment, self.asked_to_stop, self.engine)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
@@ -101,17 +100,13 @@ class Processes:
         pass
 
 
-def _serve(
-    connection: Connection, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None
-) -> None:
-    """What a worker process does until its parent is gone."""
+def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: EngineChoice | None) -> None:
+    """The life of a worker process, until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     from flowtracer import CreditError
-    from harness.engines import choice
-    from harness.runs import run
     from leaderboards import RecordError
     from tasks import TaskError
 
@@ -122,12 +117,12 @@ def _serve(
     def asked_to_stop() -> bool:
         return stop.is_set() or not parent.is_alive()
 
-    def report(_: str, done: int, __: int) -> None:
+    def report(stage: str, done: int, _: int) -> None:
         # A parent that is gone hears nothing; the run asks for that next, saves and stops.
         with suppress(OSError):
-            connection.send((PROGRESS, done))
+            connection.send((PROGRESS, done if stage == "step" else experiment.training.steps + done))
 
-    known: dict[str, list[dict[str, Any]]] = {}
+    known: Evaluations = {}
     while True:
         try:
             job: Job | None = connection.recv()
@@ -135,16 +130,8 @@ def _serve(
             return
         if job is None:
             return
-        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, engine)
         try:
-            with _alone(job.folder, asked_to_stop) as alone:
-                if not alone:
-                    done = False
-                elif action == TRAIN:
-                    done = run.train(*arguments)
-                else:
-                    done = run.evaluate(*arguments, known=known)
-            choice.release()  # before the other kind of worker wants the GPU
+            done = _do(job, experiment, report, asked_to_stop, engine, known)
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):
@@ -156,6 +143,27 @@ def _serve(
             return
         except Exception:
             connection.send((DEFECT, traceback.format_exc()))
+
+
+def _do(
+    job: Job,
+    experiment: Experiment,
+    report: Callable[[str, int, int], None],
+    stop: Callable[[], bool],
+    engine: EngineChoice | None,
+    known: Evaluations,
+) -> bool:
+    """Trains and evaluates one run, from where it stands. False if stopped."""
+    from harness.engines import choice
+    from harness.runs import run
+
+    arguments = (experiment, job.label, job.seed, job.folder, report, stop, engine)
+    with _alone(job.folder, stop) as alone:
+        trained = alone and run.train(*arguments)
+        choice.release()  # the evaluation wants what the training held of the GPU
+        done = trained and run.evaluate(*arguments, known=known)
+    choice.release()
+    return done
 
 
 @contextmanager
