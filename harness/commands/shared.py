@@ -1,4 +1,4 @@
-"""What several commands share: options, consoles, progress, files."""
+"""Shared by several commands: options, consoles, progress, files."""
 
 from __future__ import annotations
 
