@@ -235,7 +235,7 @@ def _train_together(
     experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
-    from harness.sweeps.job import TRAIN, Job, run_folder
+    from harness.sweeps.job import Job, run_folder
     from harness.sweeps.processes import environment, quiet
     from harness.sweeps.sweep import claim
 
@@ -255,7 +255,7 @@ def _train_together(
             Bars(f"{experiment.title}, on {parallel.processes()} processes") as progress,
             parallel.Signals() as stop,
         ):
-            job, steps = Job(TRAIN, method, seed, place), 0
+            job, steps = Job(method, seed, place), 0
 
             def report(_: str, done: int, total: int) -> None:
                 nonlocal steps
