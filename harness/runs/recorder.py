@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -126,7 +125,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
         )
-        if settings.lora_rank and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if settings.lora_rank and self.splits_the_policy:
             raise ExperimentError(
                 "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
                 f"take {parallel.FOLDER / 'ddp.yaml'}"
@@ -140,24 +139,20 @@ class RecordedTrainer(CreditGRPOTrainer):
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
         if engine.name == VLLM:
-            # TRL's importance-sampling correction, without its own engine. What it would load before a generation,
-            # `_rollouts` does.
-            self.use_vllm = True
-            self.vllm_generation: Any = SimpleNamespace(sync_weights=lambda: None)
-            self._last_loaded_step = -1
+            self.correct_for_another_sampler()
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
         self.batch_step = self.state.global_step // self.settings.updates_per_batch
-        return super()._generate_and_score_completions(inputs)
+        return super().roll_out(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.
         if "loss" in logs:
-            entropy = self._metrics["train"].get("entropy", [math.nan])
+            entropy = self.training_metrics.get("entropy", [math.nan])
             self._stop_on_garbage(logs)
             if self.state.global_step % self.settings.updates_per_batch == 0:
                 self._record({**logs, "entropy": sum(entropy) / len(entropy)})
@@ -168,9 +163,8 @@ class RecordedTrainer(CreditGRPOTrainer):
                 self.report("step", done, self.settings.steps)
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, *args: Any, **keywords: Any) -> None:
+    def before_checkpoint(self) -> None:
         self.ahead.settle()
-        super()._save_checkpoint(*args, **keywords)
 
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
@@ -183,7 +177,7 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _save_policy(self, folder: Path) -> None:
         self.ahead.settle()
         weights = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.splits_the_policy:
             weights = self.accelerator.get_state_dict(
                 self.model_wrapped
             )  # put together, for which all must ask
@@ -286,7 +280,8 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
     the second goes on counting.
     """
     begin = time.perf_counter()
-    rows, settings = trainer._pending_rows, trainer.settings
+    assert trainer.rollouts is not None
+    rows, settings = trainer.rollouts.rows, trainer.settings
     before = trainer.accelerator.process_index * len(rows)
     numbers = [(before + row) % settings.samples_per_prompt for row in range(len(rows))]
     keys = [
