@@ -19,6 +19,7 @@ from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.levels import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
+from flowtracer.layout import pad, turns_of
 from flowtracer.readings import DENSE_TOKENS, MeanMap
 from flowtracer.spans import AnswerTask, Span, decode
 
@@ -182,7 +183,7 @@ def trace(
     text, spans = decode(tokenizer, response_ids)
     judged = contexts.answer_task(task)
     knows = hasattr(judged, "decisive") and judged.decisive(text) is not None
-    turns = contexts.turns_of(None, len(response_ids))
+    turns = turns_of(None, len(response_ids))
     located = contexts.locate(tokenizer, judged, response_ids, turns, decisive=knows)
     if located.trouble is not None:
         raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
@@ -191,7 +192,7 @@ def trace(
             f"no answer found in the response, which ends {text[-40:]!r}: trace one that gives an answer, "
             "or name the task whose answer format it uses"
         )
-    batch = contexts.pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
+    batch = pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
     training = model.training
     model.eval()
     try:

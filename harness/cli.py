@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether the error is one of the packages' own for a user's mistake, whichever of them were imported."""
+    """True for an error of the packages' own for a user's mistake, whichever of them were imported."""
     return _is(error, {"ExperimentError", "TaskError", "RecordError", "CreditError"})
 
 
@@ -73,11 +73,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _shorter(message: str) -> str:
     """argparse lists every choice; where one is close, it is the one that was meant."""
-    found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
-    if found is None:
+    refused = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+    if refused is None:
         return message
-    choices = re.findall(r"[\w.-]+", found[2])
-    return f"{message[: found.start()]}invalid choice: {found[1]!r}; {hint(found[1], choices)}"
+    choices = re.findall(r"[\w.-]+", refused[2])
+    return f"{message[: refused.start()]}invalid choice: {refused[1]!r}; {hint(refused[1], choices)}"
 
 
 class _Version(argparse.Action):

@@ -1,4 +1,4 @@
-"""What a reader of a comparison must know: how far it can be repeated, what is missing, what is mixed."""
+"""Notes that a reader of a comparison needs: how far it can be repeated, what is missing, what is mixed."""
 
 from __future__ import annotations
 

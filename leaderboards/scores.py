@@ -156,24 +156,21 @@ def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) ->
 
 def _shares(samples: pa.Table) -> dict[int, dict[Problem, float]]:
     """Step to problem to the share of correct samples; those that could not be judged are left out."""
-    judged = samples.filter(pc.not_equal(samples["verdict"], "error"))
-    correct = pc.equal(judged["verdict"], "correct").cast(pa.float64())
-    judged = judged.append_column("correct", correct)
-    means = judged.group_by(["step", "task", "problem_id"], use_threads=False).aggregate(
-        [("correct", "mean")]
-    )
-    shares: dict[int, dict[Problem, float]] = {step: {} for step in sorted(set(samples["step"].to_pylist()))}
-    for row in sorted(means.to_pylist(), key=lambda row: (row["step"], row["task"], row["problem_id"])):
-        shares[row["step"]][row["task"], row["problem_id"]] = row["correct_mean"]
-    return shares
+    by_step: dict[int, list[tuple[Problem, float | None]]] = {}
+    names = ("step", "task", "problem_id", "verdict")
+    for step, task, problem, verdict in zip(*(samples[name].to_pylist() for name in names), strict=True):
+        value = None if verdict == "error" else float(verdict == "correct")
+        by_step.setdefault(step, []).append(((task, problem), value))
+    return {
+        step: dict(sorted(estimates.problem_means(values).items()))
+        for step, values in sorted(by_step.items())
+    }
 
 
 def over_tasks(problems: Mapping[Problem, float]) -> dict[str, float]:
     """The mean over each task's problems."""
-    by_task: dict[str, list[float]] = {}
-    for (task, _), value in problems.items():
-        by_task.setdefault(task, []).append(value)
-    return {task: math.fsum(values) / len(values) for task, values in sorted(by_task.items())}
+    means = estimates.problem_means((task, value) for (task, _), value in problems.items())
+    return dict(sorted(means.items()))
 
 
 def accuracy(tasks: Mapping[str, float], trained: str | None) -> float:

@@ -85,7 +85,7 @@ def _boards(
     """A comparison for each experiment, in the order of the folders."""
     from leaderboards import RecordError, arranged, compare, experiments, load
 
-    found: Boards = []
+    boards: Boards = []
     seen: dict[str, Path] = {}
     for folder in folders:
         groups = experiments(load(folder))
@@ -105,8 +105,8 @@ def _boards(
                     f"{folder} has no runs of {baseline!r} to compare with in {name} {key[:12]}{among}: "
                     "name another with --baseline"
                 )
-            found.append((arranged(compare(group, baseline=baseline), sort, only), group))
-    return found
+            boards.append((arranged(compare(group, baseline=baseline), sort, only), group))
+    return boards
 
 
 def _drawn(boards: Boards, width: int) -> Any:
@@ -186,7 +186,7 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
 def _progress(runs: Sequence[Any]) -> str:
     """How far the recorded sweeps are."""
     experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
-    whole = sum(one["seeds"] * len(one["methods"]) for one in experiments.values())
+    whole = sum(experiment["seeds"] * len(experiment["methods"]) for experiment in experiments.values())
     going = [run for run in runs if not run.finished]
     steps = ", ".join(
         f"{run.method} seed {run.seed} at step {len(run.step_numbers('steps'))}" for run in going
@@ -220,18 +220,18 @@ def _doctor(options: argparse.Namespace) -> int:
     faults = 0
     seen: dict[Any, Any] = {}
     for run in runs:
-        found = run.faults()
+        wrong = run.faults()
         key = run.manifest.experiment_hash
         if hash_of(run.manifest.experiment) != key:
-            found.append(
+            wrong.append(
                 f"{run.folder / 'manifest.json'}: its experiment is not the one that its hash stands for"
             )
         twin = seen.setdefault((key, run.method, run.seed), run)
         if twin is not run:
-            found.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
-        faults += len(found)
+            wrong.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
+        faults += len(wrong)
         state = "finished" if run.finished else "not finished"
-        print(f"{run.method} seed {run.seed}: {state}, {'sound' if not found else 'damaged'}")
-        for line in found:
+        print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")
+        for line in wrong:
             print(f"  {line}")
     return MISTAKE if faults else 0

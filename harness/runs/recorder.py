@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -105,39 +104,7 @@ class _Ahead:
             self.pending.popleft().result()
 
 
-class _Hooks(CreditGRPOTrainer):
-    """The private names of TRL and transformers that a recorded run relies on, and nothing else of it."""
-
-    def before_batch(self) -> None:
-        """Called before each rollout batch."""
-
-    def before_checkpoint(self) -> None:
-        """Called before each checkpoint."""
-
-    def correct_ratios(self) -> None:
-        """Puts TRL's importance-sampling correction to work, without TRL's own vLLM.
-
-        TRL would load the weights of a new step before a generation; our rollout function does that.
-        """
-        self.use_vllm = True
-        self.vllm_generation: Any = SimpleNamespace(sync_weights=lambda: None)
-        self._last_loaded_step = -1
-
-    def entropy(self) -> float:
-        """Mean entropy of the policy over the micro-batches since the last log, nats a token."""
-        values = self._metrics["train"].get("entropy", [math.nan])
-        return sum(values) / len(values)
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.before_batch()
-        return super()._generate_and_score_completions(inputs)
-
-    def _save_checkpoint(self, *args: Any, **keywords: Any) -> None:
-        self.before_checkpoint()
-        super()._save_checkpoint(*args, **keywords)
-
-
-class RecordedTrainer(_Hooks):
+class RecordedTrainer(CreditGRPOTrainer):
     """CreditGRPOTrainer with keyed rollouts that writes a part of the record after each rollout batch."""
 
     def __init__(
@@ -159,7 +126,7 @@ class RecordedTrainer(_Hooks):
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
         )
-        if settings.lora_rank and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if settings.lora_rank and self.splits_the_policy:
             raise ExperimentError(
                 "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
                 f"take {parallel.FOLDER / 'ddp.yaml'}"
@@ -173,31 +140,32 @@ class RecordedTrainer(_Hooks):
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
         if engine.name == VLLM:
-            self.correct_ratios()
+            self.correct_for_another_sampler()
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
 
-    def before_batch(self) -> None:
+    def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
         self.batch_step = self.state.global_step // self.settings.updates_per_batch
-
-    def before_checkpoint(self) -> None:
-        self.ahead.settle()
+        return super().roll_out(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.
         if "loss" in logs:
-            entropy = self.entropy()
+            entropy = self.training_metrics.get("entropy", [math.nan])
             self._stop_on_garbage(logs)
             if self.state.global_step % self.settings.updates_per_batch == 0:
-                self._record({**logs, "entropy": entropy})
+                self._record({**logs, "entropy": sum(entropy) / len(entropy)})
                 done = self.batch_step + 1
                 if done in self.experiment.evaluation_steps():
                     # After the step's record: where the last policy stands, every record does.
                     self._save_policy(policy_folder(self.writer.folder, done))
                 self.report("step", done, self.settings.steps)
         super().log(logs, start_time)
+
+    def before_checkpoint(self) -> None:
+        self.ahead.settle()
 
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
@@ -210,7 +178,7 @@ class RecordedTrainer(_Hooks):
     def _save_policy(self, folder: Path) -> None:
         self.ahead.settle()
         weights = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.splits_the_policy:
             # Put together, for which all must ask.
             weights = self.accelerator.get_state_dict(self.model_wrapped)
         if parallel.first():
@@ -290,7 +258,8 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
     between two, the second goes on counting.
     """
     begin = time.perf_counter()
-    rows, settings = trainer._pending_rows, trainer.settings
+    assert trainer.rollouts is not None
+    rows, settings = trainer.rollouts.rows, trainer.settings
     before = trainer.accelerator.process_index * len(rows)
     numbers = [(before + row) % settings.samples_per_prompt for row in range(len(rows))]
     keys = [

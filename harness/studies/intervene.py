@@ -36,6 +36,7 @@ import tasks
 from flowtracer import contexts
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.levels import TwoLevel, pool_size
+from flowtracer.layout import turns_of
 from flowtracer.weighing import read_responses
 from harness import seeds
 from harness.engines.base import Sample, Sampling, decoded
@@ -143,9 +144,7 @@ def originals(
     for (problem, number), prompt_ids, response in zip(asked, prompts, responses, strict=True):
         verdict = task.verify(problem, response.text, response.finish_reason)
         answer = _answer(task, response.text)
-        located = contexts.locate(
-            policy.tokenizer, task, response.ids, contexts.turns_of(None, len(response.ids))
-        )
+        located = contexts.locate(policy.tokenizer, task, response.ids, turns_of(None, len(response.ids)))
         prefix = min(located.answer, default=0)
         if answer is None:
             left_out["no answer"] += 1

@@ -30,7 +30,7 @@ def short(name, **options):
 CONTINUOUS = ("entropy_advantage", "probability")
 
 
-@pytest.mark.parametrize("name", [name for name in credit.names() if name != "shuffled_flow"])
+@pytest.mark.parametrize("name", credit.names())
 def test_weights_are_those_of_the_trainer(tokenizer, tmp_path, name):
     """The same rows in the same layout, from texts that were sampled: bit for bit, for every registered method."""
     method = short(name)
