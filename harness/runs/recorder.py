@@ -21,8 +21,8 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
-from harness.verification import Judged, Verification
 from leaderboards import RunWriter
+from tasks.judging import Judged, Judging
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
 SMALL = 10_000_000
@@ -42,7 +42,7 @@ class Rewards:
     def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
         self.task, self.random = task, random
         self.problems = {problem.id: problem for problem in problems}
-        self.verification = Verification(task)
+        self.judging = Judging(task)
         #: Verdicts that were asked for while responses were written, by key.
         self.asked: dict[str, Judged] = {}
         self.verdicts: list[tasks.Verdict] = []
@@ -50,9 +50,7 @@ class Rewards:
 
     def ask(self, key: str, problem_id: str, sample: Sample) -> None:
         """Asks for the verdict on a response, which may take long, while others of its batch are written."""
-        self.asked[key] = self.verification.begin(
-            self.problems[problem_id], sample.text, sample.finish_reason
-        )
+        self.asked[key] = self.judging.begin(self.problems[problem_id], sample.text, sample.finish_reason)
 
     def __call__(
         self,
@@ -69,7 +67,7 @@ class Rewards:
         ]
         asked = [self.asked.pop(name) for name in key if name in self.asked]
         if [answer.text for answer in asked] == completions:
-            self.verdicts = self.verification.verdicts(asked, VERIFICATION_SECONDS)
+            self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
         else:
             self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
         self.seconds = time.perf_counter() - begin
