@@ -233,9 +233,15 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._micro_batch = inputs if self.model.training else None
         try:
-            return super().micro_batch_loss(model, inputs)
+            loss = super().micro_batch_loss(model, inputs)
         finally:
             self._micro_batch = None
+        if self.model.training and self.credit.name != "uniform" and _WEIGHTS not in inputs:
+            raise CreditError(
+                f"credit {self.credit.name!r} was not applied: this loss of TRL's makes no pass over "
+                "log-probabilities; set use_liger_kernel=False"
+            )
+        return loss
 
     def logprob_pass(self, passing: LogprobPass) -> Any:
         inputs, batch = self._micro_batch, self.rollouts
