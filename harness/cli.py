@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from harness.commands import causes, claims, experiments, policies, problems, records
+from harness.commands import causes, claims, experiments, methods, policies, problems, records
 from harness.commands.shared import MISTAKE, STOPPED, say
 from harness.errors import ExperimentError
 from leaderboards.names import hint
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, records, claims, policies, causes, problems):
+    for subject in (experiments, methods, records, claims, policies, causes, problems):
         subject.add(commands)
     return parser
 
