@@ -226,14 +226,19 @@ def test_a_file_of_other_samples_is_refused(tmp_path: Path) -> None:
 def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same rows, judged by threads of the verification."""
+    """The same rows, by verdicts that only a thread beside the sampling has the time for."""
     problems, judges = Starts().problems("test"), set()
     expected = evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2)
-    monkeypatch.setattr(Starts, "slow", True)
     original = Starts.judge
-    monkeypatch.setattr(
-        Starts, "judge", lambda *a: judges.add(threading.current_thread().name) or original(*a)
-    )
+
+    def judge(task: Starts, problem: Problem, answer: str) -> Verdict:
+        if threading.current_thread() is threading.main_thread():
+            return Verdict.TIMEOUT
+        judges.add(threading.current_thread().name)
+        return original(task, problem, answer)
+
+    monkeypatch.setattr(Starts, "slow", True)
+    monkeypatch.setattr(Starts, "judge", judge)
     assert evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2) == expected
     assert judges and all(name.startswith("verifier") for name in judges)
 
