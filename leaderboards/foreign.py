@@ -7,8 +7,8 @@ Its columns are `method`, `seed`, one column of values, whose name is free, and 
     uniform,0,0.412
     flow,0,0.431
 
-A value stands for a run, or for a step of it, a task or a single problem; larger is better. Means are taken over problems, then over
-tasks. Nothing is known of how such runs were made: their tier is "unknown".
+A value stands for a run, or for a step of it, a task or a single problem; larger is better. Means are taken over
+problems, then over tasks. Nothing is known of how such runs were made: their tier is "unknown".
 """
 
 from __future__ import annotations
