@@ -1,6 +1,6 @@
-"""The private names of transformers, TRL and vLLM that FlowTracer relies on: nothing else in it knows one.
+"""The inside of transformers and TRL that FlowTracer relies on, under public names: nothing else in it knows theirs.
 
-`tests/flowtracer/test_seam.py` lists them with their signatures and says which one a new version moved.
+`reliances.py` lists every private name with its signature, those of the harness too; a test says which one moved.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class TrainerSeam(_Base):
 
     def _generate(self, prompts: list[Any]) -> Any:
         output = super()._generate(prompts)
-        prompt_ids, response_ids, own, completions = output[:4]
-        masks = [None] * len(response_ids) if own is None else own
+        prompt_ids, response_ids, tool_mask, completions = output[:4]
+        masks = [None] * len(response_ids) if tool_mask is None else tool_mask
         texts, turns = [], []
         for ids, mask, completion in zip(response_ids, masks, completions, strict=True):
             text, parts = written(completion, mask, len(ids))
@@ -219,7 +219,7 @@ class TrainerSeam(_Base):
             options = {**kwargs, "compute_entropy": True} if entropies else kwargs
             part = batch[rows]
             return super(TrainerSeam, self)._get_per_token_logps_and_entropies(
-                model, part.input_ids, part.attention_mask, part.length, step, **options
+                model, part.input_ids, part.attention_mask, part.length, batch_size=step, **options
             )
 
         return LogprobPass(batch, step, run)

@@ -233,9 +233,15 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._micro_batch = inputs if self.model.training else None
         try:
-            return super().micro_batch_loss(model, inputs)
+            loss = super().micro_batch_loss(model, inputs)
         finally:
             self._micro_batch = None
+        if self.model.training and self.credit.name != "uniform" and _WEIGHTS not in inputs:
+            raise CreditError(
+                f"credit {self.credit.name!r} was not applied: this loss of TRL's makes no pass over "
+                "log-probabilities; set use_liger_kernel=False"
+            )
+        return loss
 
     def logprob_pass(self, passing: LogprobPass) -> Any:
         inputs, batch = self._micro_batch, self.rollouts
@@ -351,15 +357,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
 
         Once a batch and in every process: numbers are those of all.
         """
-        found = [self.answer_task.extract(text) is not None for text in batch.texts]
-        observed = batch.observed(found)
+        answered = [self.answer_task.extract(text) is not None for text in batch.texts]
+        observed = batch.observed(answered, self.credit_seconds)
         reduce: Callable[[Tensor], Tensor] | None = None
         if self.accelerator.num_processes > 1:
             reduce = self.accelerator.reduce
         observed = summed(observed, reduce, self.accelerator.device)
         for name, value in observed.metrics().items():
             self.training_metrics.setdefault(name, []).append(value)
-        self.training_metrics.setdefault("credit/seconds", []).append(self.credit_seconds)
         self._silent_batches = self._silent_batches + 1 if observed.is_silent else 0
         if self._silent_batches in (1, SILENT_BATCHES):
             message = self._silence(observed, batch)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leaderboards.comparison import Arm, Comparison, PositiveControl, arranged, compare, experiments
+    from leaderboards.foreign import read_csv
     from leaderboards.format import RecordError, content_hash
     from leaderboards.frames import frame
     from leaderboards.manifest import Manifest
@@ -27,11 +28,13 @@ __all__ = [
     "experiments",
     "frame",
     "load",
+    "read_csv",
     "read_run",
 ]
 
 _HOMES = {
     "comparison": ("Arm", "Comparison", "PositiveControl", "arranged", "compare", "experiments"),
+    "foreign": ("read_csv",),
     "format": ("RecordError", "content_hash"),
     "frames": ("frame",),
     "manifest": ("Manifest",),

@@ -19,6 +19,7 @@ import numpy as np
 from leaderboards import estimates
 from leaderboards.declaration import BASELINE, METRICS, Declaration
 from leaderboards.estimates import Decision, Interval
+from leaderboards.foreign import ForeignRun
 from leaderboards.format import VERDICTS, RecordError
 from leaderboards.names import hint
 from leaderboards.notes import notes, nothing_learnt, tier
@@ -139,6 +140,11 @@ class Comparison:
         return self.declaration.alpha
 
     @property
+    def foreign(self) -> bool:
+        """True where the runs were made elsewhere: there are values, and no rollouts or samples."""
+        return any(isinstance(score.run, ForeignRun) for score in self.scores.values())
+
+    @property
     def undecided(self) -> tuple[str, ...]:
         """Arms that are not decided; declared ones of which nothing has run count among them."""
         decided = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
@@ -256,15 +262,7 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
     differ.
     """
     finished = _checked(runs, baseline)
-    return compare_scores([score_run(run) for run in finished], runs, baseline)
-
-
-def compare_scores(scored: Sequence[RunScores], runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
-    """The comparison of finished runs that are reduced to numbers already.
-
-    runs: all that there are, the unfinished ones among them, which the notes name. Raises RecordError as `compare`.
-    """
-    finished = [score.run for score in scored]
+    scored = [run.scores() if isinstance(run, ForeignRun) else score_run(run) for run in finished]
     first = finished[0].manifest
     declaration = first.declaration(finished[0].folder)
     scores = {(score.run.method, score.run.seed): score for score in scored}

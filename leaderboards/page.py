@@ -319,9 +319,10 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
     for what, flips in (("gained", gained), ("lost", lost)):
         for change, seed, problem in sorted(flips)[:SHOWN_FLIPS]:
             sign = "+" if what == "gained" else "-"
-            parts.append(
-                f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
-            )
+            unit = "" if comparison.foreign else " of its samples correct"
+            parts.append(f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f}{unit}</p>")
+            if comparison.foreign:  # values without answers
+                continue
             arm_score, base_score = (
                 comparison.scores[arm.label, seed],
                 comparison.scores[comparison.baseline, seed],
@@ -388,7 +389,7 @@ def _credit(comparison: Comparison) -> str:
             continue
         score = comparison.scores[arm.label, seed]
         columns = ["problem_id", "sample", "text", "verdict", "advantage", "weights"]
-        rows = score.run.table("rollouts", columns, step=min(score.rewards))
+        rows = score.run.table("rollouts", columns, step=min(score.rewards, default=0))
         if not rows.num_rows:
             continue
         # A response that was rewarded unlike its group: credit on any other teaches nothing.

@@ -136,9 +136,14 @@ def _evaluation(run: Run) -> dict[str, Any]:
             name: {verdict: counts[name, verdict] for verdict in VERDICTS}
             for name in sorted({name for name, _ in counts})
         },
-        "questions": _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample, _ in asked),
+        "questions": questions_of((task, problem, sample) for task, problem, sample, _ in asked),
         "keys": _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked),
     }
+
+
+def questions_of(asked: Iterable[tuple[str, str, int]]) -> str:
+    """A hash of what was asked: task, problem and sample, in any order."""
+    return _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample in asked)
 
 
 def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) -> dict[str, float]:

@@ -48,6 +48,12 @@ ROOM_TO_DRAW = 100
 # ------------------------------------------------------------------------------------- numbers in words
 
 
+def metric_in_words(comparison: Comparison) -> str:
+    """The declared metric; of runs made elsewhere with the name of the column that their values stand in."""
+    column = comparison.experiment.get("value")
+    return METRICS[comparison.metric] + (f", column {column}" if comparison.foreign else "")
+
+
 def decimals(comparison: Comparison) -> int:
     """Digits behind the point at which a tenth of the smallest difference that matters is still seen."""
     return max(3, math.ceil(-math.log10(comparison.smallest_difference)) + 1)
@@ -71,7 +77,7 @@ def _ranking(comparison: Comparison) -> Sheet:
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", "outcome"),
         tuple(rows),
-        f"Of the {METRICS[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
+        f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
         f"interval over seeds; p of the {test}, which decides.",
         words=(0, 4),
     )
@@ -342,11 +348,15 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, s
     spent = math.fsum(arm.cost.get("seconds_total", 0.0) * len(arm.seeds) for arm in comparison.arms)
     finished = sum(run.finished for run in runs)
     return [
-        ("declared", f"{comparison.metric}, {rule}"),
+        ("compared by" if comparison.foreign else "declared", f"{comparison.metric}, {rule}"),
         ("estimand", declaration.estimand),
         ("stopping", stopping(comparison)),
         ("positive control", comparison.positive_control.text),
-        ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
+        (
+            "runs",
+            f"{finished} finished, {arms + 1} methods"
+            + (f", {seconds(spent)} of training in all" if spent else ""),
+        ),
         ("tier", f"{comparison.tier}: {TIERS[comparison.tier]}"),
         ("hashes", f"experiment {comparison.experiment_hash[:16]}, run set {comparison.run_set_hash[:16]}"),
     ]

@@ -51,7 +51,9 @@ def train(
     **changes,
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
-    keywords = {key: changes.pop(key) for key in ("credit", "task", "peft_config") if key in changes}
+    keywords = {
+        key: changes.pop(key) for key in ("credit", "task", "peft_config", "rollout_func") if key in changes
+    }
     model = tiny_model("qwen3", seed=3)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     prompts = PROMPTS if padded else ["abc?"] * 4
@@ -510,3 +512,39 @@ def test_learned_prompts_are_refused_where_tokens_are_read(tokenizer, tmp_path, 
     adapter = config(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(CreditError, match="puts learned vectors before them; use LoRA"):
         train(tokenizer, tmp_path, credit="flow", task=Letters(), peft_config=adapter)
+
+
+def test_a_loss_that_reads_no_log_probabilities_is_no_silent_no_op(tokenizer, tmp_path):
+    """As TRL's loss by a fused kernel: nothing would be traced, and stock GRPO trained under another name."""
+
+    class Fused(CreditGRPOTrainer):
+        def logprob_pass(self, passing):
+            return passing.whole()
+
+    with pytest.raises(CreditError, match="credit 'flow' was not applied: this loss of TRL's makes no pass"):
+        train(tokenizer, tmp_path, cls=Fused, credit="flow", task=Letters(), steps=1)
+
+
+@pytest.mark.parametrize("name", ["tempo", "ktae"])
+def test_additive_methods_add_where_the_advantage_is_zero(tokenizer, tmp_path, name):
+    """Rewards of three levels, of which one stands at its group's mean: its tokens change by the addend, no more."""
+    losses = []
+
+    class Watched(CreditGRPOTrainer):
+        def micro_batch_loss(self, model, inputs):
+            losses.append(inputs)
+            return super().micro_batch_loss(model, inputs)
+
+    def graded(completions, **_):
+        return [(0.0, 0.5, 1.0, 0.5)[index % 4] for index in range(len(completions))]
+
+    trainer = train(tokenizer, tmp_path, cls=Watched, credit=name, task=Letters(), steps=1, reward=graded)
+    batch, (inputs,) = trainer.rollouts, losses
+    middle = (batch.advantages.abs() < 1e-6).nonzero().flatten().tolist()
+    assert len(middle) == 4
+    # Of ten random letters hardly any two responses share a beginning, on which tempo's addends stand.
+    assert name == "tempo" or (batch.addends[middle] != 0).any()
+    for at, row in enumerate(inputs["rollout_index"].tolist()):
+        expected = batch.advantages[row] + batch.addends[row]
+        assert torch.equal(inputs["advantages"][at], expected)
+    assert (batch.weights[middle] == 1).all(), "no factor can show them"
