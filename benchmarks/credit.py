@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from flowtracer import AttentionTap, solve_flow, traced_layers
-from harness.plan import SHAPES
 from harness.policy import SMOLLM2, load_policy
+from harness.shapes import SHAPES
 
 STEP, FORWARD, CREDIT = "training step", "plain forward", "credit"
 EXTRA, LOOPED = "extra forward", "extra forward, loops"
