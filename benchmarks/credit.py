@@ -27,8 +27,8 @@ from shapes import log_probabilities, shaped, with_trainers_head
 from torch import Tensor
 
 from flowtracer import AttentionTap, solve_flow, traced_layers
-from harness.plan import SHAPES
 from harness.policy import SMOLLM2, load_policy
+from harness.shapes import SHAPES
 
 STEP, FORWARD, CREDIT = "training step", "plain forward", "credit"
 EXTRA, LOOPED = "extra forward", "extra forward, loops"

@@ -16,9 +16,10 @@ from flowtracer.attention import AttentionTap, Layers
 from flowtracer.blocked import BlockedCapacity
 from flowtracer.contexts import Extract
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.controls import TwoLevel
+from flowtracer.credit.levels import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
+from flowtracer.layout import pad, turns_of
 from flowtracer.readings import DENSE_TOKENS, MeanMap
 from flowtracer.spans import AnswerTask, Span, decode
 
@@ -123,11 +124,12 @@ class Trace:
             context.capacity = self._map()
         context.scores = scores
         try:
-            credit = contexts.assess(method, context)
+            credit = method.assess(context)
         except ValueError as error:
             raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
         if credit.abstentions:
             raise CreditError(f"credit {method.name} abstains on this response: {credit.abstentions[0]}")
+        assert credit.weights is not None  # additive methods need a whole group
         return credit.weights[0].cpu()
 
     def _map(self) -> Capacity:
@@ -147,7 +149,7 @@ class Trace:
             answer=row(self.answer),
             decisive=None if self.decisive is None else row(self.decisive),
         )
-        context.streams = [contexts.stream(0, 0, 0, 0)]  # type: ignore[attr-defined]
+        context.streams = [contexts.stream(0, 0, 0, 0)]
         return context
 
 
@@ -181,7 +183,7 @@ def trace(
     text, spans = decode(tokenizer, response_ids)
     judged = contexts.answer_task(task)
     knows = hasattr(judged, "decisive") and judged.decisive(text) is not None
-    turns = contexts.turns_of(None, len(response_ids))
+    turns = turns_of(None, len(response_ids))
     located = contexts.locate(tokenizer, judged, response_ids, turns, decisive=knows)
     if located.trouble is not None:
         raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
@@ -190,7 +192,7 @@ def trace(
             f"no answer found in the response, which ends {text[-40:]!r}: trace one that gives an answer, "
             "or name the task whose answer format it uses"
         )
-    batch = contexts.pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
+    batch = pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
     training = model.training
     model.eval()
     try:

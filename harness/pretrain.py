@@ -113,13 +113,12 @@ RECIPES = {
 def pretrain(name: str, folder: Path) -> str:
     """Trains the policy `name` into `folder`: weights, configuration, tokenizer, model card.
 
-    Gives back the SHA-256 of the weights. Reseeds torch's global generator and sets torch to one thread: not
-    for use inside a process that does anything else. Raises ExperimentError for an unknown name.
+    Gives back the SHA-256 of the weights, which is the published one where torch has one thread. Reseeds torch's global
+    generator: not for use inside a process that does anything else. Raises ExperimentError for an unknown name.
     """
     if name not in RECIPES:
         raise ExperimentError(f"no warm start is known for policy {name!r}; known: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    torch.set_num_threads(1)
     seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(name, recipe, seed, scratch)
@@ -288,7 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: trains the named policies, or all of them, into the package's folder."""
     parser = argparse.ArgumentParser(prog="python -m harness.pretrain", description="Train shipped policies.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
-    for name in parser.parse_args(arguments).names or list(RECIPES):
+    names = parser.parse_args(arguments).names or list(RECIPES)
+    torch.set_num_threads(1)
+    for name in names:
         started = time.perf_counter()
         try:
             digest = pretrain(name, FOLDER / name)

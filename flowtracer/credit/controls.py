@@ -2,34 +2,21 @@
 
 uniform is GRPO. constant has FlowTracer's mean weight without its contrast. random has both without its ranking.
 delimiters knows punctuation and nothing else, position the position. oracle, oracle_mask and anti_oracle know the
-decisive tokens: what perfect credit would gain, and what its opposite costs (assay sensitivity).
+decisive tokens: what perfect credit would gain, and what its opposite costs (positive controls).
 """
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from flowtracer.credit import draws
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
-from flowtracer.errors import CreditError
-
-
-def pool_size(members: Tensor, ratio: float) -> Tensor:
-    """floor(ratio n) of n = members, computed exactly: 0.4 means two fifths, so 5 tokens give 2."""
-    exact = Fraction(str(ratio))
-    return members * exact.numerator // exact.denominator
-
-
-def top(scores: Tensor, pool: Tensor, count: Tensor) -> Tensor:
-    """Boolean (B, T): the `count` (B,) highest scores of each row's `pool` (B, T); ties go to the earliest token."""
-    order = scores.masked_fill(~pool, float("-inf")).argsort(dim=1, descending=True, stable=True)
-    chosen = torch.arange(scores.shape[1], device=scores.device) < count.unsqueeze(1)
-    return torch.zeros_like(pool).scatter(1, order, chosen) & pool
 
 
 @register
@@ -69,49 +56,19 @@ class Constant(CreditMethod):
         return torch.full_like(context.response, self.weight, dtype=torch.float32)
 
 
-@dataclass(frozen=True)
-class TwoLevel(CreditMethod):
-    """Base of the methods that give `gamma` to a share `ratio` of the response and 1 to the rest."""
-
-    gamma: float = 1.5
-    ratio: float = 0.4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_range("gamma", 0.0, 1e6)
-        self.check_range("ratio", 0.0, 1.0)
-
-    @property
-    def usual_mean(self) -> float:
-        return 1.0 + (self.gamma - 1.0) * self.ratio
-
-    def raised(self, chosen: Tensor) -> Tensor:
-        """gamma where `chosen`, 1 elsewhere, (B, T)."""
-        return torch.where(chosen, self.gamma, 1.0)
-
-
-def random_scores(name: str, context: CreditContext) -> Tensor:
-    """Uniform random numbers (B, T) from the context's own generator."""
-    if context.generator is None:
-        raise CreditError(f"credit {name} needs a generator of its own in its context")
-    # Drawn on the generator's device and for the whole padded batch, in one call.
-    drawn = torch.rand(context.response.shape, generator=context.generator, device=context.generator.device)
-    return drawn.to(context.response.device)
-
-
 @register
 @dataclass(frozen=True)
 class RandomTokens(TwoLevel):
     """gamma for a random 40% of the response: FlowTracer's contrast without its ranking (control in 2510.13554).
 
-    Drawn from the context's own generator. Ten response tokens, four drawn: 1 1.5 1 1 1.5 1 1 1.5 1.5 1.
+    Drawn from each response's own stream. Ten response tokens, four drawn: 1 1.5 1 1 1.5 1 1 1.5 1.5 1.
     """
 
     name: ClassVar[str] = "random"
 
     def weights(self, context: CreditContext) -> Tensor:
         count = pool_size(context.response.sum(1), self.ratio)
-        return self.raised(top(random_scores(self.name, context), context.response, count))
+        return self.up_weighted(top(draws.uniform(self.name, context), context.response, count))
 
 
 @register

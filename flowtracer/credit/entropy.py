@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -29,7 +29,7 @@ class EntropyTop(TwoLevel):
     def weights(self, context: CreditContext) -> Tensor:
         assert context.entropies is not None
         response = context.response
-        return self.raised(top(context.entropies, response, pool_size(response.sum(1), self.ratio)))
+        return self.up_weighted(top(context.entropies, response, pool_size(response.sum(1), self.ratio)))
 
 
 @register

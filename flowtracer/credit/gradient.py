@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
 
 
@@ -53,7 +53,7 @@ class Gradient(TwoLevel):
         context.abstain_where(~context.answer.any(1), "no answer")
         context.abstain_where(~((saliency > 0) & response).any(1), "answer leans on no token")
         if self.shape == "levels":
-            return self.raised(
+            return self.up_weighted(
                 top(saliency, response & (saliency > 0), pool_size(response.sum(1), self.ratio))
             )
         logs = (saliency.double() + 1e-12).log().masked_fill(~response, float("nan"))

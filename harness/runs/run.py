@@ -6,14 +6,12 @@ Both `train` and `evaluate` go on where a stopped process left off, and a run th
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 
@@ -29,10 +27,10 @@ from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
     Boundaries,
     check_same_policy,
-    last_checkpoint,
     naming_checkpoint,
     parameters_hash,
     policy_folder,
+    sound_checkpoint,
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
@@ -104,8 +102,6 @@ def train(
     `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
     continues bit for bit.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     settings = experiment.training_of(label)
     adapters = adapters_of(settings)
     if experiment.policy.dtype == FLOAT16:
@@ -124,7 +120,6 @@ def train(
     if any(path.exists() for path in trained):
         report("step", settings.steps, settings.steps)
         return True
-    torch.set_num_threads(1)
     policy = policy_of(experiment)
     if adapters is None:
         # What is trained is kept in float32: steps of 1e-6 are lost in the eight bits of a bfloat16 weight. TRL casts
@@ -163,7 +158,7 @@ def train(
         peft_config=adapters,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
-    checkpoint = last_checkpoint(folder)
+    checkpoint = sound_checkpoint(folder)
     if checkpoint is not None:
         check_same_policy(checkpoint, trainer.model)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
@@ -195,7 +190,6 @@ def evaluate(
     writer = open_run(experiment, label, seed, folder, engine)
     if writer.finished:
         return True
-    torch.set_num_threads(1)
     known = {} if known is None else known
     present = set(writer.steps("samples"))
     steps = experiment.evaluation_steps()

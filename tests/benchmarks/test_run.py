@@ -54,7 +54,7 @@ def test_credit_of_a_random_policy_of_a_given_shape(monkeypatch):
     import credit
     import torch
 
-    from harness.plan import Shape
+    from harness.shapes import Shape
 
     small = Shape(3, 32, 48, 4, 2, 16, 64, True, 128, True)
     monkeypatch.setitem(credit.SHAPES, "small", small)

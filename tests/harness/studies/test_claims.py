@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import claims, cli
+from harness import cli
 from harness import experiment as experiments
+from harness.studies import claims
 from leaderboards import RunWriter, load
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboards"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "leaderboards"))
 from recorded_runs import manifest, sample_rows, step_row
 
 FIVE = ("aime24", "aime25", "amc23", "math500", "olympiadbench")

@@ -11,8 +11,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as Machines
 
-from harness import ExperimentError, sweep
-from harness.cluster import Cluster
+from harness import ExperimentError
+from harness.sweeps import sweep
+from harness.sweeps.cluster import Cluster
+from harness.sweeps.job import Stopped, run_folder
 from leaderboards import load
 
 TABLES = ("rollouts", "steps", "samples")
@@ -102,11 +104,11 @@ def test_stopped_killed_and_brought_back_is_the_sweep_of_local_processes(tiny, m
     """No shared folder: a stopped run travels with its checkpoint, and of a killed worker's run nothing is left."""
     folder = tmp_path / "runs"
     stopped = Recorder("flow", 3, interrupt)
-    with pytest.raises(sweep.Stopped):
+    with pytest.raises(Stopped):
         sweep.reproduce(
             tiny, folder, 1, stopped, only=("flow", 0), elsewhere=Apart(tiny, folder, machines.address)
         )
-    place = sweep.run_folder(folder, "flow", 0)
+    place = run_folder(folder, "flow", 0)
     assert list((place / "checkpoint").glob("checkpoint-*/whole")) and not (place / "finished.json").exists()
 
     cluster = Apart(tiny, folder, machines.address)
@@ -189,7 +191,7 @@ def test_a_run_that_waits_for_others_stops_no_run_and_no_stop(tiny, machines, re
     cluster = Cluster(tiny, tmp_path / "stopped", machines.address)
     signal.alarm(5)
     begin = time.monotonic()
-    with pytest.raises(sweep.Stopped):
+    with pytest.raises(Stopped):
         sweep.reproduce(tiny, tmp_path / "stopped", 1, Recorder(), elsewhere=cluster)
     assert time.monotonic() - begin < 30
     with connected(machines):

@@ -10,10 +10,11 @@ import torch
 import tasks
 from flowtracer import credit
 from flowtracer.credit import CreditContext
-from harness import ExperimentError, cli, intervene, seeds
+from harness import ExperimentError, cli, seeds
 from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.policy import load_policy
+from harness.studies import intervene
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def context(throughput):
     )
 
 
-def test_a_two_level_method_ranks_by_who_is_raised_first():
+def test_a_two_level_method_ranks_by_who_is_up_weighted_first():
     throughput = [0.2, 0.9, 0.1, 0.8, 0.3, 0.5, 0.4, 0.7, 2.0, 0.6]
     scores = intervene.ranking(credit.get("flow"), context(throughput))[0].numpy()
     assert np.argsort(-scores)[:9].tolist() == np.argsort(-np.array(throughput))[:9].tolist()
@@ -92,7 +93,7 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
     """Hiding the decision letter takes away what the answer copies; hiding what matters least does not."""
     methods = {name: credit.get(name) for name in ("oracle", "flow")}
     problems = task.problems("test", 24)
-    with pytest.raises(ExperimentError, match="copies"):
+    with pytest.raises(ExperimentError, match="duplicates"):
         intervene.intervene(policy, task, problems, methods, Sampling(8, temperature=0.0), samples=2)
     found = intervene.intervene(policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1)
     arms = {arm.name: arm for arm in found.arms}
@@ -163,11 +164,9 @@ def test_responses_without_answers_are_counted_and_refused_where_there_are_no_ot
 def test_short_prefixes_are_left_out():
     """Sums of a policy that answers at once: nothing stands before the answer."""
     policy, task = load_policy("arithmetic"), tasks.get("arithmetic")
-    found, rows, left_out = intervene.originals(
-        policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8
-    )
-    assert len(found) == len(rows) and len(found) + sum(left_out.values()) == 6
-    assert all(one.prefix >= 5 for one in found)
+    usable, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8)
+    assert len(usable) + sum(left_out.values()) == 6
+    assert all(original.prefix >= 5 for original in usable)
 
 
 def test_methods_that_need_groups_are_refused(policy, task):
@@ -212,7 +211,7 @@ def test_without_a_limit_a_response_leaves_room_to_be_continued(capsys):
     [
         (["decision", "decision", "--masking", "noise"], "unknown masking 'noise'"),
         (["decision", "decision", "--samples", "0"], "--samples 0"),
-        (["decision", "decision", "--temperature", "0"], "copies"),
+        (["decision", "decision", "--temperature", "0"], "duplicates"),
         (["decision", "decision", "--methods", "folw"], "folw"),
         (["decision", "decison"], "decison"),
         (["/nowhere", "decision"], "/nowhere"),
