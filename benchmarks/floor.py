@@ -251,9 +251,9 @@ def _text(rows: list[Row]) -> list[str]:
         "which computes the same probabilities again, comes after credit is needed.",
         f"Beyond {DENSE_TOKENS} tokens every tile is computed for each of the two solves. A map of 64K tokens takes "
         "17 GB: where they are free, `dense_tokens = 65536` halves the cost.",
-        f"Not in these figures: launches and the latency of small solves. A dense solve makes about {LAUNCHES} "
-        f"launches a block of {BLOCK} positions, {1e6 * LAUNCH:.0f} microseconds each where nothing hides them: {launches:.1f} "
-        f"ms at {GOAL_TOKENS} tokens.",
+        "Not in these figures: launches and the latency of small solves. A dense solve makes about "
+        f"{LAUNCHES} launches a block of {BLOCK} positions, {1e6 * LAUNCH:.0f} microseconds each where nothing hides "
+        f"them: {launches:.1f} ms at {GOAL_TOKENS} tokens.",
     ]
 
 
