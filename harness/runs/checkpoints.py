@@ -1,4 +1,4 @@
-"""What a run goes on from: its checkpoints, and the policies that it saves."""
+"""The points that a run goes on from: its checkpoints, and the policies that it saves."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest whole checkpoint of a run, None if it has none."""
-    found = [path.parent for path in (folder / "checkpoint").glob("checkpoint-*/whole")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    whole = [path.parent for path in (folder / "checkpoint").glob("checkpoint-*/whole")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @torch.no_grad()
