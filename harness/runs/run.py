@@ -27,10 +27,10 @@ from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
     Boundaries,
     check_same_policy,
-    last_checkpoint,
     naming_checkpoint,
     parameters_hash,
     policy_folder,
+    sound_checkpoint,
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
@@ -149,7 +149,7 @@ def train(
         peft_config=adapters,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
-    checkpoint = last_checkpoint(folder)
+    checkpoint = sound_checkpoint(folder)
     if checkpoint is not None:
         check_same_policy(checkpoint, trainer.model)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
