@@ -128,7 +128,7 @@ class Probability(CreditMethod):
 @register
 @dataclass(frozen=True)
 class LowProbability(CreditMethod):
-    """w = 1 where the probability of the token is below a threshold, 0 elsewhere (the mask inside SPO, arXiv 2505.23564).
+    """w = 1 where the probability of the token is below a threshold, 0 elsewhere (the mask of SPO, arXiv 2505.23564).
 
     threshold 0.9. There the mask multiplies the advantage of a segment; here that of the response. Our reading of its
     rule, not held against its code yet. The loss is still divided by all tokens. No abstention: a response that the
