@@ -8,6 +8,7 @@ from flowtracer.credit import (  # noqa: F401
     gradient,
     graph,
     outcome,
+    phrases,
     rhythm,
 )
 from flowtracer.credit.method import CreditContext, CreditMethod, get, names, register

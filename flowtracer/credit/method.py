@@ -40,8 +40,8 @@ NEEDS = {
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
-#: Those that a method ranks tokens by as they are.
-_RANKED = frozenset({"entropies", "saliency"})
+#: Those that a method ranks tokens by, or bounds, as they are.
+_RANKED = frozenset({"entropies", "logprobs", "saliency"})
 
 
 @dataclass
@@ -217,7 +217,7 @@ class CreditMethod(ABC):
     def _check_finite(self, context: CreditContext) -> None:
         for name in ("scores", *sorted(self.needs & _RANKED)):
             values = getattr(context, name)
-            # A ranking puts NaN first or nowhere, and says nothing.
+            # A ranking puts NaN first or nowhere, and a sigmoid bounds infinity: neither says anything.
             if values is not None and not bool((values.isfinite() | ~context.response).all()):
                 raise CreditError(
                     f"credit {self.name}: {name} of a response are not finite; does the forward give finite logits?"
