@@ -295,13 +295,17 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get(name: str, **options: Any) -> CreditMethod:
-    """The credit method called `name` with its options. Raises CreditError for an unknown name or option."""
+def options_of(name: str) -> list[str]:
+    """The options of a registered credit method. Raises CreditError for an unknown name."""
     if name not in _REGISTRY:
         raise CreditError(f"unknown credit method {name!r}; known: {', '.join(names())}")
-    method = _REGISTRY[name]
-    known = [option.name for option in fields(method)]  # type: ignore[arg-type]
+    return [option.name for option in fields(_REGISTRY[name])]  # type: ignore[arg-type]
+
+
+def get(name: str, **options: Any) -> CreditMethod:
+    """The registered credit method called `name`. Raises CreditError for an unknown name or option."""
+    known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    return method(**options)
+    return _REGISTRY[name](**options)
