@@ -1,4 +1,4 @@
-"""What a run goes on from: its checkpoints, and the policies that it saves."""
+"""The points that a run goes on from: its checkpoints, and the policies that it saves."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from harness.sweeps import sweep
 from leaderboards import RecordError, RunWriter, load
 
 ROOT = Path(__file__).parents[2]
-#: As the console script starts it: the current folder is not on its path.
-FLOWTRACER = [sys.executable, "-P", "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+#: As an installed console script: its own folder is first on its path, and the current one is not on it.
+SCRIPT = "import sys\nfrom harness.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
 TINY = """
 title = "tiny"
@@ -45,11 +45,19 @@ problems = 4
 """
 
 
+def script(folder, code=SCRIPT):
+    """The command line that runs the code as a script in a folder of its own."""
+    path = folder / "bin" / "flowtracer"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(code)
+    return [sys.executable, str(path)]
+
+
 def flowtracer(*arguments, cwd, **keywords):
-    """The command as installed: its packages by PYTHONPATH, as in a development checkout."""
+    """The command as installed, its packages by PYTHONPATH, as in a development checkout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **keywords.pop("env", {})}
     options = {"capture_output": True, "text": True, "timeout": 300, **keywords}
-    return subprocess.run([*FLOWTRACER, *map(str, arguments)], cwd=cwd, env=environment, **options)
+    return subprocess.run([*script(cwd.parent), *map(str, arguments)], cwd=cwd, env=environment, **options)
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ def test_no_process_of_a_sweep_imports_from_the_current_folder(tiny, poisoned, t
 def test_no_verifier_imports_from_the_current_folder(poisoned, tmp_path):
     code = "from tasks.verify import pool; print(pool.shared().compare('value', '1/2', '0.5', {}, 60)[0])"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
+        script(tmp_path, code),
         cwd=poisoned,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -126,7 +134,7 @@ def test_nothing_hides_the_packages_here():
 
 @pytest.mark.parametrize("command", ["claims", "tasks"])
 def test_a_closed_standard_output_is_no_traceback(command, tmp_path):
-    line = " ".join(f"'{part}'" for part in [*FLOWTRACER, command])
+    line = " ".join(f"'{part}'" for part in [*script(tmp_path), command])
     done = subprocess.run(
         ["bash", "-c", f"{line} >&-"],
         cwd=tmp_path,
@@ -149,7 +157,7 @@ def test_sigterm_saves_as_ctrl_c_does(tiny, tmp_path):
     tiny.write_text(TINY.replace("steps = 4", "steps = 400").replace("every = 4", "every = 400"))
     folder = tmp_path / "runs"
     process = subprocess.Popen(
-        [*FLOWTRACER, "reproduce", str(tiny), "--out", str(folder), "--workers", "1"],
+        [*script(tmp_path), "reproduce", str(tiny), "--out", str(folder), "--workers", "1"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
