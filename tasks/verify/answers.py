@@ -47,6 +47,32 @@ def judge(gold: str, answer: str, question: str = "", pool: Pool | None = None) 
     return Verdict.ERROR if comparison.unreadable else Verdict.WRONG
 
 
+def is_integer(gold: int, answer: str, question: str = "") -> bool:
+    """Whether `answer` states an integer, for tasks whose golds are integers; nothing here takes long.
+
+    It may be labelled (`m+n = 25`), shown as a sum that is done (`12+13 = 25`), or stand behind an option's letter; an
+    expression that is left to be computed (`5^2`) states none.
+    """
+    if len(answer) > LONGEST:
+        return False
+    cleaned = clean(answer)
+    if spelling.depth(cleaned) > DEEPEST:
+        return False
+    cleaned = quantities.without_option(cleaned)
+    wanted = Form("number", str(gold))
+    comparison = Comparison(question, None, 0.0)
+    forms = [parse(text) for text in dict.fromkeys((cleaned, spelling.ungrouped(cleaned)))]
+    return any(
+        form.kind in ("number", "equation", "set", "residue") and equal(wanted, form, comparison) for form in forms
+    )
+
+
+def is_list(gold: str) -> bool:
+    """Whether a gold lists several answers."""
+    form = parse(clean(gold))
+    return form.kind == "list" or len(spread(form)) > 1
+
+
 def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
     """The two texts, and once more without commas that may group digits, where there are any."""
     readings = [(gold, answer)]

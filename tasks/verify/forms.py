@@ -22,7 +22,7 @@ _TIME = re.compile(
 )
 _RATIO = re.compile(r"[^:=<>,]+(?::[^:=<>,]+)+")
 _RESIDUE = re.compile(
-    r"(?:(?P<name>.*?)\\equiv(?![a-zA-Z])\s*)?(?P<value>-?[0-9]+)\s*(?:\\pmod|\\mod|\\bmod|\(\s*(?:\\bmod|\\mod|mod))"
+    r"(?:(?P<name>.*?)\\equiv(?![a-zA-Z])\s*)?(?P<value>-?[0-9]+)\s*(?:\\pmod|\\mod|\(\s*(?:\\bmod|\\mod|\\text\s*\{\s*mod\s*\}|mod))"
     r"\s*\{?\s*(?P<modulus>[0-9]+)\s*\}?\s*\)?"
 )
 NUMERAL = re.compile(
@@ -59,7 +59,7 @@ def parse(text: str) -> Form:
     text = text.strip()
     if not balanced(text):
         return Form("formula", text)
-    for read in (_sets, _order, _member, _several, _matrix, _bracketed):
+    for read in (_sets, _member, _order, _several, _matrix, _bracketed):
         form = read(text)
         if form is not None:
             return form

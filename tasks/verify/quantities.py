@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from tasks.verify import forms, numbers, points, spelling
+from tasks.verify import forms, numbers, points, spelling, units
 from tasks.verify.comparison import Comparison
 from tasks.verify.forms import Form, parse
 from tasks.verify.reading import wide
@@ -44,16 +44,12 @@ def _quantity(gold: str, answer: str, comparison: Comparison) -> bool:
         return True
     if re.search(r"\\pm(?![a-z])", answer) and not re.search(r"\\pm(?![a-z])", gold):
         return False
-    option = _OPTION.match(answer)
-    if option is not None and _OPTION.match(gold) is None and option.end() < len(answer):
-        rest = parse(spelling.unwrapped(answer[option.end() :].rstrip("}") if "{" not in answer[option.end() :] else answer[option.end() :]))
-        if rest.kind in ("number", "formula"):
-            answer = rest.text
-            if rest.kind == "number" and numbers.parse(gold) is not None:
-                return numbers_(parse(gold), rest, comparison)
+    rest = without_option(answer)
+    if rest != answer and without_option(gold) == gold:
+        return _value_is(parse(gold), rest, comparison)
     plain_gold, gold_unit = _without_unit(gold)
     plain_answer, answer_unit = _without_unit(answer)
-    if gold_unit and answer_unit and not numbers.same_unit(gold_unit, answer_unit):
+    if gold_unit and answer_unit and not units.same(gold_unit, answer_unit):
         return False
     if not plain_answer or not plain_gold:
         return False
@@ -63,6 +59,15 @@ def _quantity(gold: str, answer: str, comparison: Comparison) -> bool:
             return numbers_(gold_form, answer_form, comparison)
         return _quantity(plain_gold, plain_answer, comparison)
     return comparison.same(_plain_number(gold), _plain_number(answer))
+
+
+def without_option(text: str) -> str:
+    """A value without the letter of the option in front of it: `\\textbf{(D)}\\ 4`."""
+    match = _OPTION.match(text)
+    if match is None:
+        return text
+    rest = text[match.end() :].strip()
+    return rest if spelling.balanced(rest) else text
 
 
 def _plain_number(text: str) -> str:
@@ -79,10 +84,10 @@ def _without_unit(text: str) -> tuple[str, str]:
     match = _TRAILING_UNIT.search(text)
     if match is not None and match.start() > 0 and re.search(r"[0-9]|\\pi", text[: match.start()]):
         unit = match.group(1).strip()
-        if numbers.is_unit(unit):
+        if units.is_unit(unit):
             return text[: match.start()].strip().rstrip("\\").strip(), unit
     match = re.fullmatch(r"(.*[^\s\\a-zA-Z])\s+([a-z]{2,}s?)", text, re.DOTALL)
-    if match is not None and numbers.is_unit(match.group(2)) and numbers.same_unit(match.group(2), match.group(2)):
+    if match is not None and units.is_unit(match.group(2)) and units.same(match.group(2), match.group(2)):
         return match.group(1), match.group(2)
     return text.removeprefix("\\$").removesuffix("\\%") if "\\$" in text else text, ""
 
@@ -158,6 +163,8 @@ def equations(gold: Form, answer: Form, comparison: Comparison) -> bool:
         return False
     if len(wanted) < 2 or len(given) < 2:
         return False
+    if sorted(map(_letters, wanted)) == sorted(map(_letters, given)):
+        return True
     if is_label(wanted[0]) and is_label(given[0]):
         rename = _renamed(wanted[0], given[0])
         if rename is not None:
@@ -170,8 +177,6 @@ def equations(gold: Form, answer: Form, comparison: Comparison) -> bool:
             return False
     if len(wanted) != 2 or len(given) != 2:
         return False
-    if sorted(map(_letters, wanted)) == sorted(map(_letters, given)):
-        return True
     left, right = (f"({sides[0]})-({sides[1]})" for sides in (wanted, given))
     return comparison.proportional(left, right)
 
@@ -221,7 +226,9 @@ def residues(gold: Form, answer: Form, comparison: Comparison) -> bool:
         return wanted[1] == given[1] and (wanted[0] - given[0]) % wanted[1] == 0
     plain = numbers.parse(gold.text if wanted is None else answer.text)
     known = wanted or given
-    return plain is not None and known is not None and not plain.percent and plain.value == known[0]
+    if plain is None or known is None or plain.percent or not 0 <= known[0] < known[1]:
+        return False
+    return plain.value == known[0]
 
 
 def in_base(gold: Form, answer: Form, comparison: Comparison) -> bool:
@@ -232,8 +239,8 @@ def in_base(gold: Form, answer: Form, comparison: Comparison) -> bool:
     digits, base = wanted or given or ("", 0)
     plain = re.sub(r"\s", "", _TEXT.sub(r"\1", answer.text if wanted else gold.text)).upper()
     named = re.findall(r"base[\s$\\-]*(?:\{|_)?\s*([0-9]+|[a-z]+)", comparison.question.lower())
-    if named and plain == digits and (wanted is not None or named[-1] in (str(base), *_BASES.get(base, ()))):
-        return True
+    if named:
+        return plain == digits and (wanted is not None or named[-1] in (str(base), *_BASES.get(base, ())))
     amount = numbers.parse(gold.text) if given is not None else None
     try:
         return amount is not None and int(digits, base) == amount.value

@@ -292,7 +292,7 @@ class _Parser:
             self.at += 1
             if len(token) == 1:
                 return ("number", Fraction(token))
-            if self.tokens[self.at - 2][1] != "\\frac":
+            if self.tokens[self.at - 2][1] not in ("\\frac", "\\binom"):
                 if self.at > 1 and self.tokens[self.at - 2][1] == "**":
                     return ("number", Fraction(token.rstrip(".")))
                 raise UnreadableError("x^12 has two readings")
@@ -402,7 +402,11 @@ def value(tree: Tree, point: dict[str, Fraction]) -> Any:
     if kind == "unknown":  # a function nobody defined stands for some function, the same on both sides
         seed = sum(ord(character) * 31**place for place, character in enumerate(tree[1])) % 997
         return _MP.exp(_MP.sin(value(tree[2], point) * (seed + 3) / 37 + _MP.mpf(seed) / 41))
-    left, right = value(tree[1], point), value(tree[2], point)
+    left = value(tree[1], point)
+    root = _school_root(left, tree[2]) if kind == "power" else None
+    if root is not None:
+        return root
+    right = value(tree[2], point)
     if kind == "add":
         return left + right
     if kind == "subtract":
@@ -417,17 +421,21 @@ def value(tree: Tree, point: dict[str, Fraction]) -> Any:
         return _binomial(left, right)
     if abs(right) > 10_000 or (left == 0 and _MP.re(right) <= 0):
         raise UnreadableError("a power too large")
-    return _power(left, right)
-
-
-def _power(left: Any, right: Any) -> Any:
-    """Principal powers; an odd root of a negative real number is real, as at school."""
-    index = 1 / right if right else 0
-    real = _MP.im(left) == 0 and _MP.im(right) == 0
-    if real and _MP.re(left) < 0 and index and abs(index - round(float(index))) < 1e-30 and round(float(index)) % 2:
-        if abs(index) > 1:
-            return -((-left) ** right)
     return left**right
+
+
+def _school_root(base: Any, exponent: Tree) -> Any:
+    """An odd root of a negative number, or a power of one, which is real at school; None for all other powers."""
+    if _MP.im(base) != 0 or _MP.re(base) >= 0:
+        return None
+    try:
+        share = exact(exponent, {})
+    except (KeyError, IndexError, TypeError, ArithmeticError, UnreadableError):
+        return None
+    if share.denominator % 2 == 0 or share.denominator == 1 or abs(share) > 10_000:
+        return None
+    size = (-_MP.re(base)) ** wide(share)
+    return -size if share.numerator % 2 else size
 
 
 def _binomial(top: Any, bottom: Any) -> Any:

@@ -66,7 +66,7 @@ def _described(text: str) -> Region | None:
     if left_out is not None:
         removed = _region(parse(left_out.group(1)))
         return None if removed is None else _without(_EVERYTHING, removed)
-    if re.search(r"\\mathbb\{R\}|all", text) and "\\setminus" not in text:
+    if re.search(r"\\mathbb\{R\}|all", text, re.IGNORECASE) and "\\setminus" not in text:
         return list(_EVERYTHING)
     unequal = split(text, "", "\\ne")
     if len(unequal) == 2 and re.fullmatch(r"[a-z]", unequal[0]):

@@ -14,6 +14,7 @@ _WHOLE = re.compile(rf"(?:\\(?:{_FONTS})\s*)?\{{(.*)\}}", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color\s*(?:\[[^\]]*\])?\s*\{\s*[A-Za-z0-9!,.]*\s*\}")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_RAISED_UNIT = re.compile(r"(?<=[0-9])\s*(mm|cm|km|m|ft|in)([²³])")
 _FRACTIONS = {
     character: f"\\frac{{{top}}}{{{bottom}}}"
     for character, top, bottom in (
@@ -26,6 +27,7 @@ _REPLACED = tuple(
     for pattern, new in (
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(?:textnormal|textup|textsf)(?![a-zA-Z])", r"\\text"),
         (r"\\phantom\s*(?:\{[^{}]*\}|.)", ""),
         (
             r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|mathopen|mathclose|bf|rm|it|mathrm\s*\{~\})(?![a-zA-Z])",
@@ -86,7 +88,7 @@ _ABOUT = re.compile(
     r"\s*\(?\s*\\(?:text|mbox|textrm)\s*\{\s*,?\s*\(?\s*(?:or\s+)?(?:approximately|approx\.?|about|roughly)\s*\}?\s*"
     r"(-?[0-9][0-9.,]*)[^0-9]*$"
 )
-_SAID = re.compile(r"\\(?:text|mbox|textrm)\s*\{([^{}]*(?:=|[0-9]\s*(?:,|and|or)\s*-?[0-9])[^{}]*)\}")
+_SAID = re.compile(r"\\(?:text|mbox|textrm)\s*\{([^{}]*(?:=|[0-9]:[0-9]{2}|[0-9]\s*(?:,|and|or)\s*-?[0-9])[^{}]*)\}")
 _LETTERS = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and|or|&)\s*(?:and\s+)?\(?[A-Z]\)?)+)\s*\}"
 )
@@ -98,6 +100,7 @@ def clean(text: str) -> str:
     text = unwrapped(_END.sub("", text.encode("utf-8", "replace").decode("utf-8")).strip())
     text = _rows(text)
     text = re.sub(r"\\[()\[\]]|(?<!\\)\$", " ", text)
+    text = _RAISED_UNIT.sub(lambda match: f"\\text{{ {match[1]}^{2 if match[2] == '²' else 3}}}", text)
     text = _RAISED.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
     for character, fraction in _FRACTIONS.items():
         text = text.replace(character, fraction)
@@ -204,6 +207,7 @@ def _squeezed(text: str) -> str:
     """A text without what never changes its meaning: blanks, and braces around one character."""
     text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\0", text)
     text = re.sub(r"(?<=[0-9.,])\s+(?=[0-9.])", "\0", text)
+    text = re.sub(r"(?<=[0-9][eE])\s+", "\0", text)
     text = re.sub(r"\s+", "", text)
     return re.sub(r"\{([0-9a-zA-Z])\}", r"\1", text) if "\\text" not in text else text
 
