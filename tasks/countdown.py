@@ -35,7 +35,8 @@ DEEPEST = 32
 
 _TOKEN = re.compile(r"\s*(?:(0|[1-9][0-9]{0,8})(?![0-9])|(\\frac\b|\\over\b|[-+*/(){}=]))")
 _WRITTEN = re.compile(
-    r"\\(?:displaystyle|left|right|[bB]igg?[lrm]?|q?quad|bf|rm)(?![a-zA-Z])|\\[,;:! ]|\$|\\[()\[\]]|[\u00a0\u2009\u202f]"
+    r"\\(?:displaystyle|left|right|[bB]igg?[lrm]?|q?quad|bf|rm)(?![a-zA-Z])|\\[,;:! ]|\$|\\[()\[\]]"
+    r"|[\u00a0\u2009\u202f]"
 )
 _FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _REPLACED = (

@@ -22,7 +22,9 @@ TEST_PROBLEMS = 1000
 _OPTION = re.compile(r"\(?\s*([A-J])\s*(?:[).:]\s*(.*))?", re.DOTALL)
 _WRAPPED = re.compile(r"\s*\\(?:text|mathrm|textbf|mathbf|textit|emph)\s*\{([^{}]*)\}\s*")
 #: A second option behind the first: the answer hedges.
-_ANOTHER = re.compile(r"(?<![A-Za-z])(?:or|and|,|/)\s*\(?([A-J])\s*(?:[).:,]|$)|(?<![A-Za-z])(?:or|and)\s+\(?([A-J])(?![A-Za-z])")
+_ANOTHER = re.compile(
+    r"(?<![A-Za-z])(?:or|and|,|/)\s*\(?([A-J])\s*(?:[).:,]|$)|(?<![A-Za-z])(?:or|and)\s+\(?([A-J])(?![A-Za-z])"
+)
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\([A-Za-z0-9]+\)[0-9]*)+[+-]?")
 
 

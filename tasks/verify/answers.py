@@ -8,7 +8,7 @@ it. RULES says which rule compares which two kinds; forms.py says what kind a te
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tasks.verdict import Verdict
 from tasks.verify import quantities, regions, spelling
@@ -63,7 +63,8 @@ def is_integer(gold: int, answer: str, question: str = "") -> bool:
     comparison = Comparison(question, None, 0.0)
     forms = [parse(text) for text in dict.fromkeys((cleaned, spelling.ungrouped(cleaned)))]
     return any(
-        form.kind in ("number", "equation", "set", "residue") and equal(wanted, form, comparison) for form in forms
+        form.kind in ("number", "equation", "set", "residue") and equal(wanted, form, comparison)
+        for form in forms
     )
 
 
@@ -97,9 +98,11 @@ def equal(gold: Form, answer: Form, comparison: Comparison) -> bool:
 def items(gold: Form, answer: Form, comparison: Comparison) -> bool:
     """Lists and sets: the same items in any order; where the gold names them, and the answer does not, in its order."""
     wanted = gold.parts or (() if gold.kind in ("set", "list") else spread(gold))
-    given = answer.parts if answer.kind in ("list", "set", "union") else spread(answer)
+    given: Sequence[Form] = answer.parts if answer.kind in ("list", "set", "union") else spread(answer)
     if answer.kind == "number" and "," in answer.text and gold.kind == "list":
-        given = tuple(parse(item) for item in spelling.split(answer.text, ","))  # 1,234 is two answers where two are due
+        given = tuple(
+            parse(item) for item in spelling.split(answer.text, ",")
+        )  # 1,234 is two answers where two are due
     if len(wanted) != len(given) or len(wanted) > _MOST_ITEMS:
         return False
     given = quantities.with_common_label(given)
@@ -179,7 +182,12 @@ _SETS = ("interval", "union", "region")
 #: (kind of gold, kind of answer) -> rule. "*" stands for every kind without a row; two kinds without a rule differ.
 RULES: dict[tuple[str, str], Rule] = {
     ("number", "number"): quantities.numbers_,
-    **{(gold, answer): quantities.quantity for gold in _VALUES for answer in _VALUES if (gold, answer) != ("number",) * 2},
+    **{
+        (gold, answer): quantities.quantity
+        for gold in _VALUES
+        for answer in _VALUES
+        if (gold, answer) != ("number",) * 2
+    },
     **{(gold, "equation"): quantities.stated for gold in _VALUES},
     **{(gold, kind): quantities.in_base for gold in ("number", "formula") for kind in ("numeral",)},
     **{("numeral", kind): quantities.in_base for kind in ("number", "formula", "numeral")},

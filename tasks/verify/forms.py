@@ -15,7 +15,9 @@ _MATRIX = re.compile(r"\\begin\{(matrix|[pbvBV]matrix|array)\}(?:\{[lcr| ]*\})?(
 _ORDER = re.compile(r"(\\le\b|\\ge\b|<|>)")
 _VARIABLE = re.compile(r"\s*(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+)(?:_\{?\w+\}?)?(?:\s*\(\s*[a-z]\s*\))?\s*")
 _MEMBER = re.compile(r"\s*(?:[a-zA-Z](?:_\{?\w\}?)?|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\))\s*\\in(?![a-zA-Z])\s*")
-_BUILDER = re.compile(r"\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid(?![a-zA-Z])|\||:|\\colon(?![a-zA-Z]))\s*(.*)", re.DOTALL)
+_BUILDER = re.compile(
+    r"\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid(?![a-zA-Z])|\||:|\\colon(?![a-zA-Z]))\s*(.*)", re.DOTALL
+)
 _TIME = re.compile(
     r"([0-9]{1,2})(?:\s*:\s*([0-9]{2}))?(?:\s*:\s*([0-9]{2}))?\s*"
     r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{)?\s*(?:([aApP])\s*\.?\s*[mM]\s*\.?)?\s*\}?\.?"
@@ -26,15 +28,18 @@ _RESIDUE = re.compile(
     r"\s*\{?\s*(?P<modulus>[0-9]+)\s*\}?\s*\)?"
 )
 NUMERAL = re.compile(
-    r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*([0-9]{1,2}|[a-z]+)\s*\}?\s*\}|([0-9]))"
+    r"([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*([0-9]{1,2}|[a-z]+)\s*\}?\s*\}|([0-9]))"
 )
-_DIGITS_IN_BASE = re.compile(r"(?:\\(?:text|mathrm)\s*\{\s*([0-9A-Za-z]+)\s*\}|\(\s*([0-9A-Za-z]+)\s*\))(?=\s*_)")
+_DIGITS_IN_BASE = re.compile(
+    r"(?:\\(?:text|mathrm)\s*\{\s*([0-9A-Za-z]+)\s*\}|\(\s*([0-9A-Za-z]+)\s*\))(?=\s*_)"
+)
 _MIXED_DIGITS = re.compile(r"([0-9]*)\\(?:text|mathrm)\s*\{\s*([0-9A-Z]+)\s*\}([0-9]*)(?=\s*_)")
 _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\s*\{([^{}]*)\}|([A-Za-z][A-Za-z' -]*)"
 )
 _EVERYTHING = re.compile(
-    r"\\mathbb\{R\}|(?:\\(?:text|mbox|textrm)\s*\{)?\s*(?:the\s+)?(?:set\s+of\s+)?all\s+real(?:s|\s+numbers?)?\s*\}?", re.I
+    r"\\mathbb\{R\}|(?:\\(?:text|mbox|textrm)\s*\{)?\s*(?:the\s+)?(?:set\s+of\s+)?all\s+real(?:s|\s+numbers?)?\s*\}?",
+    re.I,
 )
 _NOTHING = re.compile(r"\\emptyset|(?:\\(?:text|mbox|textrm)\s*\{)?\s*(?:the\s+)?empty\s+set\s*\}?", re.I)
 
@@ -220,12 +225,20 @@ def clock(text: str) -> tuple[int, int, int, str] | None:
     if match is None or (match.group(2) is None and not match.group(4)):
         return None
     hour, minute, second = (int(match.group(index) or 0) for index in (1, 2, 3))
-    return (hour, minute, second, (match.group(4) or "").lower()) if minute < 60 and second < 60 and hour < 25 else None
+    return (
+        (hour, minute, second, (match.group(4) or "").lower())
+        if minute < 60 and second < 60 and hour < 25
+        else None
+    )
 
 
 def ratio(text: str) -> list[str] | None:
     """The terms of `1:2:3`; None for anything else."""
-    if _RATIO.fullmatch(text) is None or "\\text" in text or re.search(r"[a-zA-Z]{2}", re.sub(r"\\[a-z]+", "", text)):
+    if (
+        _RATIO.fullmatch(text) is None
+        or "\\text" in text
+        or re.search(r"[a-zA-Z]{2}", re.sub(r"\\[a-z]+", "", text))
+    ):
         return None
     terms = [term.strip() for term in text.split(":")]
     return terms if all(re.search(r"[0-9]|\\[a-z]+", term) for term in terms) else None
@@ -247,9 +260,15 @@ def numeral(text: str) -> tuple[str, int] | None:
     if match is None:
         return None
     named = match.group(2) or match.group(3)
-    base = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}.get(named) or (int(named) if named.isdigit() else 0)
+    base = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}.get(named) or (
+        int(named) if named.isdigit() else 0
+    )
     digits = match.group(1).upper()
-    if not 2 <= base <= 36 or (len(digits) == 1 and digits.isalpha()) or not (digits.isdigit() or digits != digits.lower()):
+    if (
+        not 2 <= base <= 36
+        or (len(digits) == 1 and digits.isalpha())
+        or not (digits.replace(".", "").isdigit() or digits != digits.lower())
+    ):
         return None
     if match.group(1).islower() or not any(character.isdigit() for character in digits):
         return None
@@ -262,4 +281,3 @@ def words(text: str) -> str | None:
     if match is None:
         return None
     return re.sub(r"[^a-z0-9]", "", (match.group(1) or match.group(2)).lower())
-

@@ -53,7 +53,9 @@ _NUMBER = re.compile(
     rf"{_UNSIGNED}(?P<percent>\s*%)?(?P<unit>.*)",
     re.DOTALL,
 )
-_WRAPPED = re.compile(r"`([^`]*)`|\\\((.*)\\\)|\\\[(.*)\\\]|\$\$(.*)\$\$|\$([^$]*[^$\s])\$|\*\*(.*)\*\*", re.DOTALL)
+_WRAPPED = re.compile(
+    r"`([^`]*)`|\\\((.*)\\\)|\\\[(.*)\\\]|\$\$(.*)\$\$|\$([^$]*[^$\s])\$|\*\*(.*)\*\*", re.DOTALL
+)
 _TEXT_MACRO = re.compile(
     r"\\(?:text|mbox|textnormal|textrm|textbf|textit|mathrm|mathbf|operatorname|hbox|rm|bf)\s*\{([^{}]*)\}"
 )
@@ -202,4 +204,9 @@ def asks_percent(question: str) -> bool:
     if _PERCENT_ASKED.search(question) is not None:
         return True
     asked = re.split(r"(?<=[.!?])\s+", question.strip())[-1]
-    return "%" in question and asked.endswith("?") and re.match(r"what\s+(?:did|does|will|is)\s+it", asked, re.I) is not None and _COUNTED.search(asked) is None
+    return (
+        "%" in question
+        and asked.endswith("?")
+        and re.match(r"what\s+(?:did|does|will|is)\s+it", asked, re.I) is not None
+        and _COUNTED.search(asked) is None
+    )

@@ -13,14 +13,18 @@ from tasks.verify.forms import Form, parse
 from tasks.verify.reading import wide
 from tasks.verify.spelling import split
 
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mbox|hbox|mathrm|mathbf|operatorname|mathit)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|mbox|hbox|mathrm|mathbf|operatorname|mathit)\s*\{([^{}]*)\}"
+)
 _NAME = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")
 _NO_NAME = re.compile(r"\\(?:sqrt|pi|infty|sin|cos|tan|log|ln|exp|binom)(?![a-zA-Z])")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z]{1,3}(?:\s*[+-]\s*[A-Za-z]{1,3}){1,7}")
 _CALL = re.compile(r"\s*([A-Za-z])\s*\(\s*([a-z])\s*\)\s*")
 _APPROXIMATE = re.compile(r"\\approx(?![a-zA-Z])")
 _CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?\.?")
-_OPTION = re.compile(r"\s*(?:\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{\s*)?\(?\s*[A-J]\s*\)\s*\}?\s*[:.]?\s*(?=[-+0-9\\$(])")
+_OPTION = re.compile(
+    r"\s*(?:\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{\s*)?\(?\s*[A-J]\s*\)\s*\}?\s*[:.]?\s*(?=[-+0-9\\$(])"
+)
 _TRAILING_UNIT = re.compile(
     r"(?<=[^\s])\s*(?:\\(?:text|mbox|mathrm|textrm|operatorname)\s*\{([^{}]*)\}(?:\s*\^\s*\{?[1-9]\}?)?)\s*$"
 )
@@ -76,7 +80,11 @@ def _plain_number(text: str) -> str:
     if amount is None or amount.percent:
         return text
     value = amount.value
-    return str(value.numerator) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return (
+        str(value.numerator)
+        if value.denominator == 1
+        else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    )
 
 
 def _without_unit(text: str) -> tuple[str, str]:
@@ -109,8 +117,10 @@ def stated(gold: Form, answer: Form, comparison: Comparison) -> bool:
         return False
     if not values and rounded:
         return labels > 0 and all(_value_is(gold, side, comparison) for side in rounded)
-    return bool(values) and all(_value_is(gold, side, comparison) for side in values) and all(
-        _rounds(values[-1], side) for side in rounded
+    return (
+        bool(values)
+        and all(_value_is(gold, side, comparison) for side in values)
+        and all(_rounds(values[-1], side) for side in rounded)
     )
 
 
@@ -252,7 +262,7 @@ _BASES = {2: ("two",), 3: ("three",), 8: ("eight",), 10: ("ten",), 16: ("sixteen
 
 
 def clocks(gold: Form, answer: Form, comparison: Comparison) -> bool:
-    """Times of day and ratios. `3:30` is a time where the question asks for one, or where no ratio would be so written."""
+    """Times of day and ratios. `3:30` is a time where the question asks for one, or where no ratio is so written."""
     wanted, given = forms.clock(gold.text), forms.clock(answer.text)
     if wanted is not None and (wanted[3] or _is_time(gold.text, comparison.question)):
         amount = numbers.parse(answer.text)
@@ -265,7 +275,11 @@ def clocks(gold: Form, answer: Form, comparison: Comparison) -> bool:
         if whole is None or len(whole) != 2:
             return False
         return comparison.same(f"\\frac{{{whole[0]}}}{{{whole[1]}}}", _plain_number(part))
-    if len(terms) != len(others) or "\\ldots" in gold.text + answer.text or "\\dots" in gold.text + answer.text:
+    if (
+        len(terms) != len(others)
+        or "\\ldots" in gold.text + answer.text
+        or "\\dots" in gold.text + answer.text
+    ):
         return False
     return all(
         comparison.same(f"({terms[0]})({other})", f"({term})({others[0]})")

@@ -34,7 +34,9 @@ _FUNCTIONS = (
     "asin acos atan",
 )
 _CALLED = frozenset(" ".join(_FUNCTIONS).split())
-_SUBSCRIPT = r"_\s*(?:\{\s*(?:\\(?:text|mathrm|rm|operatorname)\s*)?\{?[A-Za-z0-9 ,+*'-]*\}?\s*\}|[A-Za-z0-9])"
+_SUBSCRIPT = (
+    r"_\s*(?:\{\s*(?:\\(?:text|mathrm|rm|operatorname)\s*)?\{?[A-Za-z0-9 ,+*'-]*\}?\s*\}|[A-Za-z0-9])"
+)
 _TOKEN = re.compile(
     r"\s*(?:"
     r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -45,7 +47,9 @@ _TOKEN = re.compile(
 )
 _WORD = re.compile(r"(?<![A-Za-z\\_{])(" + "|".join(sorted(_CALLED, key=len, reverse=True)) + r")(?=\s*\()")
 _UPRIGHT = re.compile(
-    r"\\(?:mathrm|operatorname|text|rm)\s*\{\s*(" + "|".join(sorted(_CALLED, key=len, reverse=True)) + r")\s*\}"
+    r"\\(?:mathrm|operatorname|text|rm)\s*\{\s*("
+    + "|".join(sorted(_CALLED, key=len, reverse=True))
+    + r")\s*\}"
 )
 _NAMED = rf"((?:\\[a-zA-Z]+|[A-Za-z])(?:\s*{_SUBSCRIPT})?)"
 _D = r"(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)"
@@ -296,7 +300,9 @@ class _Parser:
                 if self.at > 1 and self.tokens[self.at - 2][1] == "**":
                     return ("number", Fraction(token.rstrip(".")))
                 raise UnreadableError("x^12 has two readings")
-            self.tokens.insert(self.at, (kind, token[1:]))  # \\frac12: TeX takes one digit and leaves the rest
+            self.tokens.insert(
+                self.at, (kind, token[1:])
+            )  # \\frac12: TeX takes one digit and leaves the rest
             return ("number", Fraction(token[0]))
         if kind == "name":
             self.at += 1
@@ -307,7 +313,11 @@ class _Parser:
             return ("name", token)
         if token in ("\\pi", "\\frac", "\\sqrt"):
             return self.base()
-        if token == "-" and self.tokens[self.at + 1 : self.at + 2] and self.tokens[self.at + 1][0] == "number":
+        if (
+            token == "-"
+            and self.tokens[self.at + 1 : self.at + 2]
+            and self.tokens[self.at + 1][0] == "number"
+        ):
             self.at += 2
             return ("number", -Fraction(self.tokens[self.at - 1][1].rstrip(".")))
         raise UnreadableError(token)
@@ -381,7 +391,11 @@ def exact(tree: Tree, point: dict[str, Fraction]) -> Fraction:
 
 def wide(number: Any) -> Any:
     """A fraction or a number of 50 digits as a number of 50 digits."""
-    return _MP.mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else _MP.mpmathify(number)
+    return (
+        _MP.mpf(number.numerator) / number.denominator
+        if isinstance(number, Fraction)
+        else _MP.mpmathify(number)
+    )
 
 
 def _bits(value: Fraction) -> int:

@@ -30,7 +30,9 @@ def compared(gold: Form, answer: Form) -> bool | None:
     if wanted is None or given is None:
         return None
     return len(wanted) == len(given) and all(
-        _same_end(end, other) for piece, match in zip(wanted, given, strict=True) for end, other in zip(piece, match, strict=True)
+        _same_end(end, other)
+        for piece, match in zip(wanted, given, strict=True)
+        for end, other in zip(piece, match, strict=True)
     )
 
 
@@ -89,7 +91,9 @@ def _ordered(left: str, order: str, right: str) -> Region | None:
         inside: Region = [((centre - bound, int(strict)), (centre + bound, -int(strict)))]
         if order in ("<", "\\le"):
             return inside if bound or not strict else []
-        return _without(_EVERYTHING, [((centre - bound, int(not strict)), (centre + bound, -int(not strict)))])
+        return _without(
+            _EVERYTHING, [((centre - bound, int(not strict)), (centre + bound, -int(not strict)))]
+        )
     return _line(left, order, right)
 
 
@@ -101,8 +105,9 @@ def _line(left: str, order: str, right: str) -> Region | None:
         return None
     if len(names) != 1:
         return None
-    nought, unit, two = (points.at(f"({left})-({right})", names[0], number) for number in (0, 1, 2))
-    if not all(isinstance(value, Fraction) for value in (nought, unit, two)) or two - unit != unit - nought:
+    difference = f"({left})-({right})"
+    nought, unit, two = (points.at(difference, names[0], number) for number in (0, 1, 2))
+    if nought is None or unit is None or two is None or two - unit != unit - nought:
         return None
     slope = unit - nought
     if slope == 0:

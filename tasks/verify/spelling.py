@@ -33,6 +33,7 @@ _REPLACED = tuple(
             r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|mathopen|mathclose|bf|rm|it|mathrm\s*\{~\})(?![a-zA-Z])",
             "",
         ),
+        (r"(?<=[0-9]),\\!\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"\\!\s*", ""),
         (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ""),
         (r"(?<=[0-9])\{,\}\s*(?=[0-9]{3}(?![0-9]))", ""),
@@ -52,7 +53,10 @@ _REPLACED = tuple(
         (r"∈", r"\\in "),
         (r"∪", r"\\cup "),
         (r"∅|\\varnothing(?![a-zA-Z])", r"\\emptyset "),
-        (r"ℝ|\\(?:mathbb|mathbf|bf)\s*\{?\s*R\s*\}?(?![a-zA-Z])|\\R(?![a-zA-Z])|\\Reals?(?![a-zA-Z])", r"\\mathbb{R}"),
+        (
+            r"ℝ|\\(?:mathbb|mathbf|bf)\s*\{?\s*R\s*\}?(?![a-zA-Z])|\\R(?![a-zA-Z])|\\Reals?(?![a-zA-Z])",
+            r"\\mathbb{R}",
+        ),
         (r"∖|\\backslash(?![a-zA-Z])", r"\\setminus "),
         (r"∞|\\infin(?![a-zA-Z])|(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])", r"\\infty "),
         (r"[−–]", "-"),
@@ -77,18 +81,25 @@ _REPLACED = tuple(
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z])")
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 #: Words around a value that say no more than the value does.
-_LEAD = re.compile(r"^\s*\\(?:text|mbox|textrm)\s*\{\s*(?:the\s+)?(?:final\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*", re.I)
+_LEAD = re.compile(
+    r"^\s*\\(?:text|mbox|textrm)\s*\{\s*(?:the\s+)?(?:final\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*",
+    re.I,
+)
 _QUALIFIER = re.compile(
     r",?\s*(?:\\(?:text|mbox|textrm|quad)\s*\{\s*,?\s*\(?\s*)(?:for\s+(?:all|any|every|each|some|real|arbitrary|constant)"
     r"|where\s+[^{}]*\bconstant)\b.*$",
     re.DOTALL | re.IGNORECASE,
 )
-_DOMAIN = re.compile(r"(?<=\S)\s*,\s*(?:\\forall\s*)?[a-z]\s*\\in\s*\\mathbb\{R\}\s*$|\s*\\forall\s*[a-z]\s*\\in.*$")
+_DOMAIN = re.compile(
+    r"(?<=\S)\s*,\s*(?:\\forall\s*)?[a-z]\s*\\in\s*\\mathbb\{R\}\s*$|\s*\\forall\s*[a-z]\s*\\in.*$"
+)
 _ABOUT = re.compile(
     r"\s*\(?\s*\\(?:text|mbox|textrm)\s*\{\s*,?\s*\(?\s*(?:or\s+)?(?:approximately|approx\.?|about|roughly)\s*\}?\s*"
     r"(-?[0-9][0-9.,]*)[^0-9]*$"
 )
-_SAID = re.compile(r"\\(?:text|mbox|textrm)\s*\{([^{}]*(?:=|[0-9]:[0-9]{2}|[0-9]\s*(?:,|and|or)\s*-?[0-9])[^{}]*)\}")
+_SAID = re.compile(
+    r"\\(?:text|mbox|textrm)\s*\{([^{}]*(?:=|[0-9]:[0-9]{2}|[0-9]\s*(?:,|and|or)\s*-?[0-9])[^{}]*)\}"
+)
 _LETTERS = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and|or|&)\s*(?:and\s+)?\(?[A-Z]\)?)+)\s*\}"
 )

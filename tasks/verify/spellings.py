@@ -44,7 +44,11 @@ def others(answer: str) -> Iterator[str]:
     """Answers that differ in value: a number changed, a sign turned, an item added, lost or moved."""
     yield from other_numbers(answer)
     form = parse(clean(answer))
-    if form.kind in ("number", "formula", "equation") and numbers.parse(answer) is not None and re.search(r"[1-9]", answer):
+    if (
+        form.kind in ("number", "formula", "equation")
+        and numbers.parse(answer) is not None
+        and re.search(r"[1-9]", answer)
+    ):
         yield answer[1:] if answer.startswith("-") else f"-{answer}"
     if form.kind in ("list", "set"):
         texts = [part.text for part in form.parts]

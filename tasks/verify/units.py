@@ -13,11 +13,13 @@ _NOT_UNIT_WORDS = (
     "exp abs max mod modulo base and or not to than about over under plus minus times divided",
     "multiplied by choose squared cubed factorial point negative remainder hundred hundreds thousand",
     "thousands million millions billion billions trillion trillions dozen dozens pair pairs couple score",
-    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths",
-    "ninth ninths tenth tenths eleventh elevenths twelfth twelfths twentieth twentieths hundredth hundredths",
+    "half halves third thirds quarter quarters fourth fourths fifth fifths",
+    "sixth sixths seventh sevenths eighth eighths",
+    "ninth ninths",
+    "tenth tenths eleventh elevenths twelfth twelfths twentieth twentieths hundredth hundredths",
     "thousandth thousandths millionth millionths ten twelve twice double triple percentage points abc xyz if when",
     "where with unless except is are was equals equal less more greater approximately",
-    "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e",
+    "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e am pm",
 )
 _NOT_UNITS = frozenset(word for line in _NOT_UNIT_WORDS for word in line.split())
 #: Names that mean the same, the first of them the unit's. Two known units that differ are two different amounts;
@@ -93,13 +95,42 @@ _KNOWN = {name: group.split()[0] for group in _SAME for name in group.split()}
 _SYMBOLS = {
     prefix + symbol: prefix + symbol.replace("l", "L").replace("moL", "mol")
     for prefix in ("", "p", "n", "u", "m", "c", "k", "M", "G", "T")
-    for symbol in ("m", "s", "g", "J", "W", "V", "A", "N", "Pa", "Hz", "eV", "mol", "K", "L", "l", "T", "F", "C", "Wb", "pc")
+    for symbol in (
+        "m",
+        "s",
+        "g",
+        "J",
+        "W",
+        "V",
+        "A",
+        "N",
+        "Pa",
+        "Hz",
+        "eV",
+        "mol",
+        "K",
+        "L",
+        "l",
+        "T",
+        "F",
+        "C",
+        "Wb",
+        "pc",
+    )
 }
-_SHORT_WORDS = frozenset(("of", "in", "a", "sq", "mph", "kph", "rpm", *(name for name in _KNOWN if len(name) > 1)))
+_SHORT_WORDS = frozenset(
+    ("of", "in", "a", "sq", "mph", "kph", "rpm", *(name for name in _KNOWN if len(name) > 1))
+)
 #: Single letters that are a unit where a blank stands before them.
-_LETTERS = frozenset("m s g K J N W V".split())
+_LETTERS = frozenset(["m", "s", "g", "K", "J", "N", "W", "V"])
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_SPELLED = {"mph": "mile per hour", "kph": "km per hour", "kmh": "km per hour", "kmph": "km per hour", "fps": "foot per s"}
+_SPELLED = {
+    "mph": "mile per hour",
+    "kph": "km per hour",
+    "kmh": "km per hour",
+    "kmph": "km per hour",
+    "fps": "foot per s",
+}
 _PER_LETTER = re.compile(r"/\s*([hs])(?![a-z])")
 _PER = {"h": "/hour", "s": "/second"}
 _WORD = re.compile(r"[A-Za-z]+")
@@ -110,9 +141,14 @@ _MACRO = r"\\(?:text|mathrm|mbox|textrm|rm|operatorname)"
 _ATOM = r"[A-Za-z](?:[A-Za-z0-9^ -])*"
 _PLAIN = (
     (re.compile(r"(?<=[a-zA-Z}])\s*\^\s*\{\s*(-?\s*[1-9])\s*\}"), r"^\1"),
-    (re.compile(rf"({_MACRO})\s*\{{\s*\\frac\s*\{{\s*({_ATOM})\}}\s*\{{\s*({_ATOM})\}}\s*\}}"), r"\\text{\2/\3}"),
     (
-        re.compile(rf"\\frac\s*\{{\s*{_MACRO}\s*\{{\s*({_ATOM})\}}\s*\}}\s*\{{\s*{_MACRO}\s*\{{\s*({_ATOM})\}}\s*\}}"),
+        re.compile(rf"({_MACRO})\s*\{{\s*\\frac\s*\{{\s*({_ATOM})\}}\s*\{{\s*({_ATOM})\}}\s*\}}"),
+        r"\\text{\2/\3}",
+    ),
+    (
+        re.compile(
+            rf"\\frac\s*\{{\s*{_MACRO}\s*\{{\s*({_ATOM})\}}\s*\}}\s*\{{\s*{_MACRO}\s*\{{\s*({_ATOM})\}}\s*\}}"
+        ),
         r"\\text{ \1/\2}",
     ),
     (
@@ -121,7 +157,10 @@ _PLAIN = (
     ),
     (re.compile(r"(?<=[0-9\s])\\Omega(?![a-zA-Z])"), r"\\text{ ohm}"),
     (re.compile(r"\\AA(?![a-zA-Z])|Å|\\(?:text|mathrm)\s*\{\s*(?:\\AA|Å)\s*\}"), r"\\text{ angstrom}"),
-    (re.compile(r"(?:\\mu|μ|µ)\s*(?:\\(?:mathrm|text)\s*\{\s*([a-zA-Z]+)\s*\}|([msgJWVAF])(?![a-z]))"), r"\\text{ u\1\2}"),
+    (
+        re.compile(r"(?:\\mu|μ|µ)\s*(?:\\(?:mathrm|text)\s*\{\s*([a-zA-Z]+)\s*\}|([msgJWVAF])(?![a-z]))"),
+        r"\\text{ u\1\2}",
+    ),
     (re.compile(r"(?<=[0-9])\s*(?:\^\s*\{\s*(?:\\prime\s*\\prime|'')\s*\}|'')\s*$"), r"\\text{ arcsec}"),
     (re.compile(r"(?<=[0-9])\s*(?:\^\s*\{\s*\\prime\s*\}|\^\s*\\prime|')\s*$"), r"\\text{ arcmin}"),
     (re.compile(rf"(?<=\}})(\^-?[1-9])?\s*\\cdot\s*(?={_MACRO})"), r"\1 "),
@@ -158,7 +197,8 @@ def unit(text: str) -> str | None:
         return _joined(text, spelled)
     # Elsewhere letters may be variables: what stands apart and can be pronounced is a word.
     if spaced and all(
-        word in _SHORT_WORDS or word in _LETTERS or (len(word) > 2 and set(word.lower()) & set("aeiou")) for word in spelled
+        word in _SHORT_WORDS or word in _LETTERS or (len(word) > 2 and set(word.lower()) & set("aeiou"))
+        for word in spelled
     ):
         return _joined(text, spelled)
     return None
@@ -195,11 +235,10 @@ def is_unit(text: str) -> bool:
 
 def same(gold: str, answer: str) -> bool:
     """Whether two units may be the same: false only if both are known, or both state a power, and these differ."""
-    names = [[_name(word) or word for word in _words(text) if word not in _POWERS] for text in (gold, answer)]
-    all_known = [all(_name(word) or word in ("per", "a", "an") for word in _words(text) if word not in _POWERS) for text in (gold, answer)]
-    if all(all_known) and names[0] and names[1]:
-        simple = [[{"a": "per", "an": "per"}.get(name, name) for name in side] for side in names]
-        if simple[0] != simple[1]:
-            return False
+    sides = [[word for word in _words(text) if word not in _POWERS] for text in (gold, answer)]
+    names = [[_name(word) or {"a": "per", "an": "per"}.get(word, word) for word in side] for side in sides]
+    known_all = all(_name(word) or word in ("per", "a", "an") for side in sides for word in side)
+    if known_all and all(sides) and names[0] != names[1]:
+        return False
     powers = [{_POWERS[word] for word in _words(text) if word in _POWERS} for text in (gold, answer)]
     return not all(powers) or powers[0] == powers[1]
