@@ -26,7 +26,8 @@ class Observed:
 
     tokens: response tokens. weight: their weights together. up_weighted: how many weigh more than 1. responses: those
     with a token in the loss. answers: how many of them have an answer. scored, top: how many have scores, and the
-    shares of their top 10% together. reasons: abstentions by reason.
+    shares of their top 10% together. seconds: what credit took in each of the `processes` together. reasons:
+    abstentions by reason.
     """
 
     tokens: int = 0
@@ -36,6 +37,8 @@ class Observed:
     answers: int = 0
     scored: int = 0
     top: float = 0.0
+    seconds: float = 0.0
+    processes: int = 1
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -56,6 +59,7 @@ class Observed:
             "credit/up_weighted": self.up_weighted / tokens,
             "credit/abstained": self.reasons.total() / responses,
             "credit/answer_found": self.answers / responses,
+            "credit/seconds": self.seconds / self.processes,
         }
         for reason, count in sorted(self.reasons.items()):
             numbers[f"credit/abstained/{reason.replace(' ', '_')}"] = count / responses
@@ -156,8 +160,8 @@ class RolloutBatch:
         """Whether every row has its credit."""
         return self._judged >= len(self.rows)
 
-    def observed(self, found: Sequence[bool]) -> Observed:
-        """Sums over this batch. found: for each row, whether its text holds an answer."""
+    def observed(self, answered: Sequence[bool], seconds: float) -> Observed:
+        """Sums over this batch. answered: for each row, whether its text holds an answer. seconds: spent on credit."""
         inside = self.weights[self.in_loss]
         alive = self.in_loss.any(1).tolist()
         return Observed(
@@ -165,9 +169,10 @@ class RolloutBatch:
             weight=float(inside.double().sum()),
             up_weighted=int((inside > 1).sum()),
             responses=sum(alive),
-            answers=sum(has and live for has, live in zip(found, alive, strict=True)),
+            answers=sum(has and live for has, live in zip(answered, alive, strict=True)),
             scored=len(self._top),
             top=sum(self._top.values()),
+            seconds=seconds,
             reasons=Counter(self.abstentions.values()),
         )
 

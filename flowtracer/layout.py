@@ -29,10 +29,10 @@ def turns_of(mask: Sequence[int] | None, length: int) -> list[Turn]:
     if mask is None:
         return [Turn(0, length)]
     turns, start = [], None
-    for index, own in enumerate([*mask, 0]):
-        if own and start is None:
+    for index, written in enumerate([*mask, 0]):
+        if written and start is None:
             start = index
-        elif not own and start is not None:
+        elif not written and start is not None:
             turns.append(Turn(start, index))
             start = None
     return turns

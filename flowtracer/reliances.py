@@ -150,10 +150,14 @@ def _trouble(reliance: Reliance) -> str | None:
         return "is gone"
     if reliance.parameters is None:
         return None
-    names = [
-        parameter for parameter in inspect.signature(getattr(owner, last)).parameters if parameter != "self"
-    ]
-    if tuple(names[: len(reliance.parameters)]) != reliance.parameters:
+    parameters = inspect.signature(getattr(owner, last)).parameters
+    names = [name for name in parameters if name != "self"]
+    # What is collected as *args may be anything: only the names before it can be compared.
+    collects = [name for name in names if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL]
+    count = min(names.index(collects[0]) if collects else len(names), len(reliance.parameters))
+    if tuple(names[:count]) != reliance.parameters[:count] or (
+        not collects and count < len(reliance.parameters)
+    ):
         return f"takes ({', '.join(names)}), not ({', '.join(reliance.parameters)}, ...)"
     return None
 

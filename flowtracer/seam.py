@@ -181,8 +181,8 @@ class TrainerSeam(_Base):
 
     def _generate(self, prompts: list[Any]) -> Any:
         output = super()._generate(prompts)
-        prompt_ids, response_ids, own, completions = output[:4]
-        masks = [None] * len(response_ids) if own is None else own
+        prompt_ids, response_ids, tool_mask, completions = output[:4]
+        masks = [None] * len(response_ids) if tool_mask is None else tool_mask
         texts, turns = [], []
         for ids, mask, completion in zip(response_ids, masks, completions, strict=True):
             text, parts = written(completion, mask, len(ids))

@@ -78,9 +78,9 @@ class Trace:
         return "".join(self.tokens[position] for position in self.answer.nonzero().flatten().tolist())
 
     def top(self, ratio: float = 0.4) -> list[int]:
-        """Positions of the response tokens that credit `flow` raises at this ratio, in their order."""
-        raised = self.weights("flow", ratio=ratio) > 1
-        return (raised & self.response).nonzero().flatten().tolist()
+        """Positions of the response tokens that credit `flow` up-weights at this ratio, in their order."""
+        chosen = self.weights("flow", ratio=ratio) > 1
+        return (chosen & self.response).nonzero().flatten().tolist()
 
     def backbone(self, paths: int = view.PATHS) -> list[tuple[float, list[int]]]:
         """The most probable paths of the flow from the prompt to the answer, as (probability, positions)."""
@@ -248,8 +248,8 @@ def _page_methods(traced: Trace) -> list[dict[str, Any]]:
             continue
         rule = (inspect.getdoc(type(method)) or "").split("\n\n")[0].replace("\n", " ")
         entry: dict[str, Any] = {"name": name, "rule": rule}
-        if isinstance(method, TwoLevel) and (raised_at := _raised_at(traced, method)) is not None:
-            entry |= {"gamma": method.gamma, "raisedAt": raised_at}
+        if isinstance(method, TwoLevel) and (smallest := _up_weighted_from(traced, method)) is not None:
+            entry |= {"gamma": method.gamma, "raisedAt": smallest}
         elif bool((weights == weights[0]).all()):
             entry["weights"] = round(float(weights[0]), 4)
         else:
@@ -258,10 +258,10 @@ def _page_methods(traced: Trace) -> list[dict[str, Any]]:
     return methods
 
 
-def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
-    """For each response token, the smallest percentage at which the method raises it; 0 = never.
+def _up_weighted_from(traced: Trace, method: TwoLevel) -> list[int] | None:
+    """For each response token, the smallest percentage at which the method up-weights it; 0 = never.
 
-    None for a method whose raised tokens at one ratio are not among those at a larger one: no slider can show it.
+    None for a method whose up-weighted tokens at one ratio are not among those at a larger one: no slider can show it.
     """
     scores = None
     if "capacity" in method.needs:
@@ -272,7 +272,7 @@ def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
         traced._weigh(replace(method, ratio=percentage / 100), scores)[traced.response] != 1.0
         for percentage in range(101)
     ]
-    raised = torch.stack(levels)
-    if bool((raised[:-1] & ~raised[1:]).any()):
+    chosen = torch.stack(levels)
+    if bool((chosen[:-1] & ~chosen[1:]).any()):
         return None
-    return torch.where(raised.any(0), raised.to(torch.uint8).argmax(0), 0).tolist()
+    return torch.where(chosen.any(0), chosen.to(torch.uint8).argmax(0), 0).tolist()

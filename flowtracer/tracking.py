@@ -15,20 +15,20 @@ from transformers import TrainerCallback
 
 from flowtracer.batches import Observed
 
-_SUMS = ("tokens", "weight", "up_weighted", "responses", "answers", "scored", "top")
+_SUMS = ("tokens", "weight", "up_weighted", "responses", "answers", "scored", "top", "seconds", "processes")
 
 
 def summed(observed: Observed, reduce: Callable[[Tensor], Tensor] | None, device: Any) -> Observed:
     """The sums over all processes. reduce: adds up a tensor over them, None for one process."""
     if reduce is None:
         return observed
-    own = torch.tensor([float(getattr(observed, name)) for name in _SUMS], dtype=torch.float64)
-    if device.type == "mps":
-        own = own.float()
-    total = reduce(own.to(device)).tolist()
+    here = torch.tensor([float(getattr(observed, name)) for name in _SUMS], dtype=torch.float64)
+    if device.type == "mps":  # which has no float64
+        here = here.float()
+    total = reduce(here.to(device)).tolist()
     reasons = sum((Counter(part) for part in gather_object([dict(observed.reasons)])), Counter[str]())
     numbers = {
-        name: value if name in ("weight", "top") else int(value)
+        name: value if name in ("weight", "top", "seconds") else int(value)
         for name, value in zip(_SUMS, total, strict=True)
     }
     return Observed(**numbers, reasons=reasons)

@@ -357,15 +357,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
 
         Once a batch and in every process: numbers are those of all.
         """
-        found = [self.answer_task.extract(text) is not None for text in batch.texts]
-        observed = batch.observed(found)
+        answered = [self.answer_task.extract(text) is not None for text in batch.texts]
+        observed = batch.observed(answered, self.credit_seconds)
         reduce: Callable[[Tensor], Tensor] | None = None
         if self.accelerator.num_processes > 1:
             reduce = self.accelerator.reduce
         observed = summed(observed, reduce, self.accelerator.device)
         for name, value in observed.metrics().items():
             self.training_metrics.setdefault(name, []).append(value)
-        self.training_metrics.setdefault("credit/seconds", []).append(self.credit_seconds)
         self._silent_batches = self._silent_batches + 1 if observed.is_silent else 0
         if self._silent_batches in (1, SILENT_BATCHES):
             message = self._silence(observed, batch)

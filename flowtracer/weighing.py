@@ -174,9 +174,11 @@ def read_responses(
     fields = _fields(model, builder, batch, located, source, temperature, batch_size or len(prompt_ids))
     context = builder.context(batch, located, source, fields)
     if any(mask is not None for mask in masks):
-        own = [range(len(ids)) if mask is None else [i for i, one in enumerate(mask) if one]
-               for ids, mask in zip(response_ids, masks, strict=True)]  # fmt: skip
-        context.response &= batch.on_response(own)
+        written = [
+            [index for index in range(len(ids)) if mask is None or mask[index]]
+            for ids, mask in zip(response_ids, masks, strict=True)
+        ]
+        context.response &= batch.on_response(written)
     context.pieces = builder.pieces(batch, response_ids)
     context.advantage = _numbers(advantages, device)
     context.reward = _numbers(rewards, device)

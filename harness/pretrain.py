@@ -194,7 +194,7 @@ def _fresh(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausal
 
 
 def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
-    """What the model card reports: (what, value), measured on the task's test split."""
+    """The rows of the model card, (name, value), measured on the task's test split."""
     task = recipe.task_of()
     problems = list(task.problems("test"))
     rows: list[tuple[str, str]] = []
@@ -212,14 +212,14 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
                 Sampling(recipe.max_new_tokens, temperature),
             )
         verdicts = Counter(
-            str(task.verify(problem, one.text, one.finish_reason))
-            for (problem, _), one in zip(asked, sampled, strict=True)
+            str(task.verify(problem, answer.text, answer.finish_reason))
+            for (problem, _), answer in zip(asked, sampled, strict=True)
         )
         counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
         accuracy = verdicts["correct"] / len(asked)
         asked_of = f"{len(problems)} problems, {repeats} sample{'s' * (repeats > 1)} each"
         rows.append((f"accuracy, {title}", f"{accuracy:.3f} ({counts}; {asked_of})"))
-    decisions = [_decision_of(task, one.text) for one in sampled]
+    decisions = [_decision_of(task, answer.text) for answer in sampled]
     known = [decision for decision in decisions if decision is not None]
     if known:
         copied = sum(copied for _, copied in known)

@@ -149,6 +149,8 @@ def _lost_manifest(place: Path, folders: Sequence[str], files: Sequence[str]) ->
 def load(folder: str | os.PathLike[str]) -> list[Run]:
     """Every run below `folder`, at any depth (a folder with a manifest.json is a run), by method and seed.
 
+    Symbolic links are followed; what several lead to is taken once.
+
     Raises RecordError for a folder without runs, and one that names every run that cannot be read: also what holds
     tables and has lost its manifest, or a seed would be missing from a comparison without a word.
     """
@@ -156,8 +158,17 @@ def load(folder: str | os.PathLike[str]) -> list[Run]:
     if not root.is_dir():
         raise RecordError(f"{root}: no such folder; give the folder of a run, a sweep, or several sweeps")
     runs, unreadable = [], []
-    for place, folders, files in os.walk(root, followlinks=False):
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to what was there already, or round in a circle
+            continue
+        seen.add(real)
         folders.sort()
+        for path in (Path(place) / name for name in files if not name.startswith(".")):
+            if path.is_symlink() and not path.exists():
+                unreadable.append(f"{path} is a link to {path.readlink()}, which is not there")
         if "manifest.json" in files or _lost_manifest(Path(place), folders, files):
             folders.clear()
             try:

@@ -1,7 +1,8 @@
 """Controls: credit methods that a comparison needs to know what its other rows mean.
 
 uniform is GRPO. constant has FlowTracer's mean weight without its contrast. random has both without its ranking.
-delimiters knows punctuation and nothing else, position the position. oracle, oracle_mask and anti_oracle know the
+random_mask is what any mask must beat. delimiters knows punctuation and nothing else, position, first_tokens and
+last_tokens the position. oracle, oracle_mask and anti_oracle know the
 decisive tokens: what perfect credit would gain, and what its opposite costs (positive controls).
 """
 
@@ -69,6 +70,72 @@ class RandomTokens(TwoLevel):
     def weights(self, context: CreditContext) -> Tensor:
         count = pool_size(context.response.sum(1), self.ratio)
         return self.up_weighted(top(draws.uniform(self.name, context), context.response, count))
+
+
+@register
+@dataclass(frozen=True)
+class RandomMask(CreditMethod):
+    """w = 1 on a random 20% of the response, 0 elsewhere: the control without which no mask can be read.
+
+    arXiv 2605.07660 finds that it keeps most of the gain of masks that choose their tokens. Our reading: floor(ratio n)
+    of n tokens, so that with ratio 0.2 a response of less than five tokens has no part in the update. The loss is still
+    divided by all tokens. Drawn from each response's own stream.
+
+    Ten response tokens, two drawn: 0 0 1 0 0 0 0 1 0 0.
+    """
+
+    name: ClassVar[str] = "random_mask"
+    ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("ratio", 0.0, 1.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return self.ratio
+
+    def weights(self, context: CreditContext) -> Tensor:
+        count = pool_size(context.response.sum(1), self.ratio)
+        return top(draws.uniform(self.name, context), context.response, count).to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class FirstTokens(TwoLevel):
+    """gamma for the first 40% of the response: FlowTracer's levels with the position in place of its ranking.
+
+    A control of ours: a ranking that favours early tokens must beat it.
+
+    Ten response tokens: 1.5 1.5 1.5 1.5 1 1 1 1 1 1.
+    """
+
+    name: ClassVar[str] = "first_tokens"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        response = context.response
+        return self.up_weighted(
+            top(-response.cumsum(1).double(), response, pool_size(response.sum(1), self.ratio))
+        )
+
+
+@register
+@dataclass(frozen=True)
+class LastTokens(TwoLevel):
+    """gamma for the last 40% of the response: FlowTracer's levels with the position in place of its ranking.
+
+    A control of ours: a ranking that favours what stands near the answer must beat it.
+
+    Ten response tokens: 1 1 1 1 1 1 1.5 1.5 1.5 1.5.
+    """
+
+    name: ClassVar[str] = "last_tokens"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        response = context.response
+        return self.up_weighted(
+            top(response.cumsum(1).double(), response, pool_size(response.sum(1), self.ratio))
+        )
 
 
 @register

@@ -40,8 +40,8 @@ NEEDS = {
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
-#: Those that a method ranks tokens by as they are.
-_RANKED = frozenset({"entropies", "saliency"})
+#: Those that a method ranks tokens by, or bounds, as they are.
+_RANKED = frozenset({"entropies", "logprobs", "saliency"})
 
 
 @dataclass
@@ -217,7 +217,7 @@ class CreditMethod(ABC):
     def _check_finite(self, context: CreditContext) -> None:
         for name in ("scores", *sorted(self.needs & _RANKED)):
             values = getattr(context, name)
-            # A ranking puts NaN first or nowhere, and says nothing.
+            # A ranking puts NaN first or nowhere, and a sigmoid bounds infinity: neither says anything.
             if values is not None and not bool((values.isfinite() | ~context.response).all()):
                 raise CreditError(
                     f"credit {self.name}: {name} of a response are not finite; does the forward give finite logits?"
@@ -295,13 +295,17 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get(name: str, **options: Any) -> CreditMethod:
-    """The credit method called `name` with its options. Raises CreditError for an unknown name or option."""
+def options_of(name: str) -> list[str]:
+    """The options of a registered credit method. Raises CreditError for an unknown name."""
     if name not in _REGISTRY:
         raise CreditError(f"unknown credit method {name!r}; known: {', '.join(names())}")
-    method = _REGISTRY[name]
-    known = [option.name for option in fields(method)]  # type: ignore[arg-type]
+    return [option.name for option in fields(_REGISTRY[name])]  # type: ignore[arg-type]
+
+
+def get(name: str, **options: Any) -> CreditMethod:
+    """The registered credit method called `name`. Raises CreditError for an unknown name or option."""
+    known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    return method(**options)
+    return _REGISTRY[name](**options)

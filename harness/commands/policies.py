@@ -248,5 +248,4 @@ def _trace(options: argparse.Namespace) -> int:
     screen.print(traced.to_terminal(screen.width))
     if options.html is not None:
         write(options.html, traced.to_html())
-        screen.print(f"\nwrote {options.html}", highlight=False)
     return 0

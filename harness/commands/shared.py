@@ -105,11 +105,12 @@ def writable_folder(folder: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file. Raises ExperimentError where that is not possible."""
+    """Writes a text file and says so. Raises ExperimentError where that is not possible."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"wrote {path}")
 
 
 def task_named(text: str) -> Any:

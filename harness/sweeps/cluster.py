@@ -22,11 +22,12 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import provenance
+from harness import parallel, provenance
 from harness.engines.base import VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
@@ -69,14 +70,17 @@ class Cluster:
         except ImportError:
             raise ExperimentError('--ray needs Ray: pip install "flowtracer[ray]"') from None
         self.ray, self.experiment, self.folder, self.count = ray, experiment, folder.absolute(), count
-        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
+        local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
         try:
-            ray.init(
-                address=address if address == "local" else _reachable(ray, address),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **(own if address == "local" else {}),
-            )
+            reached = address if address == "local" else _reachable(ray, address)
+            # Ray's processes import from the folder that this one is in at that moment, before all others.
+            with chdir(parallel.FOLDER):
+                ray.init(
+                    address=reached,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **(local if address == "local" else {}),
+                )
         except Exception as error:  # a bare one where a busy machine takes more than half a minute to start
             raise ExperimentError(
                 f"--ray {address}: no cluster there ({_first_line(error)}); start one with `ray start --head`, "

@@ -1,4 +1,8 @@
-"""A sweep's workers on this machine: processes of one thread each, forked from one that has imported everything."""
+"""A sweep's workers on this machine: processes of one thread each, forked from one that has imported everything.
+
+They import what is installed, and what PYTHONPATH names: never from the folder that the sweep was started in, where a
+user's `random.py` or another copy of these packages may lie.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -17,11 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.base import VLLM, EngineChoice
-from harness.errors import ExperimentError
+from harness.errors import ExperimentError, no_room
 from harness.experiment import Experiment
 from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, Job
 
 TRAIN, EVALUATE = "train", "evaluate"
+
+#: What asks a sweep to save and stop.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FREE = "make room and run the same command again, it goes on"
 
 #: The samples of policies that were evaluated already, by the hash of their parameters.
 Evaluations = dict[str, list[dict[str, Any]]]
@@ -101,7 +110,7 @@ class _Process:
                 self.connection.send(None)
             self.process.join(timeout=10)
         if self.process.is_alive():
-            self.process.terminate()
+            self.process.kill()  # it heeds no other signal
         self.process.join()
         self.connection.close()
 
@@ -117,8 +126,14 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.runs.run"])
-        with environment(), _without_interrupts():
-            forkserver.ensure_running()
+        try:
+            with environment(), _without_interrupts():
+                forkserver.ensure_running()
+        except OSError as error:
+            raise ExperimentError(
+                f"workers do not start: {error}. Their sockets lie in {tempfile.gettempdir()}: set TMPDIR to a folder "
+                "with a short path (a socket's may have about 100 characters) that can be written to"
+            ) from None
         self.asked_to_stop = self.context.Event()
 
     def limit(self) -> int:
@@ -148,8 +163,9 @@ class Processes:
 
 def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
     """The life of a worker process, until its parent is gone."""
-    # Once more: a server of forks that somebody else had started before does not ignore it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Once more: a server of forks that somebody else had started before does not ignore them.
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
     import torch
 
     from flowtracer import CreditError
@@ -188,7 +204,10 @@ def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: En
             connection.send((MISTAKE, str(error)))
         except (BrokenPipeError, ConnectionResetError):
             return
-        except Exception:
+        except Exception as error:
+            if reason := no_room(error):
+                connection.send((MISTAKE, f"{message[1].folder}: {reason}; {FREE}"))
+                continue
             connection.send((DEFECT, traceback.format_exc()))
 
 
@@ -248,23 +267,29 @@ def quiet() -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, from its first instruction on: it reaches the whole group of processes, and
-    a worker that is only just starting would die of it. The sweep itself says when to stop.
+    """Lets what is started here ignore Ctrl-C and SIGTERM, from its first instruction on.
+
+    Both may reach the whole group of processes, and a worker that is only just starting would die of them. The sweep
+    itself says when to stop.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread; a worker of a cluster has no terminal that could send it
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def environment() -> Iterator[None]:
-    """What worker processes must find when they import torch: one thread, no telemetry, no progress bars."""
+    """The variables of worker processes: one thread, no telemetry, no progress bars, no import from the folder that
+    they are started in.
+    """
     wanted = {
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

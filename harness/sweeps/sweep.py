@@ -94,16 +94,22 @@ def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job
 
 
 def claim(experiment: Experiment, folder: Path) -> None:
-    """Writes experiment.json, or checks the one that is there."""
+    """Writes experiment.json, or checks the one that is there. Raises ExperimentError for a folder of something else,
+    and for one that cannot be written to.
+    """
     path = folder / "experiment.json"
     record = {"experiment_hash": experiment.hash, "experiment": experiment.resolved()}
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     if path.exists():
         try:
-            recorded = json.loads(path.read_text())["experiment_hash"]
+            there = path.read_text()
+            recorded = json.loads(there)["experiment_hash"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ExperimentError(
                 f"{path} cannot be read: remove it, or give another folder with --out"
             ) from None
+        if there == text:
+            return  # a finished sweep may lie where nothing can be written
         if recorded != experiment.hash:
             raise ExperimentError(
                 f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}): "
@@ -113,10 +119,21 @@ def claim(experiment: Experiment, folder: Path) -> None:
         raise ExperimentError(
             f"{folder} is not empty and holds no experiment: give another folder with --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".experiment.json.{os.getpid()}")
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    aside.rename(path)
+    elif folder.is_symlink() and not folder.exists():
+        raise ExperimentError(
+            f"{folder} is a link to {folder.readlink()}, which is not there: give another folder with --out"
+        )
+    elif folder.exists() and not folder.is_dir():
+        raise ExperimentError(f"{folder} is a file: give a folder with --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".experiment.json.{os.getpid()}")
+        aside.write_text(text)
+        aside.rename(path)
+    except OSError as error:
+        raise ExperimentError(
+            f"{folder} cannot be written to ({error.strerror}): give another folder with --out"
+        ) from None
 
 
 class _Sweep:

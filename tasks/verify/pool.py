@@ -188,7 +188,8 @@ class Pool:
             "CUDA_VISIBLE_DEVICES": "",
         }
         self._template = subprocess.Popen(
-            [sys.executable, "-c", start, *arguments],
+            # -P: nothing is imported from the current folder, where a user's random.py may lie.
+            [sys.executable, "-P", "-c", start, *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from flowtracer.readings import HeadVectors
 
 NAMES = credit.names()
 
-RANDOM = {"random", "shuffled_flow"}
+RANDOM = {"random", "random_mask", "shuffled_flow"}
 
 ABSTAINS_WITHOUT_ANSWER = {
     "flow", "shuffled_flow", "bottom_flow", "one_hop", "attention_rollout", "answer_attention", "gradient",
@@ -62,7 +62,7 @@ def make(
     if "saliency" in method.needs:
         context.saliency = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
     if "pieces" in method.needs:
-        letters = ["a", " b", ".", "\n", "", "12", "=", "#"]
+        letters = ["a", " b", ".", "\n", "", "12", "=", "#", " let's try"]
         chosen = torch.randint(len(letters), (rows, width), generator=source).tolist()
         context.pieces = [[letters[i] if own else "" for i, own in zip(*pair, strict=True)] for pair in
                           zip(chosen, response.tolist(), strict=True)]  # fmt: skip

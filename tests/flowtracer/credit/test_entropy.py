@@ -35,3 +35,28 @@ def test_entropy_advantage_of_a_negative_advantage_and_of_none():
     assert torch.allclose(method(context)[0, 1:] * advantage, advantage + bonus)
     with pytest.raises(CreditError, match="kappa"):
         credit.get("entropy_advantage", kappa=0.5)
+
+
+SURPRISALS = [0.0, -1.0, -2.0, 0.0, -0.5, 0.0, -1.0, -3.0, 0.0, -1.0]
+
+
+def test_hard_delight_takes_the_surprising_of_a_success_and_the_expected_of_a_failure():
+    method = credit.get("delight", shape="hard")
+    for advantage, expected in {
+        1.0: [0, 0, 1, 0, 0, 0, 0, 1, 0, 0], -1.0: [1, 0, 0, 1, 0, 0, 0, 0, 0, 0], 0.0: [1] * 10
+    }.items():  # fmt: skip
+        context = ten("delight", advantage=torch.tensor([advantage]), logprobs=SURPRISALS)
+        assert method(context)[0, 1:].tolist() == expected
+
+
+def test_an_entropy_share_of_nothing_is_the_mean():
+    assert (credit.get("gtpo")(ten("gtpo", entropies=[0.0] * 10)) == 1).all()
+    steep = credit.get("gtpo", beta=2.0)(ten("gtpo", entropies=[0.0] * 5 + [2.0] * 5))[0, 1:]
+    assert steep.tolist() == [0.0] * 5 + [3.0] * 5, "no weight below 0"
+
+
+@pytest.mark.parametrize(("name", "options"), [("delight", {"shape": "firm"}), ("delight", {"eta": 0.0}),
+                                           ("gtpo", {"beta": -1}), ("low_probability", {"threshold": 2})])  # fmt: skip
+def test_bad_options_are_named(name, options):
+    with pytest.raises(CreditError, match=f"credit {name}: {next(iter(options))}"):
+        credit.get(name, **options)

@@ -24,6 +24,10 @@ ENTROPIES = [0.0, 2.0, 0.1, 1.0, 0.5, 0.0, 1.0, 0.0, 1.0, 0.2]
 
 PROBABILITIES = [1.0, 0.5, 0.25, 1e-30, 0.75, 1.0, 1.0, 0.1, 0.9, 0.5]
 
+PLANNING = [["", "Let", "'s", " try", " 2", "+", "3", ".", " Alternatively", ",", " 5"]]
+
+SURPRISALS = [0.0, -1.0, -2.0, 0.0, -0.5, 0.0, -1.0, -3.0, 0.0, -1.0]
+
 EXAMPLES = {
     "uniform": (dict, "1 1 1 1 1 1 1 1 1 1"),
     "constant": (dict, "1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2"),
@@ -44,6 +48,18 @@ EXAMPLES = {
         lambda: {"logprobs": torch.tensor(PROBABILITIES).log().tolist()},
         "1 0.9 0.85 0.8 0.95 1 1 0.82 0.98 0.9",
     ),
+    "first_tokens": (dict, "1.5 1.5 1.5 1.5 1 1 1 1 1 1"),
+    "last_tokens": (dict, "1 1 1 1 1 1 1.5 1.5 1.5 1.5"),
+    "low_probability": (
+        lambda: {"logprobs": torch.tensor([1, 0.5, 0.25, 0.95, 0.75, 1, 1, 0.1, 0.92, 0.5]).log().tolist()},
+        "0 1 1 0 1 0 0 1 0 1",
+    ),
+    "gtpo": (lambda: {"entropies": [0.0, 2, 0, 1, 1, 0, 3, 0, 2, 1]}, "0.9 1.1 0.9 1 1 0.9 1.2 0.9 1.1 1"),
+    "delight": (
+        lambda: {"logprobs": SURPRISALS},
+        "0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311",
+    ),
+    "hicra": (lambda: {"pieces": PLANNING}, "1.2 1.2 1.2 1 1 1 1 1.2 1 1"),
     "local_chunk": (
         lambda: {"head_vectors": heads(reach=[1.0, 5, 4, 4, 9, 2, 2, 3, 3, 8])},
         "1.5 1 1 1.5 1.5 1 1 1 1.5 1",
@@ -115,7 +131,7 @@ def test_hand_worked_example_of_random_methods(name):
     """The docstring's numbers, in some order: here the order is drawn."""
     method = credit.get(name)
     stated = " ".join(type(method).__doc__.split())
-    numbers = re.findall(r"(?:1(?:\.5)? ){9}1(?:\.5)?", stated)
+    numbers = re.findall(r"(?:[01](?:\.5)? ){9}[01](?:\.5)?", stated)
     weights = method(ten(name, scores=TAU))[0, 1:]
     for stated_weights in numbers:
         assert sorted(weights.tolist()) == sorted(float(word) for word in stated_weights.split())

@@ -1,5 +1,6 @@
 """Protects credit by the gradient of the answer: the reshaping of its source."""
 
+import numpy
 import torch
 
 from flowtracer import credit
@@ -17,3 +18,18 @@ def test_gradient_reshaping_of_the_source():
     weights = credit.get("gradient", shape="oar")(context)[0, 1:]
     raw = torch.tensor([0.1, 2 / 3, 1 + 1 / 3, 2.0])
     assert torch.allclose(weights, raw * 4 / raw.sum(), atol=1e-4)
+
+
+def test_gradient_reshaping_with_log1p_is_that_of_the_authors_code():
+    """OAR-main.py:207-236, worked out apart in float64 with numpy: quantile 0.5, beta 1, sum_to_L."""
+    scores = numpy.array([0.1, 0.4, 0.0, 3.0, 0.0, 0.1, 0.2, 7.0, 0.05, 1.0])
+    logs = numpy.log1p(scores)
+    share = (logs - logs.min()) / (logs.max() - logs.min())
+    threshold = numpy.quantile(share, 0.5)
+    expected = numpy.where(
+        share < threshold, numpy.maximum(share / threshold, 0.1), 1 + (share - threshold) / (1 - threshold)
+    )
+    context = ten("gradient", saliency=scores.tolist())
+    weights = credit.get("gradient", shape="oar", scale="log1p")(context)[0, 1:]
+    assert numpy.allclose(weights.numpy(), expected * 10 / expected.sum(), atol=1e-5)
+    assert not torch.allclose(weights, credit.get("gradient", shape="oar")(context)[0, 1:], atol=0.01)
