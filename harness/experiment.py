@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
 from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
@@ -277,7 +278,7 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
             raise ExperimentError(
                 f"unknown experiment {source!r}; {hint(source, names())}; or give the path of a .toml file"
             )
-    return from_table(_read(path), name=path.stem, smoke=smoke, until_decided=until_decided)
+    return from_table(_read(path), path.stem, smoke, until_decided, path.parent)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -301,13 +302,24 @@ def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def from_table(
-    table: Mapping[str, Any], name: str, smoke: bool = False, until_decided: bool = False
+    table: Mapping[str, Any],
+    name: str,
+    smoke: bool = False,
+    until_decided: bool = False,
+    folder: Path | None = None,
 ) -> Experiment:
     """An experiment from a TOML table. Raises ExperimentError as `load` does.
 
-    Its key `base` names a shipped experiment, of which the table then says only what differs.
+    Its key `base` names a shipped experiment, of which the table then says only what differs. Its key `imports` lists
+    plug-ins, files relative to `folder`, which are imported here; they are no part of the experiment, as arms are not.
     """
     whole = _with_base(table, name)
+    imports = whole.pop("imports", [])
+    if not isinstance(imports, list) or not all(isinstance(each, str) for each in imports):
+        raise ExperimentError(
+            f"experiment {name}: imports must be an array of files or modules, not {imports!r}"
+        )
+    plugins.load(imports, folder)
     smaller, open_end = whole.pop("smoke", {}), whole.pop("until_decided", {})
     if smoke:
         if not smaller:
