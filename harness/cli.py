@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from harness.commands import causes, claims, experiments, policies, problems, records
-from harness.commands.shared import MISTAKE, STOPPED, say
-from harness.errors import ExperimentError
+from harness import surroundings
+
+surroundings.check_packages()  # before the imports that a module of the user's would break
+
+from harness.commands import causes, claims, experiments, methods, policies, problems, records  # noqa: E402
+from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
+from harness.errors import ExperimentError, no_room  # noqa: E402
+from leaderboards.names import hint  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    surroundings.prepare_streams()
+    surroundings.stop_on_sigterm()
     try:
         options = _parser().parse_args(arguments)
         return int(options.run(options) or 0)
@@ -35,14 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "ask for fewer or shorter responses at once, or set CUDA_VISIBLE_DEVICES= to take the CPU"
             )
             return say(f"the GPU's memory is full: {str(error).splitlines()[0]}; {way_out}", MISTAKE)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {error.filename}" if error.filename else ""
-            return say(f"the disk is full{place}: free some space and run the same command again", MISTAKE)
+        if full := no_room(error):
+            return say(f"{full}: free some space and run the same command again", MISTAKE)
         raise
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether the error is one of the packages' own for a user's mistake, whichever of them were imported."""
+    """True for an error of the packages' own for a user's mistake, whichever of them were imported."""
     return _is(error, {"ExperimentError", "TaskError", "RecordError", "CreditError"})
 
 
@@ -54,15 +60,50 @@ class _Parser(argparse.ArgumentParser):
     """A wrong option is one line, as every other mistake is."""
 
     def error(self, message: str) -> NoReturn:
-        raise ExperimentError(f"{message}; see {self.prog} --help")
+        raise ExperimentError(f"{_shorter(message)}; see {self.prog} --help")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does, but a command's own parser names the options that it does not know."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            wrong = next((name for name in unknown if name.startswith("-")), unknown[0])
+            close = f"; {hint(wrong.partition('=')[0], known)}" if wrong.startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
+        return options, unknown
+
+
+def _shorter(message: str) -> str:
+    """argparse lists every choice; where one is close, it is the one that was meant."""
+    refused = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+    if refused is None:
+        return message
+    choices = re.findall(r"[\w.-]+", refused[2])
+    return f"{message[: refused.start()]}invalid choice: {refused[1]!r}; {hint(refused[1], choices)}"
+
+
+class _Version(argparse.Action):
+    """Prints the versions that a result depends on; they are looked up only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from harness import provenance
+
+        versions = provenance.versions()
+        commit = provenance.git_commit()
+        print(f"flowtracer {versions['flowtracer']}" + (f", commit {commit}" if commit else ""))
+        print(", ".join(f"{name} {version}" for name, version in versions.items() if name != "flowtracer"))
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, records, claims, policies, causes, problems):
+    for subject in (experiments, methods, records, claims, policies, causes, problems):
         subject.add(commands)
     return parser
 

@@ -8,24 +8,25 @@ adding an arm changes no other arm's run, changing anything else makes it anothe
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
+from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
+from leaderboards.names import hint
 
 if TYPE_CHECKING:
     import tasks
     from leaderboards.manifest import Manifest
+    from leaderboards.sheets import Sheet
 
 FOLDER = Path(__file__).parent / "experiments"
 REWARDS = ("verdict", "random")
@@ -50,10 +51,10 @@ class Training:
     """One GRPO run. A step is one rollout batch of prompts_per_step x samples_per_prompt responses.
 
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
-    save_every: steps between checkpoints, from which a stopped run goes on; between rollout batches, where alone a
-    run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower. mask_truncated:
-    responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict", or "random", a
-    control that rewards half of the rollouts whatever they say.
+    save_every: steps between checkpoints, from which a stopped run goes on; they lie between rollout batches, for only
+    there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
+    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict",
+    or "random", a control that rewards half of the rollouts whatever they say.
     """
 
     steps: int
@@ -274,14 +275,14 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
         path = FOLDER / f"{source}.toml"
         if not path.is_file():
             raise ExperimentError(
-                f"unknown experiment {source!r}; known: {', '.join(names())}; or give the path of a .toml file"
+                f"unknown experiment {source!r}; {hint(source, names())}; or give the path of a .toml file"
             )
     return from_table(_read(path), name=path.stem, smoke=smoke, until_decided=until_decided)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
     except FileNotFoundError:
         raise ExperimentError(f"experiment file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -290,13 +291,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The table over that of the shipped experiment that its key `base` names, and so on."""
-    own = copy.deepcopy(dict(table))
-    base = own.pop("base", None)
+    changes = copy.deepcopy(dict(table))
+    base = changes.pop("base", None)
     if base is None:
-        return own
+        return changes
     if base not in names() or base == name:
-        raise ExperimentError(f"experiment {name}: unknown base {base!r}; known: {', '.join(names())}")
-    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), own)
+        raise ExperimentError(f"experiment {name}: unknown base {base!r}; {hint(str(base), names())}")
+    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), changes)
 
 
 def from_table(
@@ -343,6 +344,68 @@ def task_of(table: Mapping[str, Any]) -> tasks.Task:
     return tasks.get(table["name"], **{key: value for key, value in table.items() if key != "name"})
 
 
+def listed(experiments: Iterable[Experiment]) -> Sheet:
+    """Experiments in one table."""
+    from leaderboards.sheets import Sheet
+
+    rows = tuple(
+        (
+            each.name,
+            each.title,
+            each.policy.name,
+            str(len(each.methods)),
+            str(each.seeds),
+            str(each.training.steps),
+        )
+        for each in experiments
+    )
+    columns = ("experiment", "what it compares", "policy", "arms", "seeds", "steps")
+    note = (
+        "flowtracer experiments NAME shows the arms of one, flowtracer reproduce NAME --plan what it costs."
+    )
+    return Sheet("Experiments", columns, rows, note, words=(0, 1, 2))
+
+
+def sheets(experiment: Experiment) -> list[Sheet]:
+    """The experiment as tables: its declaration, and the arms that it compares."""
+    from leaderboards.sheets import Sheet
+
+    declaration, training = experiment.declaration, experiment.training
+    facts = (
+        ("metric", METRICS[declaration.metric]),
+        (
+            "smallest difference",
+            f"{declaration.smallest_difference:g}, alpha {declaration.alpha:g} over all arms",
+        ),
+        ("estimand", declaration.estimand),
+        ("stopping", declaration.stopping),
+        ("policy", f"{experiment.policy.name}, {experiment.policy.dtype}, sampled by {experiment.engine}"),
+        ("task", _named(experiment.task)),
+        (
+            "test sets",
+            "; ".join(_named(extra.task) for extra in experiment.evaluation.more) or "the task's own",
+        ),
+        ("training", f"{experiment.seeds} seeds, {training.steps} steps of {training.rollouts} rollouts"),
+    )
+    arms = []
+    for label, entry in experiment.methods.items():
+        method, options = experiment.credit_of(label)
+        arms.append((label, method, _options(options) or "-", _options(entry.get("training", {})) or "-"))
+    return [
+        Sheet("Declared", ("what", "value"), facts, words=(0, 1)),
+        Sheet("Arms", ("arm", "credit method", "options", "training"), tuple(arms), words=(0, 1, 2, 3)),
+    ]
+
+
+def _named(table: Mapping[str, Any]) -> str:
+    options = _options({key: value for key, value in table.items() if key != "name"})
+    return f"{table['name']} ({options})" if options else str(table["name"])
+
+
+def _options(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+
+
 def check(experiment: Experiment) -> None:
     """Builds the tasks and the credit methods: mistakes show before the first run."""
     from flowtracer import credit
@@ -383,9 +446,7 @@ def _build(kind: type, table: Mapping[str, Any], place: str, name: str) -> Any:
     known = {option.name: option for option in fields(kind)}
     for key in table:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ExperimentError(f"experiment {name}: unknown key {place}{key}; {hint}")
+            raise ExperimentError(f"experiment {name}: unknown key {place}{key}; {hint(key, known)}")
     values = {}
     for key, option in known.items():
         if key in table:

@@ -1,7 +1,8 @@
 """Plans: what an experiment costs, and whether it fits, before anything starts and without any weights.
 
-Estimates, from the shape of the policy alone. Every response is taken at its longest, so that counts, times and memory
-are upper bounds but for the assumed rates. A step of the experiment `decision` is estimated at 97 ms; measured: 100 ms.
+Estimates, from the shape of the policy. Every response is taken at its longest, so that counts, times and memory are
+upper bounds, except where a rate is assumed. A step of the experiment
+`decision` is estimated at 97 ms; measured: 100 ms.
 
 =============  ======================================================================================================
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
@@ -17,14 +18,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training, task_of
+from harness.shapes import REFERENCE, Device, Shape, here, shape_of
+
+if TYPE_CHECKING:
+    from leaderboards.sheets import Sheet
 
 #: Tokens of a prompt: assumed where the problems come from elsewhere, else the characters of generated ones by so many
 #: a token; and those of a chat template.
@@ -50,104 +53,8 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A decoder of transformers: its sizes, and what follows from them."""
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    key_heads: int
-    head_width: int
-    vocabulary: int
-    tied: bool
-    context: int
-    #: Whether queries and keys are normalised (Qwen3), which costs activations.
-    normalised: bool
-
-    @property
-    def queries(self) -> int:
-        """Channels of all query heads."""
-        return self.heads * self.head_width
-
-    @property
-    def keys(self) -> int:
-        """Channels of all key heads."""
-        return self.key_heads * self.head_width
-
-    @property
-    def linear(self) -> int:
-        """Parameters of the linear layers, the head left out: what adapters sit on."""
-        attention = self.width * (2 * self.queries + 2 * self.keys)
-        return self.layers * (attention + 3 * self.width * self.inner)
-
-    @property
-    def matrices(self) -> int:
-        """Parameters that every token is multiplied with."""
-        return self.linear + self.vocabulary * self.width
-
-    @property
-    def parameters(self) -> int:
-        """All of them."""
-        norms = self.layers * (2 * self.width + (2 * self.head_width if self.normalised else 0)) + self.width
-        return self.matrices + norms + (0 if self.tied else self.vocabulary * self.width)
-
-    def adapters(self, rank: int) -> int:
-        """Parameters of LoRA adapters on every linear layer but the head."""
-        sides = 2 * (self.width + self.queries) + 2 * (self.width + self.keys) + 3 * (self.width + self.inner)
-        return self.layers * rank * sides
-
-    def forward(self, tokens: int) -> float:
-        """FLOPs of one sequence's forward."""
-        return 2.0 * self.matrices * tokens + 2.0 * self.layers * self.queries * tokens**2
-
-
-#: The policies that experiments name, for planning without a hub. Source: config.json of each on the Hugging Face hub.
-#: Qwen3 is also in its technical report (arXiv 2505.09388), Llama 3.1 in 2407.21783.
-SHAPES = {
-    "Qwen/Qwen3-0.6B-Base": Shape(28, 1024, 3072, 16, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-1.7B-Base": Shape(28, 2048, 6144, 16, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-4B-Base": Shape(36, 2560, 9728, 32, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-8B-Base": Shape(36, 4096, 12288, 32, 8, 128, 151936, False, 32768, True),
-    "meta-llama/Llama-3.2-3B": Shape(28, 3072, 8192, 24, 8, 128, 128256, True, 131072, False),
-    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, False, 131072, False),
-    "smollm2-135m-instruct": Shape(30, 576, 1536, 9, 3, 64, 49152, True, 8192, False),
-}
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a run computes on. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
-
-    bandwidth: bytes a second. Sources of GPUs: their makers' data sheets.
-    """
-
-    name: str
-    kind: str
-    memory: float
-    flops: float
-    bandwidth: float
-
-
-#: What hours are given for where there is no GPU, and the rates of those that are known by a part of their name.
-REFERENCE = Device("H100 of 80 GB", "gpu", 80e9, 989e12, 3.35e12)
-RATES = {
-    "H200": (989e12, 4.8e12),
-    "H100": (989e12, 3.35e12),
-    "A100": (312e12, 1.9e12),
-    "L40S": (362e12, 0.86e12),
-    "RTX 4090": (165e12, 1.0e12),
-    "A10G": (70e12, 0.6e12),
-    "L4": (121e12, 0.3e12),
-    "T4": (65e12, 0.3e12),
-}
-#: One thread of a server CPU: float32 FLOPs a second that torch reaches on small matrices, and bytes a second.
-CPU = (40e9, 10e9)
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What an experiment costs. flops: of all runs. seconds: of all runs, one after the other, on `device`.
+    """The costs of an experiment. flops: of all runs. seconds: of all runs, one after the other, on `device`.
 
     memory: bytes of each part, of the arm that needs most, by the name of the variant: "as declared" first.
     """
@@ -173,52 +80,8 @@ class Plan:
     memory: Mapping[str, Mapping[str, float]]
 
 
-def shape_of(name: str) -> Shape:
-    """The shape of the policy called `name`, from the table above or its configuration. Raises ExperimentError."""
-    if name in SHAPES:
-        return SHAPES[name]
-    from transformers import AutoConfig
-
-    from harness.policy import source_of
-
-    try:
-        config = AutoConfig.from_pretrained(source_of(name)).get_text_config()
-        return Shape(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-            getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            config.vocab_size,
-            bool(config.tie_word_embeddings),
-            config.max_position_embeddings,
-            config.model_type.startswith("qwen3"),
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExperimentError(
-            f"policy {name} cannot be planned without its config.json: {reason}; go online once, or name a folder"
-        ) from None
-
-
-def here() -> Device:
-    """The GPU that runs would use, else this machine's CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        known = [rate for part, rate in RATES.items() if part in name]
-        flops, bandwidth = known[0] if known else (REFERENCE.flops / 4, REFERENCE.bandwidth / 4)
-        return Device(name, "gpu", torch.cuda.get_device_properties(0).total_memory, flops, bandwidth)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # what a container may take of it
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return Device("CPU, no GPU", "cpu", memory, *CPU)
-
-
 def plan(experiment: Experiment, device: Device | None = None) -> Plan:
-    """What `experiment` costs on `device`, by default what is here. Raises ExperimentError for an unknown policy."""
+    """The costs of `experiment` on `device`, by default the one here. Raises ExperimentError for an unknown policy."""
     device = device or here()
     gpu = device if device.kind == "gpu" else REFERENCE
     shape = shape_of(experiment.policy.name)
@@ -230,12 +93,7 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
             f"experiment {experiment.name}: responses of {longest} tokens do not fit the policy's context of "
             f"{shape.context}: lower training.max_response_tokens"
         )
-    sets = [
-        (extra.problems * extra.samples, extra.max_response_tokens or longest)
-        for extra in experiment.evaluation.more
-    ]
-    if tested:
-        sets.insert(0, (experiment.evaluation.problems * experiment.evaluation.samples, longest))
+    sets = _test_sets(experiment, tested)
     evaluations = len(experiment.evaluation_steps())
     rollouts = tokens = 0
     flops = seconds = gpu_seconds = 0.0
@@ -258,12 +116,7 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
     needs = {label: memory(experiment, label, shape, prompt, device) for label in experiment.methods}
     arm = max(needs, key=lambda label: total(needs[label]))
     training = experiment.training_of(arm)
-    variants = {"as declared": needs[arm]}
-    for rank in (0, training.lora_rank or RANK):
-        for again in (False, True):
-            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
-            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
-            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
+    variants = {"as declared": needs[arm], **_variants(experiment, arm, shape, prompt, device)}
     trained = shape.adapters(training.lora_rank) if training.lora_rank else shape.parameters
     saved = shape.parameters * (2 if bfloat16 and training.lora_rank else 4)
     samples = evaluations * sum(count for count, _ in sets) * len(experiment.methods)
@@ -290,6 +143,30 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
         arm=arm,
         memory=variants,
     )
+
+
+def _test_sets(experiment: Experiment, tested: bool) -> list[tuple[int, int]]:
+    """Samples of each test set at one evaluation, and how long they may be; `tested`: the task's own is one."""
+    evaluation, longest = experiment.evaluation, experiment.training.max_response_tokens
+    first = [(evaluation.problems * evaluation.samples, longest)] if tested else []
+    more = [
+        (extra.problems * extra.samples, extra.max_response_tokens or longest) for extra in evaluation.more
+    ]
+    return first + more
+
+
+def _variants(
+    experiment: Experiment, arm: str, shape: Shape, prompt: int, device: Device
+) -> dict[str, dict[str, float]]:
+    """Memory of the arm, all parameters or adapters trained, with and without gradient checkpointing."""
+    training = experiment.training_of(arm)
+    variants = {}
+    for rank in (0, training.lora_rank or RANK):
+        for again in (False, True):
+            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
+            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
+            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
+    return variants
 
 
 def memory(
@@ -320,13 +197,13 @@ def memory(
     micro = training.micro_batch or training.rollouts
     tokens = micro * length
     layer = tokens * _activations(shape, bfloat16)
-    kept = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
+    inputs = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
     parts = {
         "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
         "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
         "Adam": 8.0 * trained / gpus,
         "gradients": 4.0 * trained / gpus,
-        "activations": kept + layer if training.gradient_checkpointing else shape.layers * layer,
+        "activations": inputs + layer if training.gradient_checkpointing else shape.layers * layer,
         "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
         "attention map": 0.0,
     }
@@ -363,13 +240,68 @@ def total(parts: Mapping[str, float]) -> float:
     return staying + max(training, parts.get("cache", 0.0))
 
 
-def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
+def sheets(costs: Plan) -> list[Sheet]:
+    """The plan as two small tables: what the experiment costs, and the memory that one process of it takes."""
+    from leaderboards.sheets import Sheet
+
+    experiment = costs.experiment
+    training, arms, per_run = experiment.training, len(experiment.methods), costs.gpu_seconds / costs.runs
+    rows = [
+        ("policy", f"{_amount(costs.shape.parameters)} parameters, {experiment.policy.dtype}"),
+        ("runs", f"{costs.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
+        ("rollouts", f"{_amount(costs.rollouts)}, of at most {_amount(costs.tokens)} tokens"),
+        ("prompts", f"about {costs.prompt} tokens"),
+        (
+            "evaluation",
+            f"{_amount(costs.samples)} samples, of at most {_amount(costs.sampled_tokens)} tokens",
+        ),
+        ("arithmetic", f"{costs.flops:.2g} FLOPs at most"),
+        ("GPU hours", f"{_hours(costs.gpu_seconds)} at most on {costs.gpu.name}, {_hours(per_run)} a run"),
+        ("disk, records", f"{_size(costs.records)} at most"),
+        ("disk, policies", f"{_size(costs.policies)}: the last one of every run"),
+        ("disk, checkpoints", f"{_size(costs.checkpoints)} for each run that is under way"),
+    ]
+    if costs.device.kind == "cpu":
+        here = f"{_hours(costs.seconds)} of one thread at most, {costs.step_seconds:,.2g} s a step"
+        rows.insert(7, ("CPU hours", here))
+    parts = [
+        (part, *(f"{sizes[part] / GB:,.1f}" for sizes in costs.memory.values()))
+        for part in costs.memory["as declared"]
+    ]
+    most = ("at most", *(f"{total(sizes) / GB:,.1f}" for sizes in costs.memory.values()))
+    note = (
+        f"Estimates. Responses at their longest. GPUs: {UTILISATION:.0%} of the peak in training; decoding bound by "
+        f"{BANDWIDTH:.0%} of the bandwidth or by {LAUNCH * 1e3:g} ms a layer. At most: the cache of sampling or "
+        "gradients, activations, head and map, beside the rest. "
+        f"LoRA of rank {training.lora_rank or RANK}. Here: {costs.device.name}, {_size(costs.device.memory)}."
+    )
+    return [
+        Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
+        Sheet(f"Memory of one process in GB, arm {costs.arm}", ("part", *costs.memory), (*parts, most), note),
+    ]
+
+
+def _size(count: float) -> str:
+    return f"{count / GB:,.1f} GB"
+
+
+def _amount(count: float) -> str:
+    units = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    unit = next((unit for unit in units if count >= unit[0]), (1, ""))
+    return f"{count / unit[0]:.3g}{unit[1]}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+
+
+def refuse(costs: Plan, workers: int = 1, served: bool = False) -> None:
     """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not.
 
     served: whether a server samples, on other memory than this.
     """
-    device, experiment = found.device, found.experiment
-    parts = found.memory["as declared"]
+    device, experiment = costs.device, costs.experiment
+    parts = costs.memory["as declared"]
     engine = parts.get("engine", 0.0)
     wanted, room = total(parts) - engine * served, device.memory / workers
     if wanted <= room:
@@ -377,17 +309,17 @@ def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
     ways = ["--workers 1"] if workers > 1 and wanted <= device.memory else []
     if engine and not served and wanted - engine <= room:
         ways.append(f"--server, with vLLM elsewhere ({(wanted - engine) / GB:.0f} GB)")
-    ways += _ways(found, room)
+    ways += _ways(costs, room)
     shared = f" for {workers} processes at once" if workers > 1 else ""
     raise ExperimentError(
-        f"experiment {experiment.name} does not fit here: the arm {found.arm} needs {wanted / GB:.0f} GB, and "
+        f"experiment {experiment.name} does not fit here: the arm {costs.arm} needs {wanted / GB:.0f} GB, and "
         f"{device.name} has {device.memory / GB:.0f} GB{shared}; what would: {'; or '.join(ways)}"
     )
 
 
-def _ways(found: Plan, room: float) -> list[str]:
+def _ways(costs: Plan, room: float) -> list[str]:
     """Changes that would make the plan fit into `room` bytes, or elsewhere; each is enough."""
-    experiment, device, shape, arm = found.experiment, found.device, found.shape, found.arm
+    experiment, device, shape, arm = costs.experiment, costs.device, costs.shape, costs.arm
     declared = experiment.training_of(arm)
     ways = []
     micro = declared.micro_batch or declared.rollouts
@@ -399,15 +331,15 @@ def _ways(found: Plan, room: float) -> list[str]:
     adapted += [{**adapted[1], "micro_batch": size} for size in smaller]
     for options in (changes, [] if declared.lora_rank else adapted):
         for change in options:
-            size = total(memory(experiment, arm, shape, found.prompt, device, replace(declared, **change)))
+            size = total(memory(experiment, arm, shape, costs.prompt, device, replace(declared, **change)))
             if size <= room:
                 ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
                 break
-    gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
+    gpu, cheapest = costs.gpu, replace(declared, gradient_checkpointing=True)
     if experiment.engine != VLLM:  # which holds as much of the cache as there is room for
         paged = replace(experiment, engine=VLLM)
         for change in ({}, changes[0], adapted[1]):
-            size = total(memory(paged, arm, shape, found.prompt, gpu, replace(declared, **change), 1))
+            size = total(memory(paged, arm, shape, costs.prompt, gpu, replace(declared, **change), 1))
             if size <= (room if device.kind == "gpu" else gpu.memory):
                 extra = f" with training.{_named(change)}" if change else ""
                 ways.append(f'engine = "{VLLM}" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
@@ -415,7 +347,7 @@ def _ways(found: Plan, room: float) -> list[str]:
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         if gpus == 1 and device.kind == "gpu":
             continue
-        size = total(memory(experiment, arm, shape, found.prompt, gpu, cheapest, gpus))
+        size = total(memory(experiment, arm, shape, costs.prompt, gpu, cheapest, gpus))
         if size <= gpu.memory:
             many = f"{gpus} GPUs like the {gpu.name} by FSDP" if gpus > 1 else f"one {gpu.name}"
             ways.append(f"{many} with gradient_checkpointing ({size / GB:.0f} GB each)")

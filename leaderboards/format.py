@@ -27,6 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leaderboards.names import hint
+
 SCHEMA_VERSION = 1
 
 
@@ -128,7 +130,7 @@ def trouble(path: Path, error: OSError) -> RecordError:
 def check_table(table: str) -> None:
     """RecordError for a table that no run has."""
     if table not in TABLES:
-        raise RecordError(f"unknown table {table!r}; a run has {', '.join(TABLES)}")
+        raise RecordError(f"unknown table {table!r}; {hint(table, TABLES)}")
 
 
 def part_paths(folder: Path, table: str) -> dict[int, Path]:
@@ -139,12 +141,12 @@ def part_paths(folder: Path, table: str) -> dict[int, Path]:
         return {}
     except OSError as error:
         raise trouble(folder / table, error) from error
-    found = {int(match[1]): folder / table / name for name in names if (match := _PART.fullmatch(name))}
-    return dict(sorted(found.items()))
+    parts = {int(match[1]): folder / table / name for name in names if (match := _PART.fullmatch(name))}
+    return dict(sorted(parts.items()))
 
 
 def missing_step(folder: Path, table: str) -> str | None:
-    """What is wrong where a part is missing between others; evaluations have steps of their own."""
+    """A sentence where a part is missing between others, else None; evaluations have steps of their own."""
     steps = list(part_paths(folder, table))
     absent = sorted(set(range(steps[0], steps[-1] + 1)) - set(steps)) if steps else []
     if not absent:

@@ -180,7 +180,7 @@ def _of_arms(comparison: Comparison, name: str) -> Curves:
 
 def _minus_baseline(comparison: Comparison, name: str) -> Curves:
     """The same, minus the baseline's curve on the same seed: what the seeds share is gone."""
-    found: Curves = {}
+    curves: Curves = {}
     for arm in comparison.arms:
         if arm.differences:
             pairs = [
@@ -190,11 +190,11 @@ def _minus_baseline(comparison: Comparison, name: str) -> Curves:
                 )
                 for seed in arm.differences
             ]
-            found[arm.label] = [
-                {step: value - getattr(its, name)[step] for step, value in mine.items()}
-                for mine, its in pairs
+            curves[arm.label] = [
+                {step: value - getattr(base_score, name)[step] for step, value in arm_curve.items()}
+                for arm_curve, base_score in pairs
             ]
-    return found
+    return curves
 
 
 def _chart(comparison: Comparison, values: Curves, label: str) -> str:
@@ -256,7 +256,7 @@ def _table(sheet: Sheet, baseline: str | None = None, heading: str = "h2") -> st
     head = "".join(cell("th", column, name) for column, name in enumerate(sheet.columns))
     rows = []
     for row in sheet.rows:
-        own = ' class="baseline"' if row[0] == baseline else ""
+        row_class = ' class="baseline"' if row[0] == baseline else ""
         cells = (
             cell(
                 "td",
@@ -266,7 +266,7 @@ def _table(sheet: Sheet, baseline: str | None = None, heading: str = "h2") -> st
             )
             for column, text in enumerate(row)
         )
-        rows.append(f"<tr{own}>{''.join(cells)}</tr>")
+        rows.append(f"<tr{row_class}>{''.join(cells)}</tr>")
     note = f'<p class="note">{_text(sheet.note)}</p>' if sheet.note else ""
     return (
         f'<{heading}>{_text(sheet.title)}</{heading}>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
@@ -282,16 +282,18 @@ def _answers(score: RunScores, problem: Problem) -> dict[int, tuple[str, str]]:
     return {row["sample"]: (row["verdict"], row["text"]) for row in samples.to_pylist()}
 
 
-def _flip(mine: RunScores, its: RunScores, problem: Problem, gained: bool) -> list[tuple[str, str]]:
+def _flip(arm: RunScores, base: RunScores, problem: Problem, gained: bool) -> list[tuple[str, str]]:
     """The two answers to the first sample, sampled with the same noise, that one of them solves and the other not."""
-    ours, theirs = _answers(mine, problem), _answers(its, problem)
+    arm_answers, base_answers = _answers(arm, problem), _answers(base, problem)
     flipped = (
         sample
-        for sample in sorted(ours)
-        if ((theirs[sample][0] == "correct"), (ours[sample][0] == "correct")) == (not gained, gained)
+        for sample in sorted(arm_answers)
+        if ((base_answers[sample][0] == "correct"), (arm_answers[sample][0] == "correct"))
+        == (not gained, gained)
     )
-    sample = next(flipped, min(ours))  # none where answers that could not be judged made the difference
-    return [theirs[sample], ours[sample]]
+    # None flipped where answers that could not be judged made the difference.
+    sample = next(flipped, min(arm_answers))
+    return [base_answers[sample], arm_answers[sample]]
 
 
 def _flips(comparison: Comparison, arm: Arm) -> str:
@@ -299,9 +301,12 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
     gained: list[tuple[float, int, Problem]] = []
     lost: list[tuple[float, int, Problem]] = []
     for seed in arm.differences:
-        mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
-        for problem in sorted(mine.problems.keys() & its.problems.keys()):
-            change = mine.problems[problem] - its.problems[problem]
+        arm_score, base_score = (
+            comparison.scores[arm.label, seed],
+            comparison.scores[comparison.baseline, seed],
+        )
+        for problem in sorted(arm_score.problems.keys() & base_score.problems.keys()):
+            change = arm_score.problems[problem] - base_score.problems[problem]
             if change:
                 (gained if change > 0 else lost).append((-abs(change), seed, problem))
     rollouts = _rollouts(comparison, arm)
@@ -314,11 +319,15 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
     for what, flips in (("gained", gained), ("lost", lost)):
         for change, seed, problem in sorted(flips)[:SHOWN_FLIPS]:
             sign = "+" if what == "gained" else "-"
-            parts.append(
-                f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
+            unit = "" if comparison.foreign else " of its samples correct"
+            parts.append(f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f}{unit}</p>")
+            if comparison.foreign:  # values without answers
+                continue
+            arm_score, base_score = (
+                comparison.scores[arm.label, seed],
+                comparison.scores[comparison.baseline, seed],
             )
-            mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
-            answers = _flip(mine, its, problem, what == "gained")
+            answers = _flip(arm_score, base_score, problem, what == "gained")
             shown = [_text(text) for _, text in answers]
             parts.append(_side_by_side(comparison.baseline, arm, [verdict for verdict, _ in answers], shown))
     return "\n".join([*parts, *rollouts, "</details>"])
@@ -344,24 +353,24 @@ def _rollouts(comparison: Comparison, arm: Arm) -> list[str]:
     columns = ["problem_id", "sample", "key", "text", "verdict", "advantage", "weights"]
     parts: list[str] = []
     for step in sorted(comparison.scores[arm.label, seed].rewards, reverse=True)[:LATE_STEPS]:
-        its, mine = (
+        base_rows, arm_rows = (
             comparison.scores[label, seed].run.table("rollouts", columns, step).to_pylist()
             for label in (comparison.baseline, arm.label)
         )
-        by_key = {row["key"]: row for row in mine}
-        for row in its:
+        by_key = {row["key"]: row for row in arm_rows}
+        for row in base_rows:
             pair = [row, by_key.get(row["key"], row)]
-            if sum(one["verdict"] == "correct" for one in pair) != 1:
+            if sum(rollout["verdict"] == "correct" for rollout in pair) != 1:
                 continue
-            advantages = " and ".join(f"{one['advantage']:+.2f}" for one in pair)
+            advantages = " and ".join(f"{rollout['advantage']:+.2f}" for rollout in pair)
             where = f"Training step {step}, seed {seed}, {row['problem_id']}, sample {row['sample']}"
             parts.append(f"<p>{_text(where)}: advantage {advantages}</p>")
             parts.append(
                 _side_by_side(
                     comparison.baseline,
                     arm,
-                    [one["verdict"] for one in pair],
-                    [_weighted(one) for one in pair],
+                    [rollout["verdict"] for rollout in pair],
+                    [_weighted(rollout) for rollout in pair],
                 )
             )
             if len(parts) == 2 * SHOWN_FLIPS:
@@ -380,7 +389,7 @@ def _credit(comparison: Comparison) -> str:
             continue
         score = comparison.scores[arm.label, seed]
         columns = ["problem_id", "sample", "text", "verdict", "advantage", "weights"]
-        rows = score.run.table("rollouts", columns, step=min(score.rewards))
+        rows = score.run.table("rollouts", columns, step=min(score.rewards, default=0))
         if not rows.num_rows:
             continue
         # A response that was rewarded unlike its group: credit on any other teaches nothing.
@@ -424,6 +433,49 @@ def _place(value: object) -> str:
     return str(value)
 
 
+def _curves(comparison: Comparison) -> list[str]:
+    """Reward and accuracy over training, each where it was recorded, under headings."""
+    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
+    parts = []
+    for label, values in (
+        ("Training reward", _of_arms(comparison, "rewards")),
+        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
+        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
+    ):
+        chart = _chart(comparison, values, label)
+        if chart:
+            parts += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
+    return parts
+
+
+def _gained_and_lost(comparison: Comparison) -> list[str]:
+    """Problems that an arm solves and the baseline does not, and the other way round; nothing where there is none."""
+    flips = [_flips(comparison, arm) for arm in comparison.arms]
+    if not any(flips):
+        return []
+    return [
+        "<h2>Problems gained and lost</h2>",
+        f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
+        "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
+        "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
+        *flips,
+    ]
+
+
+def _provenance(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
+    """The declaration and the places where the runs were made, as a list."""
+    shown_above = ("positive control", "hashes")
+    facts = [(key, text) for key, text in terminal.provenance(comparison, runs) if key not in shown_above]
+    facts += [("note", note) for note in comparison.notes]
+    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
+    manifests = [score.run.manifest for score in comparison.scores.values()]
+    for key in ("versions", "environment_hash", "hardware", "git_commit"):
+        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
+        facts += [(key.replace("_", " "), place) for place in sorted(places)]
+    items = "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts)
+    return ["<h2>Provenance</h2>", f"<dl>{items}</dl>"]
+
+
 def to_html(
     comparison: Comparison,
     runs: Sequence[Run],
@@ -439,8 +491,6 @@ def to_html(
     title = _text(terminal.title(comparison))
     control = comparison.positive_control
     ranking, *others = terminal.sheets(comparison, runs)
-    tables = [_table(sheet, comparison.baseline) for sheet in others]
-    flips = [_flips(comparison, arm) for arm in comparison.arms]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="soft">{_text(terminal.headline(comparison))}</p>',
@@ -451,26 +501,11 @@ def to_html(
         f"dots: single seeds; shaded: differences below {comparison.smallest_difference:g}, declared not to "
         "matter.</p>",
         _forest(comparison),
+        *_curves(comparison),
+        *(_table(sheet, comparison.baseline) for sheet in others),
+        *_gained_and_lost(comparison),
+        _credit(comparison),
     ]
-    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
-    for label, values in (
-        ("Training reward", _of_arms(comparison, "rewards")),
-        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
-        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
-    ):
-        chart = _chart(comparison, values, label)
-        if chart:
-            body += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
-    body += tables
-    if any(flips):
-        body += [
-            "<h2>Problems gained and lost</h2>",
-            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
-            "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
-            "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
-            *flips,
-        ]
-    body.append(_credit(comparison))
     if claims:
         body += [
             "<h2>Published claims</h2>",
@@ -478,23 +513,7 @@ def to_html(
             *(_table(sheet, heading="h3") for sheet in claims),
             "</details>",
         ]
-    facts = [
-        (key, text)
-        for key, text in terminal.provenance(comparison, runs)
-        if key not in ("positive control", "hashes")
-    ]
-    facts += [("note", note) for note in comparison.notes]
-    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
-    for key in ("versions", "environment_hash", "hardware", "git_commit"):
-        manifests = [score.run.manifest for score in comparison.scores.values()]
-        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
-        facts += [(key.replace("_", " "), place) for place in sorted(places)]
-    body += [
-        "<h2>Provenance</h2>",
-        "<dl>" + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts) + "</dl>",
-        "<h2>To repeat it</h2>",
-        f"<pre>{_text(command)}</pre>",
-    ]
+    body += [*_provenance(comparison, runs), "<h2>To repeat it</h2>", f"<pre>{_text(command)}</pre>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -11,14 +11,15 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.estimates import Interval
+if TYPE_CHECKING:
+    from leaderboards.estimates import Interval  # and not scipy, for a table of names
 
 NOTHING = "-"
 #: A column of words may be broken into lines of about this length; numbers never are.

@@ -17,10 +17,11 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from tasks.problem import Problem, Task, TaskError, Verdict, register
+from tasks.problem import Problem, Task, register
+from tasks.verdict import TaskError, Verdict
 
 LETTERS = "abcdefgh"
 FILLER, HOP_FILLER = (8, 16), (2, 6)
@@ -99,6 +100,10 @@ class Decision(Task):
         return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(
             answer
         )
+
+    def changed(self, problem: Problem, answer: str) -> Iterator[str]:
+        letter = chr((ord(answer) - ord("a") + 1) % len(LETTERS) + ord("a"))
+        return iter((letter,))
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
         body = text.partition("#")[0]

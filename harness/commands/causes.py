@@ -98,9 +98,10 @@ def _replay(options: argparse.Namespace) -> int:
     import torch
 
     from harness import experiment as experiments
-    from harness import replay as replays
     from harness.policy import load_policy, to_gpu
     from harness.runs.run import policy_of
+    from harness.studies import replay as replays
+    from harness.studies import rollouts
 
     torch.set_num_threads(1)
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
@@ -111,7 +112,7 @@ def _replay(options: argparse.Namespace) -> int:
                 raise ExperimentError(
                     f"--{name} goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
                 )
-        experiment, batches = replays.stored(folder, options.batches)
+        experiment, batches = rollouts.stored(folder, options.batches)
         methods = replays.methods_of(experiment, wanted)
         policy = policy_of(experiment)
         source = f"recorded in {folder}"
@@ -129,7 +130,7 @@ def _replay(options: argparse.Namespace) -> int:
     policy = to_gpu(policy)
     policy.model.float()  # as it is trained, whatever it is read in
     if batches is None:
-        batches = replays.fresh(experiment, policy, options.batches, options.seed)
+        batches = rollouts.fresh(experiment, policy, options.batches, options.seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
         found = replays.replay(
@@ -157,8 +158,8 @@ def _intervene(options: argparse.Namespace) -> int:
     import torch
 
     from flowtracer import credit
-    from harness import intervene as interventions
     from harness.policy import to_gpu
+    from harness.studies import intervene as interventions
 
     torch.set_num_threads(1)
     task = task_named(options.task)

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from harness import claims
+    from harness.studies import claims
     from leaderboards import load
     from leaderboards.sheets import render, to_markdown
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
@@ -28,6 +27,12 @@ from harness.errors import ExperimentError
 
 def add(commands: Commands) -> None:
     """Adds these commands."""
+    _add_evaluate(commands)
+    _add_trace(commands)
+    _add_serve(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
     added = command(
         commands, "evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts."
     )
@@ -52,11 +57,13 @@ def add(commands: Commands) -> None:
     add_server(added)
     added.add_argument(
         "--out",
-        type=Path,
+        type=output,
         metavar="FILE",
         help="keep each finished sample in FILE, a JSON line each; the same command again goes on from there",
     )
 
+
+def _add_trace(commands: Commands) -> None:
     added = command(
         commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
     )
@@ -76,6 +83,8 @@ def add(commands: Commands) -> None:
     add_policy_options(added)
     added.add_argument("--html", type=output, metavar="FILE", help="also write a page for the browser")
 
+
+def _add_serve(commands: Commands) -> None:
     added = command(
         commands,
         "serve",
@@ -93,7 +102,7 @@ def add(commands: Commands) -> None:
         help="tokens of the longest prompt and its response together (default: the policy's)",
     )
     added.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
     added.add_argument("--port", type=int, default=8000, help="default: 8000")
     added.add_argument(
@@ -162,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str, Any]:
-    """What samples in one file have in common."""
+    """The properties that all samples of one file share."""
     from harness.runs.checkpoints import parameters_hash
 
     return {
@@ -183,8 +192,12 @@ def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
     rewards = [row["reward"] for row in rows]
     if None in rewards:
         return [f"no error bars: {rewards.count(None)} samples could not be judged"]
-    found = average_at_k([rewards[first : first + samples] for first in range(0, len(rewards), samples)])
-    bars = {"these problems, sampled again": found.decoding, "new problems of this kind": found.problems}
+    table = [rewards[first : first + samples] for first in range(0, len(rewards), samples)]
+    estimate = average_at_k(table)
+    bars = {
+        "these problems, sampled again": estimate.decoding,
+        "new problems of this kind": estimate.problems,
+    }
     return [f"{bar[0]:.4f} to {bar[1]:.4f} (95%): {what}" for what, bar in bars.items() if bar is not None]
 
 
@@ -210,7 +223,7 @@ def _trace(options: argparse.Namespace) -> int:
     if options.response is None:
         key = seeds.key("evaluation", task.name, problem.id, 0)
         with status("sampling a response"):
-            one = sample(
+            answer = sample(
                 policy.model,
                 policy.tokenizer,
                 [prompt_ids],
@@ -219,7 +232,7 @@ def _trace(options: argparse.Namespace) -> int:
                     response_limit(options.max_response_tokens, policy, len(prompt_ids)), temperature=0.0
                 ),
             )[0]
-        response_ids, text, reason = one.ids, one.text, one.finish_reason
+        response_ids, text, reason = answer.ids, answer.text, answer.finish_reason
     else:
         response_ids = policy.tokenizer(options.response, add_special_tokens=False).input_ids
         text, reason = options.response, "stop"
@@ -235,5 +248,4 @@ def _trace(options: argparse.Namespace) -> int:
     screen.print(traced.to_terminal(screen.width))
     if options.html is not None:
         write(options.html, traced.to_html())
-        screen.print(f"\nwrote {options.html}", highlight=False)
     return 0

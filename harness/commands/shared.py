@@ -1,16 +1,20 @@
-"""What several commands share: options, consoles, progress, files."""
+"""Shared by several commands: options, consoles, progress, files."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from leaderboards.sheets import Sheet
 
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
 MISTAKE, STOPPED = 2, 130
@@ -38,6 +42,13 @@ def console() -> Any:
 
     # Where output is no terminal, a width that fits a page beats rich's guess.
     return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def print_sheets(screen: Any, sheets: Iterable[Sheet]) -> None:
+    """Prints tables, each as wide as the screen at most."""
+    from leaderboards.sheets import render
+
+    screen.print(render(sheets, screen.width))
 
 
 def status(text: str) -> Any:
@@ -68,18 +79,38 @@ def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: st
 
 def output(file: str) -> Path:
     """A file to be written; where that is hopeless, it is said before the work and not after it."""
-    folder = Path(file).absolute().parent
+    path = Path(file)
+    folder, new = path.absolute().parent, not path.exists()
     if not os.access(folder, os.W_OK):
         raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder} that can be written to")
-    return Path(file)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{file} cannot be written: {error.strerror}") from None
+    if new:
+        path.unlink()
+    return path
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made where it was not there. Raises ExperimentError where nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ExperimentError(
+            f"--out {folder} cannot be written to ({error.strerror}); give another folder"
+        ) from None
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file. Raises ExperimentError where that is not possible."""
+    """Writes a text file and says so. Raises ExperimentError where that is not possible."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"wrote {path}")
 
 
 def task_named(text: str) -> Any:
@@ -200,14 +231,14 @@ class Bars:
 
     def advance(self, job: Any, count: int) -> None:
         self.bars.advance(self.whole, count)
-        name = f"  {job.action} {job}"
+        name = str(job)
         if name not in self.running:
-            self.running[name] = self.bars.add_task(name, total=None)
+            self.running[name] = self.bars.add_task(f"  {name}", total=None)
         self.bars.advance(self.running[name], count)
 
     def finished(self, job: Any) -> None:
-        for name in [name for name in self.running if name.endswith(f" {job}")]:
-            self.bars.remove_task(self.running.pop(name))
+        if str(job) in self.running:
+            self.bars.remove_task(self.running.pop(str(job)))
         self.screen.print(f"finished {job}", highlight=False)
 
     def note(self, line: str) -> None:

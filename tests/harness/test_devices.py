@@ -19,12 +19,13 @@ from torch.utils._pytree import tree_flatten
 
 import tasks
 from flowtracer import credit, trace
-from harness import cli, replay, seeds
+from harness import cli, seeds
 from harness.engines.base import Sampling
 from harness.engines.keyed import sample
 from harness.experiment import task_of
 from harness.policy import load_policy
 from harness.runs import run
+from harness.studies import rollouts, weighing
 
 OWN_PROCESS = os.environ.get("FLOWTRACER_TEST_STANDIN") == "1"
 on_stand_in = pytest.mark.skipif(not OWN_PROCESS, reason="in a process of their own, below")
@@ -157,7 +158,7 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
         monkeypatch.setattr(
             There, "__init__", lambda self, values: made.append(values.numel()) or begin(self, values)
         )
-        assert replay.flat_gradient(model, None).sum() == sum(map(torch.numel, model.parameters()))
+        assert weighing.flat_gradient(model, None).sum() == sum(map(torch.numel, model.parameters()))
     assert max(made, default=0) <= max(map(torch.numel, model.parameters()))
 
 
@@ -166,11 +167,11 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
 def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_experiment):
     built = tiny_experiment(samples_per_prompt=4)
     policy, task, method = run.policy_of(built), task_of(built.task), credit.get(name)
-    batches = replay.fresh(built, policy, 1, 0)
-    here = replay.weigh(policy, task, built.training, batches, method, gradients=False)
+    batches = rollouts.fresh(built, policy, 1, 0)
+    here = weighing.gradients(policy, task, built.training, batches, method)
     moved(policy)
     with standin():
-        there = replay.weigh(policy, task, built.training, batches, method, gradients=False)
+        there = weighing.gradients(policy, task, built.training, batches, method)
     assert [weights.tolist() for weights in there.weights[0]] == [
         weights.tolist() for weights in here.weights[0]
     ]

@@ -17,10 +17,10 @@ from leaderboards.records import load, read_run
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     writer = new_writer(tmp_path / "run")
-    with pytest.raises(RecordError, match="unknown table 'losses'; a run has rollouts"):
+    with pytest.raises(RecordError, match="unknown table 'losses'; known: rollouts"):
         writer.write("losses", 1, step_row(1))
     writer.write("steps", 1, step_row(1))
-    with pytest.raises(RecordError, match="has no column colour"):
+    with pytest.raises(RecordError, match="has no column 'colour'"):
         read_run(tmp_path / "run").table("steps", ["colour"])
 
 
