@@ -39,8 +39,9 @@ UTILISATION, BANDWIDTH = 0.4, 0.6
 #: Seconds of Python and kernel launches a layer and decoding step (transformers' generate; a tenth is assumed of vLLM),
 #: and of a training step of TRL beyond its arithmetic. Measured on the embedded testbed, assumed of a GPU.
 LAUNCH, STEP = 1e-3, 0.03
-#: Seconds in which transformers draws the noise of a row for one token of the vocabulary, on one thread: measured.
-NOISE = 8e-9
+#: Seconds in which the transformers engine draws the noise of a row for one token of the vocabulary: measured on one
+#: thread of a CPU; on a GPU, where a kernel writes it, assumed from the memory's rate.
+NOISE = {"cpu": 1.5e-8, "gpu": 1e-11}
 #: Bytes of a recorded rollout token (ids, weights, two log-probabilities, text; compressed): measured.
 RECORD = 16
 #: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
@@ -406,6 +407,6 @@ def _decoding(
     arithmetic = rows * shape.forward(prompt + response) / reached
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
-    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE
+    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE[device.kind]
     waiting = response * (shape.layers * LAUNCH * (0.1 if engine == VLLM else 1.0) + drawing)
     return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting

@@ -12,6 +12,7 @@ four tokens and positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ WORD = 0xFFFFFFFF
 #: little where responses end early.
 AHEAD = 2**16
 #: Numbers that are computed at once. A CPU's cache holds the words of so many; a GPU has room for more, not for all.
-AT_ONCE = {"cpu": 2**15}
+AT_ONCE = {"cpu": 2**16}
 AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -57,6 +58,10 @@ def gumbel(keys: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     in double precision, so that large noise, where u is close to 1, is as exact as any other. Logarithms are those of
     double precision too: every device rounds them to the same float32, except where a last bit is at stake.
     """
+    if keys.device.type == "cuda" and find_spec("triton") is not None:
+        from harness.engines import noise_kernel
+
+        return noise_kernel.gumbel(keys, positions, vocabulary)
     rows, length, blocks = len(keys), len(positions), -(-vocabulary // 4)
     noise = torch.empty(rows * length, 4 * blocks, dtype=torch.float32, device=keys.device)
     key = keys.repeat_interleave(length, dim=0).unsqueeze(2)
