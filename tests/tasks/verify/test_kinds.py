@@ -20,7 +20,7 @@ def cases():
     for line in (Path(__file__).parent / "kinds.txt").read_text(encoding="utf-8").splitlines()[2:]:
         if line.startswith("# "):
             kind = line[2:]
-        elif line.startswith("["):
+        elif line.startswith("[") and " :: " not in line:
             task, question = line[1:-1].split(" | ")
         elif line:
             yield (kind, task, question, *line.split(" :: "))
