@@ -21,7 +21,7 @@ from torch import Tensor
 from flowtracer import solve_flow, traced_layers
 from flowtracer.blocked import TracedLayer, row_normalizers
 from flowtracer.readings import DENSE_TOKENS, MeanMap
-from harness.plan import Shape
+from harness.shapes import Shape
 
 MAP, NORMALIZERS, SOLVES = "map", "normalizers", "solves"
 PARTS = (MAP, NORMALIZERS, SOLVES)

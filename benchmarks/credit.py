@@ -22,8 +22,8 @@ from pathlib import Path
 import measure
 import psutil
 import torch
+from random_policy import log_probabilities, shaped, with_trainers_head
 from report import Report, Row, Table, figure, spread
-from shapes import log_probabilities, shaped, with_trainers_head
 from torch import Tensor
 
 from flowtracer import AttentionTap, solve_flow, traced_layers

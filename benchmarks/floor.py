@@ -26,7 +26,8 @@ from report import Report, Row, Table, figure
 from flowtracer import traced_layers
 from flowtracer.flow import BLOCK
 from flowtracer.readings import DENSE_TOKENS
-from harness.plan import SHAPES, UTILISATION, Shape
+from harness.plan import UTILISATION
+from harness.shapes import SHAPES, Shape
 
 POLICIES = {
     "Qwen3-4B": SHAPES["Qwen/Qwen3-4B-Base"],

@@ -17,7 +17,7 @@ import torch
 from records import Records
 from report import Row
 
-from harness.plan import SHAPES, Shape
+from harness.shapes import SHAPES, Shape
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What a rehearsal measures in place of the paper's shapes.

@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import measure
 import torch
+from random_policy import log_probabilities, shaped, with_trainers_head
 from report import Report, Row, Table, figure
-from shapes import log_probabilities, shaped, with_trainers_head
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,8 +28,9 @@ from trl.kernels import chunked_logprob
 from flowtracer import AttentionTap, solve_flow
 from harness import experiment as experiments
 from harness import plan
-from harness.plan import GB, SHAPES, Shape
+from harness.plan import GB
 from harness.runs.settings import adapters_of
+from harness.shapes import RATES, SHAPES, Device, Shape
 
 EXPERIMENT, POLICY = "qwen3-0.6b", "Qwen/Qwen3-0.6B-Base"
 #: Bytes of the GPU that the experiment is planned for.
@@ -261,7 +262,7 @@ def planned(variant: Variant, shape: Shape, batch: Update) -> dict[str, float]:
         lora_rank=variant.rank,
         gradient_checkpointing=variant.checkpointing,
     )
-    device = plan.Device("a GPU of 24 GB", "gpu", CARD, *plan.RATES["RTX 4090"])
+    device = Device("a GPU of 24 GB", "gpu", CARD, *RATES["RTX 4090"])
     parts = plan.memory(experiment, "flow", shape, batch.prompt, device, training)
     if variant.eight_bit:
         parts["Adam"] *= (1 + 4 / EightBitAdam.BLOCK) / 4

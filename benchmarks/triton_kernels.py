@@ -15,14 +15,14 @@ from typing import Any
 
 import measure
 import torch
+from random_policy import shaped
 from report import Report, Row, Table, figure
-from shapes import shaped
 from torch import Tensor
 
 from flowtracer import AttentionTap
 from flowtracer.blocked import TracedLayer
 from flowtracer.readings import MeanMap
-from harness.plan import Shape
+from harness.shapes import Shape
 
 KERNELS = ("_log_sum_exp_kernel", "_head_mean_kernel")
 #: What is compiled: dtype, width of the heads, compute capability. H100 and H200 are 90, A100 80.

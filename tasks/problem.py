@@ -44,6 +44,8 @@ class Task(ABC):
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
+    #: Items left out because their published gold states no answer: pairs of (id, reason).
+    unreadable: Sequence[tuple[str, str]] = ()
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
     removed: Sequence[tuple[str, str]] = ()
 

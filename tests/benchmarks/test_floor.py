@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowtracer import capacity_from_qk, solve_flow
-from harness.plan import Shape
+from harness.shapes import Shape
 
 SHAPE = Shape(3, 32, 48, 4, 2, 16, 64, True, 4096, True)
 
@@ -30,10 +30,10 @@ def test_products_of_the_map_are_those_that_run(benchmarks):
 def test_a_training_step_is_that_of_the_plan(benchmarks):
     """Forward, recomputation and backward of a model; PyTorch counts attention without its causal half."""
     import floor
-    import shapes
+    import random_policy
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    model = shapes.shaped(SHAPE, torch.float32, "sdpa", "cpu")
+    model = random_policy.shaped(SHAPE, torch.float32, "sdpa", "cpu")
     tokens = 64
     ids = torch.zeros(1, tokens, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

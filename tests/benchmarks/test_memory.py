@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from harness.plan import Shape
+from harness.shapes import Shape
 
 SHAPE = Shape(3, 32, 48, 4, 2, 16, 64, True, 4096, True)
 
@@ -48,7 +48,7 @@ def test_the_plan_of_a_small_gpu_is_an_upper_bound(benchmarks):
     """At the real shape: what the plan says of qwen3-0.6b fits 24 GB, and the simulation holds no more."""
     import memory
 
-    from harness.plan import SHAPES
+    from harness.shapes import SHAPES
 
     row = memory.row(memory.VARIANTS[0], SHAPES[memory.POLICY], memory.DECLARED, measured=False)
     assert row["whole"] <= row["card"]

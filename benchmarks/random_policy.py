@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from trl.trainer.utils import add_fused_lm_head
 
-from harness.plan import Shape
+from harness.shapes import Shape
 
 
 def shaped(shape: Shape, dtype: torch.dtype, attention: str, device: str) -> PreTrainedModel:
