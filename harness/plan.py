@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training, task_of
+from harness.experiment import ADAMW, Experiment, Training, task_of
 from harness.shapes import REFERENCE, Device, Shape, here, shape_of
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ NOISE = {"cpu": 1.5e-8, "gpu": 1e-11}
 RECORD = 16
 #: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
 PROCESS = {"gpu": 1.5e9, "cpu": 0.8e9}
+#: Bytes of Adam's two moments for a parameter in 8 bits, with a float32 scale for each block of 256.
+EIGHT_BIT = 2.0 * (1 + 4 / 256)
 #: A rank to plan adapters with, where the experiment has none.
 RANK = 16
 #: The fused head of TRL 1.16 holds a tile of logits: so many tokens and so much of the vocabulary.
@@ -202,7 +204,7 @@ def memory(
     parts = {
         "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
         "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
-        "Adam": 8.0 * trained / gpus,
+        "Adam": (8.0 if training.optimizer == ADAMW else EIGHT_BIT) * trained / gpus,
         "gradients": 4.0 * trained / gpus,
         "activations": inputs + layer if training.gradient_checkpointing else shape.layers * layer,
         "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),

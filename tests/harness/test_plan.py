@@ -83,6 +83,7 @@ def test_what_each_choice_saves():
     assert whole["attention map"] > needed(micro_batch=1)["attention map"] > 0
     assert needed(gradient_checkpointing=False)["activations"] > 5 * whole["activations"]
     assert needed(lora_rank=16)["Adam"] < whole["Adam"] / 20
+    assert needed(optimizer="adamw_8bit")["Adam"] == pytest.approx(whole["Adam"] / 4, rel=0.02)
     assert needed(gpus=4)["Adam"] == whole["Adam"] / 4
     # Sampling and training do not hold their largest parts at once.
     assert plan.total({**whole, "cache": 0.0}) < plan.total({**whole, "cache": 1e12}) < 1.1e12
