@@ -228,9 +228,7 @@ def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
 
 
 def test_garbage_stops_training(tiny_experiment, tmp_path):
-    with pytest.raises(
-        ExperimentError, match="training stopped.*last good checkpoint.*; lower the learning rate"
-    ):
+    with pytest.raises(ExperimentError, match="training stopped.*; lower the learning rate"):
         run.train(tiny_experiment(("uniform",), learning_rate=1e38), "uniform", 0, tmp_path)
 
 
