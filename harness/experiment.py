@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "experiments"
 REWARDS = ("verdict", "random")
+#: AdamW with float32 moments, and with moments of 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
+ADAMW, ADAMW_8BIT = OPTIMIZERS = ("adamw", "adamw_8bit")
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
@@ -54,8 +56,9 @@ class Training:
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
     save_every: steps between checkpoints, from which a stopped run goes on; they lie between rollout batches, for only
     there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
-    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict",
-    or "random", a control that rewards half of the rollouts whatever they say.
+    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer: "adamw",
+    or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
+    control that rewards half of the rollouts whatever they say.
     """
 
     steps: int
@@ -82,6 +85,7 @@ class Training:
     updates_per_batch: int = 1
     gradient_checkpointing: bool = False
     lora_rank: int = 0
+    optimizer: str = "adamw"
     save_every: int = 25
 
     @property
@@ -247,6 +251,7 @@ def _check_training(training: Training, place: str) -> None:
         (training.save_every >= 1, "save_every must be at least 1"),
         (training.updates_per_batch >= 1, "updates_per_batch must be at least 1"),
         (training.lora_rank >= 0, "lora_rank must not be negative"),
+        (training.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
         (
             training.micro_batch >= 0 and training.rollouts % micro == 0,

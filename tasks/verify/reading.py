@@ -34,8 +34,10 @@ _FUNCTIONS = (
     "asin acos atan",
 )
 _CALLED = frozenset(" ".join(_FUNCTIONS).split())
+_IN_SUBSCRIPT = r"[A-Za-z0-9 ,+*'-]*"
 _SUBSCRIPT = (
-    r"_\s*(?:\{\s*(?:\\(?:text|mathrm|rm|operatorname)\s*)?\{?[A-Za-z0-9 ,+*'-]*\}?\s*\}|[A-Za-z0-9])"
+    rf"_\s*(?:\{{\s*{_IN_SUBSCRIPT}\}}|[A-Za-z0-9]"
+    rf"|\{{\s*\\(?:text|mathrm|rm|operatorname)\s*\{{{_IN_SUBSCRIPT}\}}\s*\}})"
 )
 _TOKEN = re.compile(
     r"\s*(?:"

@@ -27,7 +27,7 @@ _REPLACED = tuple(
     for pattern, new in (
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\(?:textnormal|textup|textsf)(?![a-zA-Z])", r"\\text"),
+        (r"\\(?:textnormal|textup|textsf|textrm|mbox|hbox)(?![a-zA-Z])", r"\\text"),
         (r"\\phantom\s*(?:\{[^{}]*\}|.)", ""),
         (
             r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|mathopen|mathclose|bf|rm|it|mathrm\s*\{~\})(?![a-zA-Z])",
@@ -82,8 +82,8 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z])")
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 #: Words around a value that say no more than the value does.
 _LEAD = re.compile(
-    r"^\s*\\(?:text|mbox|textrm)\s*\{\s*(?:the\s+)?(?:final\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*",
-    re.I,
+    r"^\s*\\text\s*\{\s*(?:the\s+)?(?:final\s+)?(?:(?:answer|result)\s*(?:is|:)|option|choice)\s*:?\s*",
+    re.IGNORECASE,
 )
 _QUALIFIER = re.compile(
     r",?\s*(?:\\(?:text|mbox|textrm|quad)\s*\{\s*,?\s*\(?\s*)(?:for\s+(?:all|any|every|each|some|real|arbitrary|constant)"

@@ -211,6 +211,7 @@ def _joined(text: str, spelled: list[str]) -> str:
 def _words(text: str) -> list[str]:
     """The words of a unit, powers and `/h` spelled out. Case is kept where it tells units apart."""
     text = _PER_LETTER.sub(lambda match: _PER[match.group(1)], text)
+    text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?\s*-\s*([1-3])\s*\}?", r" per \1^\2 ", text).replace("^1 ", " ")
     text = re.sub(r"\^\s*\{?\s*2\s*\}?", " square ", text)
     text = re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text).replace("/", " per ")
     words = [word if word in _SYMBOLS else word.lower() for word in _WORD.findall(text)]
