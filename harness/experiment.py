@@ -13,19 +13,21 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
+from leaderboards.code import changes, runs_by_other_code
 from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
 from leaderboards.names import hint
 
 if TYPE_CHECKING:
     import tasks
+    from flowtracer.credit import CreditMethod
     from leaderboards.manifest import Manifest
     from leaderboards.sheets import Sheet
 
@@ -236,6 +238,42 @@ def check_arm(experiment: Experiment, label: str, manifest: Manifest, folder: Pa
         raise ExperimentError(
             f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
             "give another output folder, or another label to the arm"
+        )
+
+
+def method_of(experiment: Experiment, label: str) -> CreditMethod:
+    """The credit method of an arm, with its options."""
+    from flowtracer import credit
+
+    name, options = experiment.credit_of(label)
+    return credit.get(name, **options)
+
+
+def code_of(experiment: Experiment, label: str) -> dict[str, Any]:
+    """What a manifest records of an arm's method, under `credit`, and of code outside the package, under `code`."""
+    from harness import provenance
+
+    method = method_of(experiment, label)
+    tables = [experiment.task, *(extra.task for extra in experiment.evaluation.more)]
+    return {
+        "credit": provenance.credit_of(method),
+        "code": provenance.code_of([method], [task_of(table) for table in tables]),
+    }
+
+
+def check_code(experiment: Experiment, label: str, manifests: Sequence[Manifest], folder: Path) -> None:
+    """Raises ExperimentError where recorded runs of an arm, which more runs join, were made by other code.
+
+    Under one label there would be two methods.
+    """
+    now = code_of(experiment, label)
+    lines = [changes(each, replace(each, **now)) for each in manifests]
+    other = [each for each in lines if each]
+    if other:
+        named = dict.fromkeys(line for each in other for line in each)
+        raise ExperimentError(
+            f"{folder}: {label}: {runs_by_other_code(len(other), named)}; give another output folder, or another "
+            "label to the arm, or restore that code"
         )
 
 

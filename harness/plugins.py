@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -172,12 +172,12 @@ def _registries() -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------- what took part
 
 
-def parts(kinds: Iterable[type]) -> dict[str, dict[str, str]]:
+def parts(kinds: Iterable[type]) -> dict[str, dict[str, Any]]:
     """Hash and text of every module outside these packages that the classes are made of, by the name of its file.
 
     Their own modules and those of their bases, and what those modules use of other files of the same folder.
     """
-    modules: dict[str, dict[str, str]] = {}
+    modules: dict[str, dict[str, Any]] = {}
     waiting = [base.__module__ for kind in kinds for base in kind.__mro__]
     seen: set[str] = set()
     while waiting:
@@ -192,7 +192,7 @@ def parts(kinds: Iterable[type]) -> dict[str, dict[str, str]]:
         plugin = _LOADED.get(name)
         text = plugin.text if plugin and plugin.text is not None else Path(file).read_text(encoding="utf-8")
         digest = hashlib.sha256(text.encode()).hexdigest()
-        modules[_file_name(name, file)] = {"sha256": digest, "text": text}
+        modules[_file_name(name, file)] = {"sha256": digest, "text": text, "imported": plugin is not None}
         waiting += _neighbours(module, text, Path(file).parent)
     return dict(sorted(modules.items()))
 
@@ -220,13 +220,3 @@ def _neighbours(module: ModuleType, text: str, folder: Path) -> list[str]:
             names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
     return [name for name, file in files.items() if file is not None and folder in Path(file).parents]
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two `parts` differ: `my_credit.py 1a2b3c4d -> 9f0e1d2c` for each module."""
-    lines = []
-    for name in sorted({*before, *now}):
-        old, new = (str(table.get(name, {}).get("sha256", ""))[:8] for table in (before, now))
-        if old != new:
-            lines.append(f"{name} {old or 'absent'} -> {new or 'absent'}")
-    return lines

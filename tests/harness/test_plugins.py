@@ -149,11 +149,34 @@ def test_parts_hold_the_files_of_ones_own_and_no_other(file):
     assert parts["halving_credit.py"]["text"] == METHOD
     assert parts["helping_it.py"]["sha256"] == hashlib.sha256(b"most = 4\n").hexdigest()
     assert plugins.parts([type(credit.get("flow"))]) == {}
-    changed = {**parts, "helping_it.py": {"sha256": "9f0e" * 16}}
-    assert plugins.differences(parts, changed) == [
-        f"helping_it.py {parts['helping_it.py']['sha256'][:8]} -> 9f0e9f0e"
-    ]
-    assert plugins.differences(parts, parts) == []
+    assert parts["halving_credit.py"]["imported"] and not parts["helping_it.py"]["imported"]
+
+
+def test_runs_by_other_code_do_not_join_a_sweep(file, tmp_path):
+    from harness.commands.shared import Bars
+    from harness.sweeps import sweep
+    from leaderboards import load
+
+    table = {"imports": [str(file)], **tiny.table({"uniform": {}, "halving": {}}, seeds=2)}
+    runs, only = tmp_path / "runs", ("halving", 0)
+    with Bars("tiny") as progress:
+        sweep.reproduce(experiments.from_table(table, "tiny"), runs, 1, progress, only)
+    manifest = load(runs)[0].manifest
+    assert manifest.credit["options"] == {"mean_one": False, "factor": 0.5}
+    assert manifest.credit["class"] == "halving_credit:Halving"
+    assert manifest.code["halving_credit.py"]["text"] == METHOD
+
+    plugins.forget()
+    file.write_text(METHOD.replace("0.5", "0.25"))
+    edited, notes = experiments.from_table(table, "tiny"), []
+    progress.note = notes.append
+    message = r"halving: 1 finished run was made by other code: halving_credit.py \w{8} -> \w{8}, factor 0.5 -> 0.25; "
+    with pytest.raises(ExperimentError, match=message):
+        sweep.reproduce(edited, runs, 1, progress)
+    with Bars("tiny") as progress:  # nothing joins what is finished: it is said, and no more
+        progress.note = notes.append
+        sweep.reproduce(edited, runs, 1, progress, only)
+    assert len(notes) == 1 and notes[0].endswith("factor 0.5 -> 0.25")
 
 
 def test_installed_packages_offer_methods_and_tasks(file, monkeypatch):
