@@ -61,7 +61,9 @@ class NumberTask(Task):
             same = answers.is_integer(problem.gold, answer, problem.question)
         else:
             gold = numbers.Amount(Fraction(problem.gold))
-            same = numbers.equal(gold, amount, amount.percent and numbers.asks_percent(problem.question))
+            same = numbers.equal(
+                gold, amount, amount.percent and numbers.asks_percent(problem.question, gold.value)
+            )
         return Verdict.CORRECT if same else Verdict.WRONG
 
     def problem_from(self, question: str, gold: Any) -> Problem:

@@ -31,10 +31,12 @@ def judge(gold: str, answer: str, question: str = "", pool: Pool | None = None) 
     `question` decides readings: of a bare number where a percentage is asked for, of digits in a base, of `3:30`.
     Timeout where the comparison did not end in time or memory, error where the gold itself cannot be read.
     """
-    cleaned_gold, cleaned = clean(gold), clean(answer[: 4 * LONGEST])
+    cleaned_gold, cleaned = clean(gold[: 4 * LONGEST]), clean(answer[: 4 * LONGEST])
     if spelling.same(cleaned_gold, cleaned) and len(answer) <= 4 * LONGEST:
         return Verdict.CORRECT
     cleaned_gold = re.sub(r"^\\approx(?![a-zA-Z])\s*", "", cleaned_gold)  # a gold that is rounded says so
+    if len(cleaned_gold) > LONGEST or spelling.depth(cleaned_gold) > DEEPEST:
+        return Verdict.ERROR  # no gold is so written: nothing can be said of the answer
     if len(answer) > LONGEST or not cleaned or spelling.depth(cleaned) > DEEPEST:
         return Verdict.WRONG
     pool = pool or shared()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fractions import Fraction
 
 from tasks.verify import numbers, points
 from tasks.verify.pool import TIMEOUT, Pool
@@ -20,13 +21,10 @@ class Comparison:
     left: float
     timed_out: bool = False
     unreadable: bool = False
-    _percent: bool | None = field(default=None)
 
-    def percent_asked(self) -> bool:
-        """Whether the question asks for a percentage."""
-        if self._percent is None:
-            self._percent = numbers.asks_percent(self.question)
-        return self._percent
+    def percent_asked(self, gold: Fraction) -> bool:
+        """Whether the question asks for a percentage, given the gold's value."""
+        return numbers.asks_percent(self.question, gold)
 
     def same(self, gold: str, answer: str, rename: dict[str, str] | None = None) -> bool:
         """Whether two texts are one quantity: by their values at points, else by a worker."""

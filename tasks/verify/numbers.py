@@ -189,24 +189,25 @@ def equal(gold: Amount, answer: Amount, percent_asked: bool = False) -> bool:
 
 
 _PERCENT_ASKED = re.compile(
-    r"(?<![0-9])(?<![0-9] )(?<![0-9]-)percent(?:age)?(?![a-z])|(?:what|as an?|in|how many)\s+\$?\\?%"
-    r"|how\s+likely|(?<![a-z])(?:chances?|probability|likelihood|odds)(?![a-z])|what\s+(?:\w+\s+){0,3}rate(?![a-z])",
+    r"(?<![0-9])(?<![0-9] )(?<![0-9]-)percent(?:age)?(?![a-z])|(?:what|as an?|in|how many)\s+\$?\\?%",
     re.IGNORECASE,
 )
-_COUNTED = re.compile(r"how\s+(?:many|much|long|far|old|tall|often)|cost|price|pay|dollars|\$", re.IGNORECASE)
+_CHANCE_ASKED = re.compile(
+    r"how\s+likely|(?<![a-z])(?:chances?|probability|likelihood|odds)(?![a-z])|what\s+(?:\w+\s+){0,3}rate(?![a-z])",
+    re.IGNORECASE,
+)
+_SHOWN = re.compile(r"what\s+(?:did|does|will|is)\s+it", re.IGNORECASE)
 
 
-def asks_percent(question: str) -> bool:
+def asks_percent(question: str, gold: Fraction | int = 0) -> bool:
     """Whether the question asks for a percentage, rather than only stating one (`20 percent off`).
 
-    A text that states percentages and asks for no count (`The battery shows 28% now. What did it show?`) asks for one.
+    It also does where it asks for a chance or a rate and the gold is above 1, which no chance is, and where it states a
+    percentage and asks for no count (`The battery shows 28% now. What did it show?`).
     """
     if _PERCENT_ASKED.search(question) is not None:
         return True
+    if gold <= 1:
+        return False
     asked = re.split(r"(?<=[.!?])\s+", question.strip())[-1]
-    return (
-        "%" in question
-        and asked.endswith("?")
-        and re.match(r"what\s+(?:did|does|will|is)\s+it", asked, re.I) is not None
-        and _COUNTED.search(asked) is None
-    )
+    return _CHANCE_ASKED.search(asked) is not None or ("%" in question and _SHOWN.match(asked) is not None)

@@ -135,8 +135,8 @@ def _close(left: Any, right: Any) -> bool:
 def _points(names: list[str]) -> list[dict[str, Fraction]]:
     """Values for all names, the same in every process.
 
-    Plain letters take both signs. Greek letters, capitals and names with a subscript are quantities of science, and
-    positive: there the logarithm of 1/x is minus that of x, and the root of a square its base.
+    Plain letters take both signs. Greek letters and names with a subscript are quantities of science, and positive:
+    there the logarithm of 1/x is minus that of x, and the root of a square its base.
     """
     points = []
     for index in range(POINTS if names else 1):
@@ -144,7 +144,7 @@ def _points(names: list[str]) -> list[dict[str, Fraction]]:
         point = {}
         for name in names:
             size = Fraction(source.randint(20, 400), source.choice((97, 101, 103)))
-            negative = index % 2 and source.random() < 0.7 and len(name.rstrip("'")) == 1 and name.islower()
+            negative = index % 2 and source.random() < 0.7 and len(name.rstrip("'")) == 1
             point[name] = -size if negative else size
         points.append(point)
     return points

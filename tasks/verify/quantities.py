@@ -35,7 +35,8 @@ def numbers_(gold: Form, answer: Form, comparison: Comparison) -> bool:
     wanted, given = numbers.parse(gold.text), numbers.parse(answer.text)
     if wanted is None or given is None:
         return False
-    return numbers.equal(wanted, given, comparison.percent_asked())
+    asked = wanted.percent != given.percent and comparison.percent_asked(wanted.value)
+    return numbers.equal(wanted, given, asked)
 
 
 def quantity(gold: Form, answer: Form, comparison: Comparison) -> bool:

@@ -21,6 +21,7 @@ MOST_TOKENS = 400
 DEEPEST = 40
 MOST_BITS = 20_000
 LARGEST_FACTORIAL = 300
+LARGEST_ARGUMENT = 10_000
 
 _MP = mpmath.MPContext()
 _MP.dps = 50
@@ -33,6 +34,7 @@ _FUNCTIONS = (
     "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln exp sqrt cis",
     "asin acos atan",
 )
+_INVERSES = {"cot": "tan", "csc": "sin", "sec": "cos"}
 _CALLED = frozenset(" ".join(_FUNCTIONS).split())
 _IN_SUBSCRIPT = r"[A-Za-z0-9 ,+*'-]*"
 _SUBSCRIPT = (
@@ -375,6 +377,8 @@ def exact(tree: Tree, point: dict[str, Fraction]) -> Fraction:
         return tree[1]
     if kind == "name":
         return point[tree[1]]
+    if kind not in ("add", "subtract", "multiply", "divide", "power"):
+        raise UnreadableError("not rational")
     left = exact(tree[1], point)
     if kind == "power":
         exponent = _integer(tree[2])
@@ -417,7 +421,7 @@ def value(tree: Tree, point: dict[str, Fraction]) -> Any:
         return _called(tree[1], value(tree[2], point))
     if kind == "unknown":  # a function nobody defined stands for some function, the same on both sides
         seed = sum(ord(character) * 31**place for place, character in enumerate(tree[1])) % 997
-        return _MP.exp(_MP.sin(value(tree[2], point) * (seed + 3) / 37 + _MP.mpf(seed) / 41))
+        return _MP.exp(_called("sin", value(tree[2], point) * (seed + 3) / 37 + _MP.mpf(seed) / 41))
     left = value(tree[1], point)
     root = _school_root(left, tree[2]) if kind == "power" else None
     if root is not None:
@@ -446,7 +450,7 @@ def _school_root(base: Any, exponent: Tree) -> Any:
         return None
     try:
         share = exact(exponent, {})
-    except (KeyError, IndexError, TypeError, ArithmeticError, UnreadableError):
+    except (KeyError, ArithmeticError, UnreadableError):
         return None
     if share.denominator % 2 == 0 or share.denominator == 1 or abs(share) > 10_000:
         return None
@@ -455,23 +459,28 @@ def _school_root(base: Any, exponent: Tree) -> Any:
 
 
 def _binomial(top: Any, bottom: Any) -> Any:
-    if top != int(top) or bottom != int(bottom) or not 0 <= bottom <= top <= 5000:
+    real = _MP.im(top) == 0 and _MP.im(bottom) == 0
+    if not real or not 0 <= bottom <= top <= 5000 or top != int(top) or bottom != int(bottom):
         raise UnreadableError("a binomial of other numbers")
     return _MP.mpf(math.comb(int(top), int(bottom)))
 
 
 def _called(function: str, argument: Any) -> Any:
     if function == "factorial":
-        if argument != int(_MP.re(argument)) or not 0 <= argument <= LARGEST_FACTORIAL:
+        if _MP.im(argument) or not 0 <= argument <= LARGEST_FACTORIAL or argument != int(argument):
             raise UnreadableError("a factorial of another number")
         return _MP.mpf(math.factorial(int(argument)))
-    if abs(argument) > 10_000 and function in ("exp", "sinh", "cosh"):
-        raise UnreadableError("an exponential too large")
-    if function == "cis":
-        return _MP.exp(_MP.mpc(0, 1) * argument)
     if function == "abs":
         return abs(argument)
-    if function in ("ln", "cot", "csc") and argument == 0:
-        raise ZeroDivisionError
+    if function == "ln":
+        if argument == 0:
+            raise ZeroDivisionError
+        return _MP.ln(argument)
+    if abs(argument) > LARGEST_ARGUMENT:
+        raise UnreadableError("an argument too large: its periods take many digits, its exponential more")
+    if function == "cis":
+        return _MP.exp(_MP.mpc(0, 1) * argument)
+    if function in _INVERSES:  # not mpmath's own: those change the precision for all threads for a moment
+        return 1 / _called(_INVERSES[function], argument)
     names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
     return getattr(_MP, names.get(function, function))(argument)

@@ -228,5 +228,10 @@ GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 
 
 def ungrouped(text: str) -> str:
-    """The text with plain digits where commas may group them: another reading of `1,000`, and of a list of two."""
+    """The text with plain digits where commas may group them: another reading of `1,000`, and of a list of two.
+
+    In brackets they separate, as in the point (1,200), unless commas with blanks do: `(1,000, 2,000)`.
+    """
+    if re.search(f"[(\\[{OPEN_SET}]", text) and not re.search(r",\s", text):
+        return text
     return GROUPED.sub(lambda match: match.group().replace(",", ""), text)
