@@ -31,6 +31,7 @@ from harness import seeds
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
 from harness.rollout import Sample, sample
+from tasks.decision import LETTERS, Decision
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
 BATCH, SAMPLES = 256, 4
@@ -68,28 +69,27 @@ class Recipe:
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 800) -> Recipe:
+def _decision(variant: str, steps: int = 1600) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
-        alphabet="abcdefgh?#",
-        layers=2,
-        width=48,
-        inner_width=192,
+        alphabet="abcdefghijklmnopqrstuvwxABCDEFGH?#",
+        layers=6,
+        width=64,
+        inner_width=128,
         heads=4,
         groups=2,
         context=64,
         max_new_tokens=28,
         steps=steps,
         batch=64,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
     )
 
 
 RECIPES = {
     "decision": _decision("aligned"),
-    # Two copies to learn; the first comes after 800 steps, in half of the responses.
-    "decision-decoy": _decision("decoy", steps=1500),
+    "decision-decoy": _decision("decoy"),
     "decision-chain": _decision("chain"),
     "arithmetic": Recipe(
         task="arithmetic",
@@ -220,23 +220,23 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
         accuracy = verdicts["correct"] / len(asked)
         asked_of = f"{len(problems)} problems, {repeats} sample{'s' * (repeats > 1)} each"
         rows.append((f"accuracy, {title}", f"{accuracy:.3f} ({counts}; {asked_of})"))
-    decisions = [_decision_of(task, one.text) for one in sampled]
-    known = [decision for decision in decisions if decision is not None]
-    if known:
-        copied = sum(copied for _, copied in known)
-        shares = [count / len(known) for _, count in sorted(Counter(letter for letter, _ in known).items())]
-        rows.append(("responses whose answer copies the decision", f"{copied / len(decisions):.4f}"))
-        rows.append(("decisions, each letter's share", " ".join(f"{share:.3f}" for share in shares)))
+    if isinstance(task, Decision):
+        rows += _copies(task, [one.text for one in sampled])
     return rows
 
 
-def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
-    """The decision in a response, and whether every decisive token and the answer repeat it."""
-    span, decisive = task.extract(text), task.decisive(text)
-    if span is None or not decisive:
-        return None
-    letters = {text[start:end] for start, end in decisive} | {text[span[0]]}
-    return text[slice(*decisive[0])], len(letters) == 1
+def _copies(task: Decision, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """How often a response copies its decision to where it should, and how often each letter is decided for."""
+    formed = [text for text in texts if task.extract(text) is not None]
+    copied = sum(text.endswith(task.copied(text)) for text in formed)
+    decisions = Counter(text[task.named(text)[0]] for text in formed)
+    return [
+        ("responses that copy their decision", f"{copied / len(texts):.4f}"),
+        (
+            "decisions, each letter's share",
+            " ".join(f"{decisions[letter] / len(formed):.3f}" for letter in LETTERS),
+        ),
+    ]
 
 
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:

@@ -1,15 +1,26 @@
-"""Decision: one token decides, many do not, and which ones is known by construction.
+"""Decision: one token decides, many do not; which ones is known by construction, but to no rule that reads no model.
 
-A prompt is four letters and a question mark. A response is a decision letter, 8 to 16 filler letters, `#` and the
-answer, a copy of the decision. A hidden table maps the first two prompt letters, the context, to the right decision;
-nothing in the warm start tells it, so only reinforcement learning can. Decisions, filler and prompts share one
-alphabet: with a filler alphabet of its own, even credit on the decisive token alone gains nothing over uniform
-credit. The filler's length varies, because a policy that had to count it loses the count, and its format, as soon as
-it is trained.
+A prompt is two context letters, a letter without meaning, a place and a question mark, such as `cafm?`. A response
+repeats context and place, writes a body of 16 letters, then `#` and the answer: the letter that stands at that place
+of the body, in capitals: `cam` `hbeagcdbbfahceda` `#G` (`i` is the first place, `m` the fifth). A hidden table maps
+the context to the right answer; nothing in the warm start tells it, so only reinforcement learning can.
 
-Variants: `aligned` as above; `decoy`, whose answer also copies the last filler letter, so that a token of high flow
-carries no value; `chain`, whose decision reaches the answer in three hops, each `?`, a copy of the decision and 2 to
-6 filler letters (the first `?` ends the prompt), so that the answer attends to the last hop only.
+No rule about places, letters or delimiters finds the deciding letter, by construction:
+
+- Each letter of the body is drawn alike and independently, the deciding one too, and the place is drawn apart from
+  them: all letters of the body are exchangeable given everything but the place.
+- All places are equally frequent. As many tokens stand before the body as after it (`#`, the answer, the end), so
+  early and late are at chance over the whole response too.
+- Nothing in the text marks the place: one has to count. The answer is a capital, so it repeats no letter.
+
+How can the policy know where its decision stands? It learns to count. In half of the demonstrations the question
+mark is a letter instead, an order: `cafmg` asks for a `g` at place `m`. A question mark means that the policy is to
+decide. Without orders the warm start would teach where to read the decision, not where it is written.
+
+Variants: `aligned` as above; `decoy` names two places and copies both letters (`#GB`), the second without value, so
+that a token of high flow decides nothing; `chain` copies the decision in three hops: the body has 14 letters, then come
+two copies, each of the token that the decision has reached (`...aGG#G`). Its head repeats the whole prompt, so that
+five tokens stand on either side of the body.
 """
 
 from __future__ import annotations
@@ -18,28 +29,54 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, TaskError, Verdict, register
 
 LETTERS = "abcdefgh"
-FILLER, HOP_FILLER = (8, 16), (2, 6)
-HOPS = 3
-#: A whole response; the group is the answer. Anything else marks no answer, so no policy gains by guessing twice.
-FORMATS = {
-    "aligned": re.compile("[a-h]+#([a-h])"),
-    "decoy": re.compile("[a-h]+#([a-h]{2})"),
-    "chain": re.compile(r"[a-h]+(?:\?[a-h]+){2}#([a-h])"),
+ANSWERS = LETTERS.upper()
+PLACES = "ijklmnopqrstuvwx"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a variant writes: its head (the group is the places' names), letters in its body, copies behind the body.
+
+    letters: of the body in a demonstration. A response may have any number that holds the places it names: a policy
+    that loses count keeps its answer.
+    """
+
+    head: str
+    letters: int
+    copies: int
+    answer: int
+
+    @property
+    def start(self) -> re.Pattern[str]:
+        """A response up to the end of its body, finished or not; groups 1 and 2 are the places and the body."""
+        return re.compile(f"{self.head}([{LETTERS}]*)")
+
+    @property
+    def whole(self) -> re.Pattern[str]:
+        """A whole response; group 3 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
+        return re.compile(f"{self.start.pattern}[{ANSWERS}]{{{self.copies}}}#([{ANSWERS}]{{{self.answer}}})")
+
+
+FORMS = {
+    "aligned": Form(head=f"[a-d]{{2}}([{PLACES}])", letters=16, copies=0, answer=1),
+    "decoy": Form(head=f"[a-d]{{2}}([{PLACES}]{{2}})", letters=16, copies=0, answer=2),
+    "chain": Form(head=f"[a-d]{{2}}[{LETTERS}]([{PLACES}])[?]", letters=14, copies=2, answer=1),
 }
-TEST_PROBLEMS = 256
+TEST_PROBLEMS = 512
 
 
 def _hidden_table() -> dict[str, str]:
-    """The right decision for each of the 16 contexts; every letter is right for two of them."""
+    """The right answer for each of the 16 contexts; every letter is right for two of them."""
     contexts = ["".join(pair) for pair in itertools.product(LETTERS[:4], repeat=2)]
-    decisions = list(LETTERS) * 2
-    random.Random("decision/table").shuffle(decisions)
-    return dict(zip(contexts, decisions, strict=True))
+    answers = list(ANSWERS) * 2
+    random.Random("decision/table").shuffle(answers)
+    return dict(zip(contexts, answers, strict=True))
 
 
 TABLE = _hidden_table()
@@ -47,35 +84,39 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; 1,024 prompts (16 contexts times 64 endings), 768 to train and 256 to test.
+    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 16 places (14 in a chain), of which
+    512 are to test.
 
-    variant: one of FORMATS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
+    variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
     """
 
     name: ClassVar[str] = "decision"
     source: ClassVar[str] = "generated by this file"
     licence: ClassVar[str] = "Apache-2.0"
-    answer_format: ClassVar[str] = "the letter after #"
+    answer_format: ClassVar[str] = "the capital after #"
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
-        if variant not in FORMATS:
-            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(FORMATS)}")
+        if variant not in FORMS:
+            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(FORMS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"
             )
         self.variant = variant
+        self.form = FORMS[variant]
         self.contexts = set(list(TABLE)[:contexts])
 
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
             raise self.unknown_split(split)
+        source = random.Random(f"decision/split/{self.variant}")
         questions = [
-            context + "".join(ending) + "?"
+            f"{context}{letter}{self._names(place, source)}?"
             for context in TABLE
-            for ending in itertools.product(LETTERS, repeat=2)
+            for letter in LETTERS
+            for place in range(self.form.letters)
         ]
-        random.Random("decision/split").shuffle(questions)
+        source.shuffle(questions)
         chosen = questions[:TEST_PROBLEMS] if split == "test" else questions[TEST_PROBLEMS:]
         return [
             Problem(id=f"decision/{split}/{index}", question=question, gold=TABLE[question[:2]])
@@ -83,47 +124,65 @@ class Decision(Task):
             if question[:2] in self.contexts
         ][:limit]
 
+    def _names(self, place: int, source: random.Random) -> str:
+        """The names of a decision's place and, for a decoy, of another one drawn from `source`."""
+        others = [other for other in range(self.form.letters) if other != place]
+        return PLACES[place] + (PLACES[source.choice(others)] if self.variant == "decoy" else "")
+
     def problem_from(self, question: str, gold: Any) -> Problem:
-        if gold not in tuple(LETTERS):
-            raise TaskError(f"task decision: gold must be one of the letters {LETTERS}, not {gold!r}")
+        if gold not in tuple(ANSWERS):
+            raise TaskError(f"task decision: gold must be one of the letters {ANSWERS}, not {gold!r}")
         return super().problem_from(question, gold)
 
     def extract(self, text: str) -> tuple[int, int] | None:
-        found = FORMATS[self.variant].fullmatch(text)
-        return None if found is None else found.span(1)
+        match = self.form.whole.fullmatch(text)
+        return match.span(3) if match is not None and self.named(text) else None
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
     def respond(self, answer: str) -> str:
-        return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(
-            answer
-        )
+        body = LETTERS[0] * self.form.letters
+        head = {"aligned": "aai", "decoy": "aaij", "chain": "aaai?"}[self.variant]
+        return f"{head}{body}{ANSWERS[0] * self.form.copies}#{answer}{ANSWERS[0] * (self.form.answer - 1)}"
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
-        body = text.partition("#")[0]
-        starts = [0, *(found.end() for found in re.finditer(r"\?", body))]
-        return [
-            (start, start + 1)
-            for start in starts[: HOPS if self.variant == "chain" else 1]
-            if start < len(body)
-        ]
+        return [(place, place + 1) for place in self.named(text)[:1]]
+
+    def named(self, text: str) -> list[int]:
+        """Where the letters stand whose places a response names: the decision, then the decoy. Empty where it names no
+        places, or has not reached them.
+        """
+        match = self.form.start.match(text)
+        if match is None:
+            return []
+        places = [match.start(2) + PLACES.index(name) for name in match[1]]
+        return places if max(places) < match.end(2) else []
+
+    def drawn(self, text: str) -> range:
+        """Where the letters stand that chance draws under the warm start: the body.
+
+        The deciding letter is one of them, and no rule may find it among them.
+        """
+        match = self.form.start.match(text)
+        return range(0) if match is None else range(*match.span(2))
+
+    def copied(self, text: str) -> str:
+        """What a response should write behind its body, from what its body says: copies, `#`, answer."""
+        letters = "".join(text[place].upper() for place in self.named(text))
+        return f"{letters * self.form.copies}#{letters}"
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
-        """`count` pairs of prompt and response for a warm start: random decisions, random filler, exact copying."""
+        """`count` pairs of prompt and response for a warm start: random letters, exact copying; every second prompt
+        orders the letter that its response writes at its place, and the others leave it to chance.
+        """
         source = random.Random(f"decision/demonstrations/{self.variant}/{seed}")
-        prompts = Decision().problems("train")
-
-        def filler(shortest: int, longest: int) -> str:
-            return "".join(source.choice(LETTERS) for _ in range(source.randint(shortest, longest)))
-
+        questions = [problem.question for problem in Decision(self.variant).problems("train")]
         pairs = []
-        for _ in range(count):
-            decision = source.choice(LETTERS)
-            if self.variant == "chain":
-                body = "?".join(decision + filler(*HOP_FILLER) for _ in range(HOPS))
-            else:
-                body = decision + filler(*FILLER)
-            answer = decision + (body[-1] if self.variant == "decoy" else "")
-            pairs.append((source.choice(prompts).question, f"{body}#{answer}"))
+        for index in range(count):
+            question = source.choice(questions)
+            head = question if self.variant == "chain" else question[:2] + question[3:-1]
+            text = head + "".join(source.choice(LETTERS) for _ in range(self.form.letters))
+            order = text[self.named(text)[0]] if index % 2 else "?"
+            pairs.append((question[:-1] + order, text + self.copied(text)))
         return pairs

@@ -1,0 +1,153 @@
+"""Dumb rules that could find the deciding token of `decision`, measured: `python -m harness.shortcuts [NAME ...]`.
+
+A rule scores each token of a response by its position, its letter, its neighbours or the policy's distribution there,
+and never knows the place that the prompt names. Its figure is the chance that the deciding token scores higher than
+another token of its response, ties half (the area under the ROC curve): 0.5 says nothing, above and below is a
+shortcut alike. The others are either the letters that chance draws (there every rule should be at 0.5) or all tokens
+of the response: the ones that the warm start fixes (head, `#`, answer, end) are told apart by their class, which says
+nothing of where the decision stands, and their gradient is nil, because their probability is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness import seeds
+from harness.policy import Policy, load_policy
+from harness.rollout import Sample, sample
+from tasks.decision import LETTERS, Decision
+
+Scores = NDArray[np.float64]
+#: A rule of the text: prompt and response to one score a token, the end token counted.
+Rule = Callable[[str, str], Sequence[float]]
+RESPONSES = 2048
+
+
+def _share(part: int, parts: int) -> Rule:
+    """1 in one of so many equal parts of a response, 0 elsewhere."""
+    return lambda prompt, text: [float(at * parts // (len(text) + 1) == part) for at in range(len(text) + 1)]
+
+
+def _letter(letter: str) -> Rule:
+    return lambda prompt, text: [float(one == letter) for one in text] + [0.0]
+
+
+RULES: Mapping[str, Rule] = {
+    "early": lambda prompt, text: [-float(at) for at in range(len(text) + 1)],
+    "near the middle": lambda prompt, text: [-abs(2.0 * at - len(text)) for at in range(len(text) + 1)],
+    "even position": lambda prompt, text: [float(at % 2 == 0) for at in range(len(text) + 1)],
+    **{f"part {part + 1} of 5": _share(part, 5) for part in range(5)},
+    **{f"letter {letter}": _letter(letter) for letter in LETTERS},
+    "frequent in the response": lambda prompt, text: [float(text.count(one)) for one in text] + [1.0],
+    "frequent, capitals too": lambda prompt, text: (
+        [float(text.lower().count(one.lower())) for one in text] + [1.0]
+    ),
+    "occurred before": lambda prompt, text: [float(one in text[:at]) for at, one in enumerate(text)] + [0.0],
+    "stands in the prompt": lambda prompt, text: [float(one in prompt) for one in text] + [0.0],
+    "repeats the one before": lambda prompt, text: (
+        [float(text[at] == text[at - 1]) for at in range(1, len(text))] + [0.0, 0.0]
+    ),
+    "before it occurred before": lambda prompt, text: [
+        float(at > 0 and text[at - 1] in text[: at - 1]) for at in range(len(text) + 1)
+    ],
+    "before it stands in the prompt": lambda prompt, text: [
+        float(at > 0 and text[at - 1] in prompt) for at in range(len(text) + 1)
+    ],
+    "after a delimiter": lambda prompt, text: [
+        float(at > 0 and text[at - 1] not in LETTERS) for at in range(len(text) + 1)
+    ],
+    "before a delimiter": lambda prompt, text: [float(one not in LETTERS) for one in text[1:]] + [0.0, 0.0],
+}
+
+
+def area(scores: Sequence[float], decisive: int, among: Sequence[int]) -> float:
+    """The chance that token `decisive` scores higher than another of `among`, ties half."""
+    others = np.asarray([scores[at] for at in among if at != decisive])
+    return float(np.mean(others < scores[decisive]) + np.mean(others == scores[decisive]) / 2)
+
+
+def areas(
+    task: Decision, scored: Sequence[tuple[str, Mapping[str, Sequence[float]]]]
+) -> dict[str, tuple[float, float]]:
+    """Rule -> its area among the letters that chance draws, and among all tokens; means over responses.
+
+    scored: each response's text, and each rule's score of every token of it. Responses that name no place are left out.
+    """
+    collected: dict[str, list[tuple[float, float]]] = {}
+    for text, rules in scored:
+        for at, _ in task.decisive(text) or ():
+            for name, scores in rules.items():
+                pair = area(scores, at, task.drawn(text)), area(scores, at, range(len(scores)))
+                collected.setdefault(name, []).append(pair)
+    means = {name: np.mean(pairs, axis=0) for name, pairs in collected.items()}
+    return {name: (float(drawn), float(whole)) for name, (drawn, whole) in means.items()}
+
+
+def rules_of_text(prompt: str, text: str) -> dict[str, Sequence[float]]:
+    """Every rule's score of every token of a response, the end token counted."""
+    return {name: rule(prompt, text) for name, rule in RULES.items()}
+
+
+def responses(
+    policy: Policy, task: Decision, count: int = RESPONSES, batch: int = 256
+) -> list[tuple[str, Sample]]:
+    """`count` samples of a policy on a task's training problems, with their prompts; only those in its format."""
+    problems = list(task.problems("train"))
+    asked = [problems[index % len(problems)] for index in range(count)]
+    pairs: list[tuple[str, Sample]] = []
+    for start in range(0, count, batch):
+        part = asked[start : start + batch]
+        keys = [seeds.key("shortcuts", problem.id, start + row) for row, problem in enumerate(part)]
+        prompts = [policy.encode(problem.question) for problem in part]
+        samples = sample(policy.model, policy.tokenizer, prompts, keys, 32)
+        pairs += [(problem.question, one) for problem, one in zip(part, samples, strict=True)]
+    return [(prompt, one) for prompt, one in pairs if task.extract(one.text) is not None]
+
+
+def rules_of_policy(policy: Policy, prompt: str, one: Sample) -> dict[str, Sequence[float]]:
+    """Entropy of the policy's distribution at each token of a response, and the token's probability."""
+    before = policy.encode(prompt)
+    with torch.no_grad():
+        model: Any = policy.model
+        logits = model(torch.tensor([before + list(one.ids)])).logits[0, len(before) - 1 : -1]
+    logprobs = torch.log_softmax(logits.double(), dim=-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    chosen = logprobs.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+    return {"entropy": entropy.tolist(), "probability": chosen.tolist()}
+
+
+def measure(policy: Policy, task: Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
+    """Every rule's areas on `count` samples of a policy."""
+    return areas(
+        task,
+        [
+            (one.text, {**rules_of_text(prompt, one.text), **rules_of_policy(policy, prompt, one)})
+            for prompt, one in responses(policy, task, count)
+        ],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: a table for each policy that `decision` has."""
+    known = {"decision": "aligned", "decision-decoy": "decoy", "decision-chain": "chain"}
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.shortcuts", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
+    for name in parser.parse_args(arguments).names or known:
+        if name not in known:
+            raise SystemExit(f"error: no policy {name!r} plays decision; known: {', '.join(known)}")
+        measured = measure(load_policy(name), Decision(known[name]))
+        print(f"{name}\n\n| rule | among drawn letters | among all tokens |\n|---|--:|--:|")
+        for rule, (drawn, whole) in measured.items():
+            print(f"| {rule} | {drawn:.3f} | {whole:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
