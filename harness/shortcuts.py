@@ -11,6 +11,7 @@ nothing of where the decision stands, and their gradient is nil, because their p
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
     for name in parser.parse_args(arguments).names or known:
         if name not in known:
-            raise SystemExit(f"error: no policy {name!r} plays decision; known: {', '.join(known)}")
+            print(f"error: no policy {name!r} plays decision; known: {', '.join(known)}", file=sys.stderr)
+            raise SystemExit(2)
         measured = measure(load_policy(name), Decision(known[name]))
         print(f"{name}\n\n| rule | among drawn letters | among all tokens |\n|---|--:|--:|")
         for rule, (drawn, whole) in measured.items():

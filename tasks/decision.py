@@ -1,8 +1,8 @@
 """Decision: one token decides, many do not; which ones is known by construction, but to no rule that reads no model.
 
 A prompt is two context letters, a letter without meaning, a place and a question mark, such as `cafm?`. A response
-repeats context and place, writes a body of 16 letters, then `#` and the answer: the letter that stands at that place
-of the body, in capitals: `cam` `hbeagcdbbfahceda` `#G` (`i` is the first place, `m` the fifth). A hidden table maps
+repeats context and place, writes a body of 14 letters, then `#` and the answer: the letter that stands at that place
+of the body, in capitals: `cam` `hbeagcdbbfahce` `#G` (`i` is the first place, `m` the fifth). A hidden table maps
 the context to the right answer; nothing in the warm start tells it, so only reinforcement learning can.
 
 No rule about places, letters or delimiters finds the deciding letter, by construction:
@@ -18,9 +18,9 @@ mark is a letter instead, an order: `cafmg` asks for a `g` at place `m`. A quest
 decide. Without orders the warm start would teach where to read the decision, not where it is written.
 
 Variants: `aligned` as above; `decoy` names two places and copies both letters (`#GB`), the second without value, so
-that a token of high flow decides nothing; `chain` copies the decision in three hops: the body has 14 letters, then come
-two copies, each of the token that the decision has reached (`...aGG#G`). Its head repeats the whole prompt, so that
-five tokens stand on either side of the body.
+that a token of high flow decides nothing; `chain` copies the decision in three hops: behind the body come two copies,
+each of the token that the decision has reached (`...ceGG#G`). Its head repeats the whole prompt, so that five tokens
+stand on either side of the body.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tasks.problem import Problem, Task, TaskError, Verdict, register
 
 LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
-PLACES = "ijklmnopqrstuvwx"
+PLACES = "ijklmnopqrstuv"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Form:
 
 
 FORMS = {
-    "aligned": Form(head=f"[a-d]{{2}}([{PLACES}])", letters=16, copies=0, answer=1),
-    "decoy": Form(head=f"[a-d]{{2}}([{PLACES}]{{2}})", letters=16, copies=0, answer=2),
+    "aligned": Form(head=f"[a-d]{{2}}([{PLACES}])", letters=14, copies=0, answer=1),
+    "decoy": Form(head=f"[a-d]{{2}}([{PLACES}]{{2}})", letters=14, copies=0, answer=2),
     "chain": Form(head=f"[a-d]{{2}}[{LETTERS}]([{PLACES}])[?]", letters=14, copies=2, answer=1),
 }
 TEST_PROBLEMS = 512
@@ -84,8 +84,8 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 16 places (14 in a chain), of which
-    512 are to test.
+    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 14 places: 1,792, of which 512 are to
+    test.
 
     variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
     """
@@ -166,6 +166,11 @@ class Decision(Task):
         """
         match = self.form.start.match(text)
         return range(0) if match is None else range(*match.span(2))
+
+    def unordered(self, prompt: str, text: str) -> list[int]:
+        """Where the letters of a demonstration stand that its prompt leaves to chance."""
+        ordered = self.named(text)[:1] if prompt[-1] != "?" else []
+        return [place for place in self.drawn(text) if place not in ordered]
 
     def copied(self, text: str) -> str:
         """What a response should write behind its body, from what its body says: copies, `#`, answer."""
