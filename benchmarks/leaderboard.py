@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from report import Report, Row, Table, figure, spread
 
-from leaderboards import records
+from leaderboards import Manifest, format, writer
+from leaderboards.manifest import BITWISE
 
 STEPS, ROLLOUTS, TOKENS, PROMPT = 200, 32, 16, 8
 EVERY, PROBLEMS, SAMPLES = 50, 64, 4
@@ -51,7 +52,7 @@ def _column(entry: pa.Field, rows: int, source: np.random.Generator) -> pa.Array
 
 
 def _table(name: str, steps: np.ndarray, source: np.random.Generator, **columns: list) -> pa.Table:
-    schema = records.TABLES[name]
+    schema = format.TABLES[name]
     known = {"step": pa.array(steps, pa.int32()), **{key: pa.array(value) for key, value in columns.items()}}
     return pa.table(
         [
@@ -89,20 +90,11 @@ def make(root: Path, methods: int, seeds: int, steps: int = STEPS) -> int:
             folder = root / label / f"seed-{seed:04d}"
             folder.mkdir(parents=True)
             for name, table in tables.items():
-                records._compact(folder / f"{name}.parquet", table.schema, [table], {})
-            manifest = {
-                "experiment": experiment,
-                "experiment_hash": "made up",
-                "method": label,
-                "seed": seed,
-                "versions": {},
-                "hardware": {},
-                "git_commit": "",
-                "tier": "T0",
-            }
+                writer.compact(folder / f"{name}.parquet", table.schema, [table], {})
+            manifest = Manifest(experiment, "made up", label, seed, {}, {}, "", BITWISE).to_json()
             closing = {"content_hash": dict.fromkeys(tables, f"{label} {seed}"), "summary": {}}
             for file, value in (("manifest", manifest), ("finished", closing)):
-                text = json.dumps({**value, "schema_version": records.SCHEMA_VERSION})
+                text = json.dumps({**value, "schema_version": format.SCHEMA_VERSION})
                 (folder / f"{file}.json").write_text(text)
     return methods * seeds * steps * ROLLOUTS
 

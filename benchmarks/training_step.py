@@ -28,15 +28,17 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOTrainer
 
 import tasks
-from harness import engines, provenance
 from harness import experiment as experiments
-from harness import run as runs
-from harness.experiment import Experiment
+from harness import provenance
+from harness.engines.base import TRANSFORMERS, VLLM, reason
+from harness.experiment import Experiment, task_of
+from harness.runs import run as runs
+from harness.runs.settings import data_order, grpo_config
 from leaderboards import read_run
 
 STOCK, UNIFORM, FLOW = "stock TRL", "uniform", "flow"
 ARMS = (STOCK, UNIFORM, FLOW)
-ENGINES = (engines.TRANSFORMERS, engines.VLLM)
+ENGINES = (TRANSFORMERS, VLLM)
 #: Steps of one short run, of which the first WARM_UP and the last, which also saves the policy, are not counted.
 STEPS, WARM_UP = 25, 4
 PHASES = ("rollout", "reward", "credit", "update")
@@ -87,15 +89,15 @@ class _Rewards:
 
 
 def stock(experiment: Experiment, seed: int, folder: Path) -> list[Row]:
-    """The steps of stock TRL, with the settings that `harness.run.train` gives to ours."""
-    settings, policy, task = experiment.training, runs.policy_of(experiment), runs.task_of(experiment.task)
-    order = runs.data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
+    """The steps of stock TRL, with the settings that `harness.runs.run.train` gives to ours."""
+    settings, policy, task = experiment.training, runs.policy_of(experiment), task_of(experiment.task)
+    order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     rows = [{"prompt": policy.render(task.prompt(problem)), "problem_id": problem.id} for problem in order]
     # A checkpoint is no part of a step: none is due before the end.
-    arguments = runs.grpo_config(
+    arguments = grpo_config(
         dataclasses.replace(settings, save_every=settings.steps + 1), experiment.policy.dtype, seed, folder
     )
-    if experiment.engine == engines.VLLM:
+    if experiment.engine == VLLM:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         arguments.use_vllm, arguments.vllm_mode = True, "colocate"
         arguments.vllm_max_model_length = policy.model.config.max_position_embeddings
@@ -166,9 +168,9 @@ def run(settings: measure.Settings) -> Report:
     for engine in ENGINES:
         on_it = dataclasses.replace(experiment, engine=engine)
         # TRL's own vLLM and ours do not fit into one process.
-        parts = [ARMS] if engine == engines.TRANSFORMERS else [ARMS[:1], ARMS[1:]]
+        parts = [ARMS] if engine == TRANSFORMERS else [ARMS[:1], ARMS[1:]]
         for arms in parts:
-            if engine == engines.VLLM and provenance.vllm_version() is None:
+            if engine == VLLM and provenance.vllm_version() is None:
                 rows += [{"engine": engine, "arm": arm, "note": "vLLM not installed"} for arm in arms]
                 continue
             try:
@@ -176,7 +178,7 @@ def run(settings: measure.Settings) -> Report:
             except Exception as error:
                 if arms != ARMS[:1]:  # ours has to work
                     raise
-                note = f"does not run here: {engines.reason(error)}"
+                note = f"does not run here: {reason(error)}"
                 rows += [{"engine": engine, "arm": STOCK, "note": note}]
             else:
                 rows += [_row(engine, arm, found[arm]) for arm in arms]

@@ -13,6 +13,7 @@ from flowtracer.flow import Flow, solve_flow
 from flowtracer.multihead import tap_multihead
 from flowtracer.readings import capacity_from_qk
 from flowtracer.tracing import Trace, trace
+from flowtracer.weighing import Weighed, weigh
 
 if TYPE_CHECKING:
     from flowtracer.trainer import CreditGRPOTrainer
@@ -23,12 +24,14 @@ __all__ = [
     "CreditGRPOTrainer",
     "Flow",
     "Trace",
+    "Weighed",
     "capacity_from_qk",
     "credit",
     "solve_flow",
     "tap_multihead",
     "trace",
     "traced_layers",
+    "weigh",
 ]
 
 

@@ -8,31 +8,30 @@ extra forward.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flowtracer import seam
 from flowtracer.blocked import BlockedCapacity
 from flowtracer.errors import CreditError
 from flowtracer.readings import MeanMap, Reading, checked_mask
 
-# transformers gives names with "sdpa" or "flash" in them special treatment, and drops the padding mask in silence for
-# a name without a mask function of its own. Hence a neutral name, registered for both.
-_NAME = "flowtracer_tap"
-
 Layers = str | Sequence[int]
 
 
-def traced_layers(layers: Layers, total: int) -> list[int]:
+def traced_layers(layers: Layers, total: int, attending: Sequence[int] | None = None) -> list[int]:
     """The layer indices that `layers` names in a model of `total` layers.
 
     "middle", "early" and "late" are thirds, floor(total/3) to floor(2 total/3) half-open for the middle one (the
@@ -40,55 +39,75 @@ def traced_layers(layers: Layers, total: int) -> list[int]:
     tuned setting for 36 layers); a sequence of integers is itself. A third of a model of one or two layers has at
     least one layer. A name followed by "/5" means 5 of those layers, evenly spaced with both ends (all of them where
     there are fewer), as in the paper's predecessor (arXiv 2510.13554).
+
+    attending: the layers that use attention, where others do not (hybrid models); names and thirds are of these, a
+    range takes those inside it. Qwen3-Next of 12 layers attends in 3, 7 and 11: "middle" is 7.
+
+    Raises CreditError for an unknown name, and for layers that the model does not have or that do not attend.
     """
+    attending = range(total) if attending is None else attending
     if isinstance(layers, str):
         name, slash, count = layers.partition("/")
-        chosen = _named_layers(name, total)
+        chosen = _named_layers(name, total, attending)
         if slash:
-            if not count.isdecimal() or int(count) < 1:
-                raise CreditError(
-                    f"layers {layers!r}: what follows '/' is how many layers to take, 1 or more"
-                )
-            steps, last = min(int(count), len(chosen)), len(chosen) - 1
-            chosen = [
-                chosen[(2 * last * step + steps - 1) // (2 * max(steps - 1, 1))] for step in range(steps)
-            ]
+            chosen = _spread(layers, count, chosen)
     else:
         chosen = sorted(set(layers))
     if not chosen or chosen[0] < 0 or chosen[-1] >= total:
         raise CreditError(
             f"layers {layers!r} do not fit a model of {total} layers, numbered 0 to {total - 1}"
         )
+    if idle := sorted(set(chosen) - set(attending)):
+        raise CreditError(
+            f"layers {layers!r}: {', '.join(map(str, idle))} of this model use no attention; those that do are "
+            f"{', '.join(map(str, attending))}"
+        )
     return chosen
 
 
-def _named_layers(name: str, total: int) -> list[int]:
+def _named_layers(name: str, total: int, attending: Sequence[int]) -> list[int]:
     thirds = {"early": (0, 1), "middle": (1, 2), "late": (2, 3), "all": (0, 3)}
     if name == "last":
-        return [total - 1]
+        return [attending[-1]]
     if name in thirds:
-        first, last = (int(Fraction(part * total, 3)) for part in thirds[name])
-        first = min(first, total - 1)
-        return list(range(first, max(last, first + 1)))
+        first, last = (int(Fraction(part * len(attending), 3)) for part in thirds[name])
+        first = min(first, len(attending) - 1)
+        return list(attending[first : max(last, first + 1)])
     first_text, dash, last_text = name.partition("-")
     if not (dash and first_text.isdecimal() and last_text.isdecimal()):
         raise CreditError(
             f"layers {name!r} unknown: use early, middle, late, all, last, '15-25', one of these and '/5' for five of "
             "them, or a list of integers"
         )
-    return list(range(int(first_text), int(last_text)))
+    inside = range(int(first_text), int(last_text))
+    return [layer for layer in inside if layer in attending or layer >= total]
+
+
+def _spread(layers: str, count: str, chosen: list[int]) -> list[int]:
+    """`count` of the chosen layers, evenly spaced with both ends."""
+    if not count.isdecimal() or int(count) < 1:
+        raise CreditError(f"layers {layers!r}: what follows '/' is how many layers to take, 1 or more")
+    steps, last = min(int(count), len(chosen)), len(chosen) - 1
+    return [chosen[(2 * last * step + steps - 1) // (2 * max(steps - 1, 1))] for step in range(steps)]
 
 
 class Capture:
     """What one forward showed: read `capacity`, or `fields` for any reading, after the forward has run."""
 
-    def __init__(self, layers: list[int], attention_mask: Tensor, reading: Reading) -> None:
+    def __init__(
+        self,
+        layers: list[int],
+        attention_mask: Tensor,
+        reading: Reading,
+        modules: Mapping[nn.Module, int] | None = None,
+    ) -> None:
         self._layers = layers
+        self._modules = {} if modules is None else modules
         self._token = attention_mask.bool()
         self._seen: set[int] = set()
         self._reading = reading
         self._result: Any = None
-        self._beyond_window: list[tuple[int, Tensor]] = []
+        self._unkept: list[tuple[Tensor, str]] = []
         #: Seconds spent in the tap, host clock.
         self.seconds = 0.0
 
@@ -98,8 +117,8 @@ class Capture:
         missing = [layer for layer in self._layers if layer not in self._seen]
         if missing:
             raise CreditError(
-                f"layers {missing} were never seen by the tap: run the forward inside it, and trace only layers that "
-                "use attention (hybrid models: layers=[...])"
+                f"layers {missing} were never seen by the tap: run the forward of its model inside it, in the same "
+                "thread and without torch.compile, or trace other layers"
             )
         return {self._reading.fills: self._result}
 
@@ -110,6 +129,10 @@ class Capture:
         A tensor up to the `dense_tokens` of the reading, a map computed tile by tile beyond.
         """
         return self.fields[MeanMap.fills]
+
+    def layer_of(self, module: nn.Module) -> int | None:
+        """The layer that an attention module of the tapped model belongs to; None for another model's."""
+        return self._modules.get(module)
 
     def watch(self, layer: int | None, query: Tensor) -> Any:
         """A context around a layer's attention op, which gives a `_Normalizers` where they are wanted, else None."""
@@ -149,8 +172,7 @@ class Capture:
             mask = checked_mask(mask, batch, length)
         except CreditError as error:
             raise CreditError(f"layer {layer} has {error}") from None
-        if window is not None and window < length:
-            self._check_window(layer, mask, length, window)
+        self._check_mask(layer, mask, length, window)
         if not self._seen:
             self._token = self._token.to(query.device)
             self._reading.begin(self._token, len(self._layers))
@@ -162,30 +184,40 @@ class Capture:
         self._reading.read(query.detach(), key.detach(), scale, mask, normalizers)
         self._seen.add(layer)
         if len(self._seen) == len(self._layers):
-            for windowed, beyond in self._beyond_window:
-                if bool(beyond):
-                    raise CreditError(_MISMATCH.format(windowed))
+            for unkept, message in self._unkept:
+                if bool(unkept):
+                    raise CreditError(message)
             self._result = self._reading.finish(padded=mask is not None or not bool(self._token.all()))
         self.seconds += time.perf_counter() - begin
 
-    def _check_window(self, layer: int, mask: Tensor | None, length: int, window: int) -> None:
-        if mask is None:
-            raise CreditError(_MISMATCH.format(layer))
-        # Looked at after the last layer: a GPU is not waited for in the middle of a forward.
-        self._beyond_window.append((layer, mask[:, :, -1, : length - window].any()))
+    def _check_mask(self, layer: int, mask: Tensor | None, length: int, window: int | None) -> None:
+        """Notes what a layer's mask must keep to. It is looked at after the last layer: a GPU is not waited for in the
+        middle of a forward.
+        """
+        if mask is not None and length > 1:
+            # The next token, and the last: whoever looks ahead sees one of them somewhere. Not the whole mask, which
+            # is as large as the map.
+            ahead = mask.diagonal(1, -2, -1).any() | mask[..., :-1, -1].any()
+            self._unkept.append((ahead, f"layer {layer} {_LOOKS_AHEAD}"))
+        if window is not None and window < length:
+            if mask is None:
+                raise CreditError(f"layer {layer} {_MISMATCH}")
+            beyond = mask[:, :, -1, : length - window].any()
+            self._unkept.append((beyond, f"layer {layer} {_MISMATCH}"))
 
 
 _MISMATCH = (
-    "layer {} has a sliding window, but its mask shows what lies before it: which of them holds is not known; "
+    "has a sliding window, but its mask shows what lies before it: which of them holds is not known; "
     "use the masks that transformers makes for the model"
 )
+_LOOKS_AHEAD = "looks ahead of its own position: only causal decoders are traced"
 
 
 class _Normalizers(TorchDispatchMode):
     """Keeps the row log-sum-exp (B, Hq, T) float32 of the attention op inside, which chooses itself as ever.
 
     PyTorch's flash op always returns it, the memory-efficient one where gradients are recorded, others never or in
-    other shapes: then `found` stays None.
+    other shapes: then `rows` stays None.
     """
 
     _RETURN_IT = (
@@ -196,7 +228,7 @@ class _Normalizers(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Tensor | None = None
+        self.rows: Tensor | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -206,11 +238,13 @@ class _Normalizers(TorchDispatchMode):
             length = args[0].shape[2]
             # The memory-efficient op rounds the length up to a multiple of 32.
             if output[1].ndim == 3 and output[1].shape[2] >= length:
-                self.found = output[1][:, :, :length].detach()
+                self.rows = output[1][:, :, :length].detach()
         return output
 
 
-_open: Capture | None = None
+#: The capture that is open in this thread. A thread of its own starts without one: autograd's, in which gradient
+#: checkpointing runs layers again, and another one's that traces another model.
+_open: ContextVar[Capture | None] = ContextVar("flowtracer_open_tap", default=None)
 
 #: What some models add to their scores, under the names by which transformers passes it on.
 _UNREAD = {"softcap": "a soft cap", "s_aux": "attention sinks", "position_bias": "a position bias"}
@@ -224,25 +258,21 @@ def _tapped_attention(
     attention_mask: Tensor | None,
     **options: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' sdpa attention, with a look at the queries and keys."""
+    """transformers' sdpa attention, with a look at the queries and keys of the model that is tapped in this thread."""
+    # Nothing of the tap goes into compiled code; the capture then says that its layers were never seen.
+    capture = None if torch.compiler.is_compiling() else _open.get()
+    layer = None if capture is None else capture.layer_of(module)
+    if capture is None or layer is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
     for name, meaning in _UNREAD.items():
         if options.get(name) is not None:
             raise CreditError(
                 f"{type(module).__name__} adds {meaning} to its scores, which the tap does not read yet"
             )
-    if torch.compiler.is_compiling():
-        raise CreditError(
-            "the tap cannot read compiled code: trace the model before torch.compile, or without it"
-        )
-    capture, layer = _open, getattr(module, "layer_idx", None)
-    if capture is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     if attention_mask is None and not causal:
-        raise CreditError(
-            f"{type(module).__name__} looks ahead of its own position: only causal decoders are traced"
-        )
+        raise CreditError(f"{type(module).__name__} {_LOOKS_AHEAD}")
     scaling = options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)  # type: ignore[arg-type]
     with capture.watch(layer, query) as normalizers:
@@ -257,63 +287,58 @@ def _tapped_attention(
         key,
         scale,
         attention_mask,
-        normalizers=None if normalizers is None else normalizers.found,
+        normalizers=None if normalizers is None else normalizers.rows,
         window=options.get("sliding_window"),  # type: ignore[arg-type]
     )
     return output
 
 
-AttentionInterface.register(_NAME, _tapped_attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+_registering = threading.Lock()
+_open_taps = 0
+
+
+@contextmanager
+def _registered() -> Iterator[None]:
+    """Stands in for transformers' sdpa function while any tap is open.
+
+    Under its own name: models ask for the name, and some compute other attention under another one (the sparse
+    attention of DeepSeek-V3.2 becomes dense). Threads without an open tap pass straight through.
+    """
+    global _open_taps
+    with _registering:
+        current = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        if current not in (sdpa_attention_forward, _tapped_attention):
+            raise CreditError(
+                "another function is registered as transformers' 'sdpa' attention, whose scores the tap does not know"
+            )
+        AttentionInterface.register("sdpa", _tapped_attention)
+        _open_taps += 1
+    try:
+        yield
+    finally:
+        with _registering:
+            _open_taps -= 1
+            if not _open_taps:
+                AttentionInterface.register("sdpa", sdpa_attention_forward)
 
 
 class AttentionTap:
     """Reads the attention of a transformers decoder inside its own forward.
 
     model: any causal language model of transformers that dispatches attention through its attention interface and
-        runs on `sdpa`; wrappers (PEFT, data parallelism) are looked through. layers: see `traced_layers`.
+        runs on `sdpa`; wrappers (PEFT, data parallelism) are looked through, and so is a model of text and images
+        whose text decoder this is. layers: see `traced_layers`; of a hybrid model, those layers that attend.
 
     Raises CreditError for a model that cannot be tapped: one outside the attention interface, with another attention
-    implementation than sdpa, or with soft-capped scores.
+    implementation than sdpa, with soft-capped scores, or with an encoder.
     """
 
     def __init__(self, model: nn.Module, layers: Layers = "middle") -> None:
-        inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-        if inner is None:
-            raise CreditError(
-                f"{type(model).__name__} is no transformers model; use capacity_from_qk on its queries and keys"
-            )
-        config = inner.config
-        name = type(inner).__name__
-        if any(
-            hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()
-        ):
-            raise CreditError(
-                f"{name} is compiled, and compiled code cannot be tapped: trace it without torch.compile"
-            )
-        if not inner._can_set_attn_implementation():
-            raise CreditError(
-                f"{name} does not use transformers' attention interface, so its attention cannot be tapped"
-            )
-        if not inner._supports_sdpa:
-            raise CreditError(
-                f"{name} has no sdpa attention in transformers, so that the tap does not know its scores"
-            )
-        if config._attn_implementation != "sdpa":
-            raise CreditError(
-                f"{name} runs {config._attn_implementation!r} attention, which cannot be tapped; "
-                "load it with attn_implementation='sdpa'"
-            )
-        if getattr(config, "attn_logit_softcapping", None):
-            raise CreditError(
-                f"{name} soft-caps its attention scores, which sdpa does not do and the tap does not read"
-            )
-        if getattr(config, "num_hidden_layers", None) is None:
-            raise CreditError(
-                f"{name} has no num_hidden_layers in its configuration: only text decoders can be traced"
-            )
-        self._config = config
-        self.layers = traced_layers(layers, config.num_hidden_layers)
+        decoder = seam.text_decoder(model)
+        self._modules = seam.attention_layers(decoder)
+        self.layers = traced_layers(
+            layers, decoder.config.num_hidden_layers, sorted(set(self._modules.values()))
+        )
 
     @contextmanager
     def open(self, attention_mask: Tensor, reading: Reading | None = None) -> Iterator[Capture]:
@@ -321,17 +346,17 @@ class AttentionTap:
 
         reading: what to keep of the attention, the mean map by default; a fresh one for every forward.
 
-        Close it before backward: gradient checkpointing runs layers again there. The model's attention
-        implementation is the tap's only inside. Closed paths, generation among them, never see it.
+        Close it before backward: gradient checkpointing runs layers again there. It is open in the thread that opened
+        it. Closed paths, generation among them, other models and other threads never see it.
         """
-        global _open
-        if _open is not None:
-            raise CreditError("another attention tap is open in this process; close it first")
-        capture = Capture(self.layers, attention_mask, MeanMap() if reading is None else reading)
-        self._config._attn_implementation = _NAME
-        _open = capture
-        try:
-            yield capture
-        finally:
-            _open = None
-            self._config._attn_implementation = "sdpa"
+        if _open.get() is not None:
+            raise CreditError("another attention tap is open in this thread; close it first")
+        capture = Capture(
+            self.layers, attention_mask, MeanMap() if reading is None else reading, self._modules
+        )
+        with _registered():
+            token = _open.set(capture)
+            try:
+                yield capture
+            finally:
+                _open.reset(token)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import inspect
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowtracer import credit, view
+from flowtracer import contexts, credit, view, weighing
 from flowtracer.attention import AttentionTap, Layers
 from flowtracer.blocked import BlockedCapacity
+from flowtracer.contexts import Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.controls import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
 from flowtracer.readings import DENSE_TOKENS, MeanMap
-from flowtracer.spans import AnswerTask, Boxed, Span, decode, tokens_in
+from flowtracer.spans import AnswerTask, Span, decode
 
 
 @dataclass(eq=False, repr=False)
@@ -89,9 +88,10 @@ class Trace:
     def weights(self, name: str, **options: Any) -> Tensor:
         """Weights (T,) float32 that the credit method `name` gives this response, 1 on the prompt.
 
-        Random methods draw from a generator of seed 0. Raises CreditError for an unknown method or option,
-        and for one that cannot be computed from this trace: it needs rewards, the response's group or batch,
-        a backward pass, another source or other layers, or decisive tokens that the task does not know.
+        Random methods draw what they would for the first sample of the first prompt in a training of seed 0.
+        Raises CreditError for an unknown method or option, and for one that cannot be computed from this trace: it
+        needs rewards, the response's group or batch, a backward pass, another source or other layers, or decisive
+        tokens that the task does not know.
         """
         if fixed := sorted({"layers", "source"} & set(options)):
             raise CreditError(f"credit {name}: option {fixed[0]!r} was fixed when the response was traced")
@@ -123,12 +123,12 @@ class Trace:
             context.capacity = self._map()
         context.scores = scores
         try:
-            weights = method(context)
+            credit = contexts.assess(method, context)
         except ValueError as error:
             raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
-        if context.abstentions:
-            raise CreditError(f"credit {method.name} abstains on this response: {context.abstentions[0]}")
-        return weights[0].cpu()
+        if credit.abstentions:
+            raise CreditError(f"credit {method.name} abstains on this response: {credit.abstentions[0]}")
+        return credit.weights[0].cpu()
 
     def _map(self) -> Capacity:
         """The map as a batch of one for a credit method, which may change it."""
@@ -139,15 +139,16 @@ class Trace:
         def row(mask: Tensor) -> Tensor:
             return mask.unsqueeze(0).to(self.capacity.device)
 
-        return CreditContext(
+        context = CreditContext(
             token_ids=row(torch.tensor(self.token_ids)),
             prompt=row(self.prompt),
             response=row(self.response),
             source=row(self.prompt),
             answer=row(self.answer),
             decisive=None if self.decisive is None else row(self.decisive),
-            generator=torch.Generator().manual_seed(0),
         )
+        context.streams = [contexts.stream(0, 0, 0, 0)]  # type: ignore[attr-defined]
+        return context
 
 
 def trace(
@@ -156,7 +157,7 @@ def trace(
     prompt: str | Sequence[int],
     response: str | Sequence[int],
     layers: Layers = "middle",
-    task: AnswerTask | None = None,
+    task: AnswerTask | Extract | str | None = None,
     dense_tokens: int = DENSE_TOKENS,
 ) -> Trace:
     """Traces a response: one forward, and the flow from the prompt's tokens to the answer's.
@@ -165,58 +166,41 @@ def trace(
     prompt: the exact text that the model reads, chat template and special tokens included, or its token ids.
     response: token ids as sampled, or text; ids are better, since one text has many tokenisations.
     layers: see `attention.traced_layers`.
-    task: where the answer stands (`extract(text) -> (start, end) or None`); any `tasks.Task` serves. Without
-        one, the last `\\boxed{}` is it.
+    task: where the answer stands: a task (`extract(text) -> (start, end) or None`), the name of one of the package
+        `tasks`, or a function like `extract`. Without one, the last `\\boxed{}` is it.
     dense_tokens: the attention map of a longer sequence is never held; see `blocked.BlockedCapacity`.
 
     Raises CreditError when prompt or response is empty, the response holds no answer, nothing of the prompt
     reaches the answer, the sequence does not fit the model, or the model's attention cannot be tapped.
     """
     tap = AttentionTap(model, layers)
-    prompt_ids = _token_ids(tokenizer, prompt, "prompt")
-    response_ids = _token_ids(tokenizer, response, "response")
+    prompt_ids = weighing.token_ids(tokenizer, prompt, "prompt")
+    response_ids = weighing.token_ids(tokenizer, response, "response")
     ids = prompt_ids + response_ids
-    _check_fit(model, ids)
-
-    task = Boxed() if task is None else task
+    weighing.check_fit(model, [ids])
     text, spans = decode(tokenizer, response_ids)
-    pieces = _pieces(*decode(tokenizer, prompt_ids)) + _pieces(text, spans)
-    span = task.extract(text)
-    if span is None:
+    judged = contexts.answer_task(task)
+    knows = hasattr(judged, "decisive") and judged.decisive(text) is not None
+    turns = contexts.turns_of(None, len(response_ids))
+    located = contexts.locate(tokenizer, judged, response_ids, turns, decisive=knows)
+    if located.trouble is not None:
+        raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
+    if not located.answer:
         raise CreditError(
             f"no answer found in the response, which ends {text[-40:]!r}: trace one that gives an answer, "
             "or name the task whose answer format it uses"
         )
-    answer = tokens_in(spans, [span])
-    if not answer:
-        raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
-    known = task.decisive(text)
-    special = set(tokenizer.all_special_ids)
-
-    device = next(model.parameters()).device
-    batch = torch.tensor([ids], device=device)
-    everything = torch.ones_like(batch)
+    batch = contexts.pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
     training = model.training
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            tap.open(everything, MeanMap(dense_tokens)) as capture,
-            _stopping_after(model, tap.layers[-1]),
-        ):
-            model(input_ids=batch, attention_mask=everything, use_cache=False)
-    except _LastLayerSeen:
-        pass
+        with torch.no_grad(), tap.open(batch.attention_mask, MeanMap(dense_tokens)) as capture:
+            weighing.forward_to(model, tap.layers[-1], batch.input_ids, batch.attention_mask)
     finally:
         model.train(training)
-
     capacity = capture.capacity[0]
-
-    def mask(response_tokens: list[int]) -> Tensor:
-        marked = torch.zeros(len(ids), dtype=torch.bool)
-        marked[[len(prompt_ids) + token for token in response_tokens]] = True
-        return marked
-
+    pieces = _pieces(*decode(tokenizer, prompt_ids)) + _pieces(text, spans)
+    special = set(tokenizer.all_special_ids)
     return Trace(
         token_ids=ids,
         tokens=[
@@ -225,61 +209,12 @@ def trace(
         ],
         prompt_length=len(prompt_ids),
         capacity=capacity.cpu() if isinstance(capacity, Tensor) else capacity,
-        answer=mask(answer),
+        answer=batch.on_response([located.answer])[0].cpu(),
         layers=tap.layers,
-        decisive=None if known is None else mask(tokens_in(spans, known)),
+        decisive=batch.on_response([located.decisive])[0].cpu() if knows else None,
         pieces=pieces,
-        name=_model_name(model),
+        name=weighing.model_name(model),
     )
-
-
-class _LastLayerSeen(Exception):
-    """Ends a forward: what lies behind the last traced layer is not needed."""
-
-
-@contextmanager
-def _stopping_after(model: nn.Module, layer: int) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise _LastLayerSeen
-
-    handles = [
-        module.register_forward_hook(stop)
-        for module in model.modules()
-        if getattr(module, "layer_idx", None) == layer
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _token_ids(tokenizer: Any, text: str | Sequence[int], what: str) -> list[int]:
-    try:
-        ids = tokenizer(text, add_special_tokens=False).input_ids if isinstance(text, str) else list(text)
-    except Exception as error:  # a character that the vocabulary lacks raises no narrower one
-        raise CreditError(f"the tokenizer cannot read the {what} {text!r:.60} ({error})") from None
-    if not ids:
-        raise CreditError(f"the {what} is empty: a trace needs at least one token of it")
-    return ids
-
-
-def _check_fit(model: nn.Module, ids: list[int]) -> None:
-    config: Any = model.config
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if min(ids) < 0 or max(ids) >= vocabulary:
-        raise CreditError(
-            f"token ids from {min(ids)} to {max(ids)} do not fit a vocabulary of {vocabulary}: "
-            "use the tokenizer that belongs to the model"
-        )
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and len(ids) > longest:
-        raise CreditError(f"prompt and response have {len(ids)} tokens; the model reads at most {longest}")
-
-
-def _model_name(model: nn.Module) -> str:
-    name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-    return Path(name).name if Path(name).is_dir() else name
 
 
 def _pieces(text: str, spans: list[Span]) -> list[str]:

@@ -16,10 +16,11 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from flowtracer import credit as credit_methods
 from flowtracer.attention import AttentionTap
+from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
-from flowtracer.spans import AnswerTask, Boxed, decode, tokens_in
+from flowtracer.spans import AnswerTask, decode, tokens_in
 
 _ROLLOUT = "rollout_index"
 _WEIGHTS = "credit_weights"

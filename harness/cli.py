@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +13,7 @@ from typing import NoReturn
 from harness.commands import causes, claims, experiments, policies, problems, records
 from harness.commands.shared import MISTAKE, STOPPED, say
 from harness.errors import ExperimentError
+from leaderboards.names import hint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,13 +56,48 @@ class _Parser(argparse.ArgumentParser):
     """A wrong option is one line, as every other mistake is."""
 
     def error(self, message: str) -> NoReturn:
-        raise ExperimentError(f"{message}; see {self.prog} --help")
+        raise ExperimentError(f"{_shorter(message)}; see {self.prog} --help")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does, but a command's own parser names the options that it does not know."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            wrong = next((name for name in unknown if name.startswith("-")), unknown[0])
+            close = f"; {hint(wrong.partition('=')[0], known)}" if wrong.startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
+        return options, unknown
+
+
+def _shorter(message: str) -> str:
+    """argparse lists every choice; where one is close, it is the one that was meant."""
+    found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+    if found is None:
+        return message
+    choices = re.findall(r"[\w.-]+", found[2])
+    return f"{message[: found.start()]}invalid choice: {found[1]!r}; {hint(found[1], choices)}"
+
+
+class _Version(argparse.Action):
+    """Prints the versions that a result depends on; they are looked up only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from harness import provenance
+
+        versions = provenance.versions()
+        commit = provenance.git_commit()
+        print(f"flowtracer {versions['flowtracer']}" + (f", commit {commit}" if commit else ""))
+        print(", ".join(f"{name} {version}" for name, version in versions.items() if name != "flowtracer"))
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for subject in (experiments, records, claims, policies, causes, problems):
         subject.add(commands)

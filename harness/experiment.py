@@ -8,49 +8,32 @@ adding an arm changes no other arm's run, changing anything else makes it anothe
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
+from leaderboards.names import hint
+
+if TYPE_CHECKING:
+    import tasks
+    from leaderboards.manifest import Manifest
+    from leaderboards.sheets import Sheet
 
 FOLDER = Path(__file__).parent / "experiments"
-METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
-ENGINES = ("transformers", "vllm")
 REWARDS = ("verdict", "random")
-FIXED, UNTIL_DECIDED = "fixed number of seeds", "until decided"
-#: The method that all others are compared with, where nobody says otherwise.
-BASELINE = "uniform"
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What counts as a result, declared before the first run.
-
-    metric: "training_reward_area" (mean reward over training), "evaluation_area" (area under the evaluation curve) or
-    "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's unit. alpha: the
-    error rate over all arms together. estimand: in words. stopping: "fixed number of seeds", or "until decided", where
-    the experiment's seeds are the most that will be run and `scale` is the spread of a per-seed difference that the
-    e-process assumes.
-    """
-
-    metric: str
-    smallest_difference: float
-    alpha: float = 0.05
-    estimand: str = "these problems, new training seeds"
-    stopping: str = FIXED
-    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,7 @@ class PolicySettings:
     name: str
     chat: bool | None = None
     system: str | None = None
-    dtype: str = "float32"
+    dtype: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -105,6 +88,11 @@ class Training:
         """Rollouts of one step."""
         return self.prompts_per_step * self.samples_per_prompt
 
+    @property
+    def sampling(self) -> Sampling:
+        """How its rollouts are drawn."""
+        return Sampling(self.max_response_tokens, self.temperature, self.top_k, self.top_p)
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -135,8 +123,8 @@ class Evaluation:
 class Experiment:
     """A whole experiment.
 
-    engine: what samples rollouts and evaluations, "transformers" or "vllm". methods: label of an arm -> {"credit":
-    method name, "training": what this arm trains otherwise, option: value, ...}.
+    engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
+    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -147,23 +135,21 @@ class Experiment:
     task: Mapping[str, Any]
     training: Training
     evaluation: Evaluation
-    engine: str = "transformers"
+    engine: str = TRANSFORMERS
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks = [
             (self.seeds >= 1, "seeds must be at least 1"),
             (bool(self.methods), "at least one arm under [methods] is needed"),
-            (self.declaration.metric in METRICS, f"declaration.metric must be one of {', '.join(METRICS)}"),
             (self.engine in ENGINES, f"engine must be one of {', '.join(ENGINES)}"),
             (
                 self.declaration.stopping in (FIXED, UNTIL_DECIDED),
                 f"declaration.stopping must be {FIXED!r} or {UNTIL_DECIDED!r}",
             ),
             (
-                (self.declaration.stopping == UNTIL_DECIDED) == (self.declaration.scale is not None)
-                and (self.declaration.scale is None or self.declaration.scale > 0),
-                f"declaration.scale, a positive number, goes with stopping {UNTIL_DECIDED!r} and with no other",
+                self.declaration.sequential or self.declaration.scale is None,
+                f"declaration.scale goes with stopping {UNTIL_DECIDED!r} and with no other",
             ),
             (
                 self.declaration.stopping != UNTIL_DECIDED or BASELINE in self.methods,
@@ -173,14 +159,15 @@ class Experiment:
                 self.training.reward == "verdict" or self.declaration.metric != "training_reward_area",
                 "declaration.metric must be one of the evaluation where training.reward is random",
             ),
-            (0 < self.declaration.alpha < 1, "declaration.alpha must lie between 0 and 1"),
-            (self.declaration.smallest_difference > 0, "declaration.smallest_difference must be positive"),
             (self.evaluation.every >= 1, "evaluation.every must be at least 1"),
             (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
             (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
             (self.evaluation.temperature >= 0, "evaluation.temperature must not be negative"),
             ("name" in self.task, "task.name is missing"),
         ]
+        fault = self.declaration.fault()
+        if fault:
+            raise ExperimentError(f"experiment {self.name}: {fault}")
         for holds, message in checks:
             if not holds:
                 raise ExperimentError(f"experiment {self.name}: {message}")
@@ -212,6 +199,10 @@ class Experiment:
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
 
+    def engine_choice(self, server: str | None = None) -> EngineChoice:
+        """Its engine, here or at the address of a server."""
+        return EngineChoice(self.engine, server, self.policy.dtype)
+
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
         return json.loads(json.dumps(asdict(self), sort_keys=True))
@@ -233,9 +224,9 @@ def hash_of(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_arm(experiment: Experiment, label: str, manifest: Mapping[str, Any], folder: Path) -> None:
+def check_arm(experiment: Experiment, label: str, manifest: Manifest, folder: Path) -> None:
     """Raises ExperimentError where a recorded run of that label had other options, which the hash leaves out."""
-    recorded = manifest["experiment"]["methods"].get(label)
+    recorded = manifest.methods.get(label)
     if recorded != experiment.resolved()["methods"][label]:
         raise ExperimentError(
             f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
@@ -284,7 +275,7 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
         path = FOLDER / f"{source}.toml"
         if not path.is_file():
             raise ExperimentError(
-                f"unknown experiment {source!r}; known: {', '.join(names())}; or give the path of a .toml file"
+                f"unknown experiment {source!r}; {hint(source, names())}; or give the path of a .toml file"
             )
     return from_table(_read(path), name=path.stem, smoke=smoke, until_decided=until_decided)
 
@@ -305,7 +296,7 @@ def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     if base is None:
         return own
     if base not in names() or base == name:
-        raise ExperimentError(f"experiment {name}: unknown base {base!r}; known: {', '.join(names())}")
+        raise ExperimentError(f"experiment {name}: unknown base {base!r}; {hint(str(base), names())}")
     return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), own)
 
 
@@ -346,14 +337,82 @@ def from_table(
     return _build(Experiment, {"name": name, **whole}, "", name)
 
 
+def task_of(table: Mapping[str, Any]) -> tasks.Task:
+    """The task that a table of an experiment names, with the table's other keys as its options."""
+    import tasks
+
+    return tasks.get(table["name"], **{key: value for key, value in table.items() if key != "name"})
+
+
+def listed(experiments: Iterable[Experiment]) -> Sheet:
+    """Experiments in one table."""
+    from leaderboards.sheets import Sheet
+
+    rows = tuple(
+        (
+            each.name,
+            each.title,
+            each.policy.name,
+            str(len(each.methods)),
+            str(each.seeds),
+            str(each.training.steps),
+        )
+        for each in experiments
+    )
+    columns = ("experiment", "what it compares", "policy", "arms", "seeds", "steps")
+    note = (
+        "flowtracer experiments NAME shows the arms of one, flowtracer reproduce NAME --plan what it costs."
+    )
+    return Sheet("Experiments", columns, rows, note, words=(0, 1, 2))
+
+
+def sheets(experiment: Experiment) -> list[Sheet]:
+    """What the experiment declares and which arms it compares."""
+    from leaderboards.sheets import Sheet
+
+    declaration, training = experiment.declaration, experiment.training
+    facts = (
+        ("metric", METRICS[declaration.metric]),
+        (
+            "smallest difference",
+            f"{declaration.smallest_difference:g}, alpha {declaration.alpha:g} over all arms",
+        ),
+        ("estimand", declaration.estimand),
+        ("stopping", declaration.stopping),
+        ("policy", f"{experiment.policy.name}, {experiment.policy.dtype}, sampled by {experiment.engine}"),
+        ("task", _named(experiment.task)),
+        (
+            "test sets",
+            "; ".join(_named(extra.task) for extra in experiment.evaluation.more) or "the task's own",
+        ),
+        ("training", f"{experiment.seeds} seeds, {training.steps} steps of {training.rollouts} rollouts"),
+    )
+    arms = []
+    for label, entry in experiment.methods.items():
+        method, options = experiment.credit_of(label)
+        arms.append((label, method, _options(options) or "-", _options(entry.get("training", {})) or "-"))
+    return [
+        Sheet("Declared", ("what", "value"), facts, words=(0, 1)),
+        Sheet("Arms", ("arm", "credit method", "options", "training"), tuple(arms), words=(0, 1, 2, 3)),
+    ]
+
+
+def _named(table: Mapping[str, Any]) -> str:
+    options = _options({key: value for key, value in table.items() if key != "name"})
+    return f"{table['name']} ({options})" if options else str(table["name"])
+
+
+def _options(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+
+
 def check(experiment: Experiment) -> None:
     """Builds the tasks and the credit methods: mistakes show before the first run."""
-    import tasks
     from flowtracer import credit
 
-    for settings in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
-        task = tasks.get(settings["name"], **{key: value for key, value in settings.items() if key != "name"})
-        if "test" not in task.splits and not (settings is experiment.task and experiment.evaluation.more):
+    for table in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
+        task = task_of(table)
+        if "test" not in task.splits and not (table is experiment.task and experiment.evaluation.more):
             raise ExperimentError(
                 f"experiment {experiment.name}: the task {task.name} has no test problems; name test sets under "
                 "[[evaluation.more]]"
@@ -387,9 +446,7 @@ def _build(kind: type, table: Mapping[str, Any], place: str, name: str) -> Any:
     known = {option.name: option for option in fields(kind)}
     for key in table:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ExperimentError(f"experiment {name}: unknown key {place}{key}; {hint}")
+            raise ExperimentError(f"experiment {name}: unknown key {place}{key}; {hint(key, known)}")
     values = {}
     for key, option in known.items():
         if key in table:

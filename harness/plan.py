@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training
+from harness.experiment import Experiment, Training, task_of
+from harness.shapes import REFERENCE, Device, Shape, here, shape_of
+
+if TYPE_CHECKING:
+    from leaderboards.sheets import Sheet
 
 #: Tokens of a prompt: assumed where the problems come from elsewhere, else the characters of generated ones by so many
 #: a token; and those of a chat template.
@@ -46,102 +49,6 @@ RANK = 16
 #: The fused head of TRL 1.16 holds a tile of logits: so many tokens and so much of the vocabulary.
 HEAD_TOKENS, HEAD_VOCABULARY = 4096, 32768
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder of transformers: its sizes, and what follows from them."""
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    key_heads: int
-    head_width: int
-    vocabulary: int
-    tied: bool
-    context: int
-    #: Whether queries and keys are normalised (Qwen3), which costs activations.
-    normalised: bool
-
-    @property
-    def queries(self) -> int:
-        """Channels of all query heads."""
-        return self.heads * self.head_width
-
-    @property
-    def keys(self) -> int:
-        """Channels of all key heads."""
-        return self.key_heads * self.head_width
-
-    @property
-    def linear(self) -> int:
-        """Parameters of the linear layers, the head left out: what adapters sit on."""
-        attention = self.width * (2 * self.queries + 2 * self.keys)
-        return self.layers * (attention + 3 * self.width * self.inner)
-
-    @property
-    def matrices(self) -> int:
-        """Parameters that every token is multiplied with."""
-        return self.linear + self.vocabulary * self.width
-
-    @property
-    def parameters(self) -> int:
-        """All of them."""
-        norms = self.layers * (2 * self.width + (2 * self.head_width if self.normalised else 0)) + self.width
-        return self.matrices + norms + (0 if self.tied else self.vocabulary * self.width)
-
-    def adapters(self, rank: int) -> int:
-        """Parameters of LoRA adapters on every linear layer but the head."""
-        sides = 2 * (self.width + self.queries) + 2 * (self.width + self.keys) + 3 * (self.width + self.inner)
-        return self.layers * rank * sides
-
-    def forward(self, tokens: int) -> float:
-        """FLOPs of one sequence's forward."""
-        return 2.0 * self.matrices * tokens + 2.0 * self.layers * self.queries * tokens**2
-
-
-#: The policies that experiments name, for planning without a hub. Source: config.json of each on the Hugging Face hub.
-#: Qwen3 is also in its technical report (arXiv 2505.09388), Llama 3.1 in 2407.21783.
-SHAPES = {
-    "Qwen/Qwen3-0.6B-Base": Shape(28, 1024, 3072, 16, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-1.7B-Base": Shape(28, 2048, 6144, 16, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-4B-Base": Shape(36, 2560, 9728, 32, 8, 128, 151936, True, 32768, True),
-    "Qwen/Qwen3-8B-Base": Shape(36, 4096, 12288, 32, 8, 128, 151936, False, 32768, True),
-    "meta-llama/Llama-3.2-3B": Shape(28, 3072, 8192, 24, 8, 128, 128256, True, 131072, False),
-    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, False, 131072, False),
-    "smollm2-135m-instruct": Shape(30, 576, 1536, 9, 3, 64, 49152, True, 8192, False),
-}
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a run computes on. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
-
-    bandwidth: bytes a second. Sources of GPUs: their makers' data sheets.
-    """
-
-    name: str
-    kind: str
-    memory: float
-    flops: float
-    bandwidth: float
-
-
-#: What hours are given for where there is no GPU, and the rates of those that are known by a part of their name.
-REFERENCE = Device("H100 of 80 GB", "gpu", 80e9, 989e12, 3.35e12)
-RATES = {
-    "H200": (989e12, 4.8e12),
-    "H100": (989e12, 3.35e12),
-    "A100": (312e12, 1.9e12),
-    "L40S": (362e12, 0.86e12),
-    "RTX 4090": (165e12, 1.0e12),
-    "A10G": (70e12, 0.6e12),
-    "L4": (121e12, 0.3e12),
-    "T4": (65e12, 0.3e12),
-}
-#: One thread of a server CPU: float32 FLOPs a second that torch reaches on small matrices, and bytes a second.
-CPU = (40e9, 10e9)
 
 
 @dataclass(frozen=True)
@@ -172,56 +79,12 @@ class Plan:
     memory: Mapping[str, Mapping[str, float]]
 
 
-def shape_of(name: str) -> Shape:
-    """The shape of the policy called `name`, from the table above or its configuration. Raises ExperimentError."""
-    if name in SHAPES:
-        return SHAPES[name]
-    from transformers import AutoConfig
-
-    from harness.policy import source_of
-
-    try:
-        config = AutoConfig.from_pretrained(source_of(name)).get_text_config()
-        return Shape(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-            getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            config.vocab_size,
-            bool(config.tie_word_embeddings),
-            config.max_position_embeddings,
-            config.model_type.startswith("qwen3"),
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExperimentError(
-            f"policy {name} cannot be planned without its config.json: {reason}; go online once, or name a folder"
-        ) from None
-
-
-def here() -> Device:
-    """The GPU that runs would use, else this machine's CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        known = [rate for part, rate in RATES.items() if part in name]
-        flops, bandwidth = known[0] if known else (REFERENCE.flops / 4, REFERENCE.bandwidth / 4)
-        return Device(name, "gpu", torch.cuda.get_device_properties(0).total_memory, flops, bandwidth)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # what a container may take of it
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return Device("CPU, no GPU", "cpu", memory, *CPU)
-
-
 def plan(experiment: Experiment, device: Device | None = None) -> Plan:
     """What `experiment` costs on `device`, by default what is here. Raises ExperimentError for an unknown policy."""
     device = device or here()
     gpu = device if device.kind == "gpu" else REFERENCE
     shape = shape_of(experiment.policy.name)
-    bfloat16 = experiment.policy.dtype == "bfloat16"
+    bfloat16 = experiment.policy.dtype == BFLOAT16
     prompt, tested = _prompt(experiment, shape)
     longest = experiment.training.max_response_tokens
     if longest >= shape.context:
@@ -229,12 +92,7 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
             f"experiment {experiment.name}: responses of {longest} tokens do not fit the policy's context of "
             f"{shape.context}: lower training.max_response_tokens"
         )
-    sets = [
-        (extra.problems * extra.samples, extra.max_response_tokens or longest)
-        for extra in experiment.evaluation.more
-    ]
-    if tested:
-        sets.insert(0, (experiment.evaluation.problems * experiment.evaluation.samples, longest))
+    sets = _test_sets(experiment, tested)
     evaluations = len(experiment.evaluation_steps())
     rollouts = tokens = 0
     flops = seconds = gpu_seconds = 0.0
@@ -257,12 +115,7 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
     needs = {label: memory(experiment, label, shape, prompt, device) for label in experiment.methods}
     arm = max(needs, key=lambda label: total(needs[label]))
     training = experiment.training_of(arm)
-    variants = {"as declared": needs[arm]}
-    for rank in (0, training.lora_rank or RANK):
-        for again in (False, True):
-            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
-            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
-            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
+    variants = {"as declared": needs[arm], **_variants(experiment, arm, shape, prompt, device)}
     trained = shape.adapters(training.lora_rank) if training.lora_rank else shape.parameters
     saved = shape.parameters * (2 if bfloat16 and training.lora_rank else 4)
     samples = evaluations * sum(count for count, _ in sets) * len(experiment.methods)
@@ -291,6 +144,30 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
     )
 
 
+def _test_sets(experiment: Experiment, tested: bool) -> list[tuple[int, int]]:
+    """Samples of each test set at one evaluation, and how long they may be; `tested`: the task's own is one."""
+    evaluation, longest = experiment.evaluation, experiment.training.max_response_tokens
+    own = [(evaluation.problems * evaluation.samples, longest)] if tested else []
+    more = [
+        (extra.problems * extra.samples, extra.max_response_tokens or longest) for extra in evaluation.more
+    ]
+    return own + more
+
+
+def _variants(
+    experiment: Experiment, arm: str, shape: Shape, prompt: int, device: Device
+) -> dict[str, dict[str, float]]:
+    """Memory of the arm, all parameters or adapters trained, with and without gradient checkpointing."""
+    training = experiment.training_of(arm)
+    variants = {}
+    for rank in (0, training.lora_rank or RANK):
+        for again in (False, True):
+            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
+            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
+            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
+    return variants
+
+
 def memory(
     experiment: Experiment,
     label: str,
@@ -313,7 +190,7 @@ def memory(
 
     training = training or experiment.training_of(label)
     gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
-    bfloat16, adapted = experiment.policy.dtype == "bfloat16", training.lora_rank > 0
+    bfloat16, adapted = experiment.policy.dtype == BFLOAT16, training.lora_rank > 0
     trained = shape.adapters(training.lora_rank) if adapted else shape.parameters
     length = prompt + training.max_response_tokens
     micro = training.micro_batch or training.rollouts
@@ -344,9 +221,7 @@ def memory(
     # Keys are float32 where the weights are, whatever the products are computed in.
     value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
     cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
-    if experiment.engine == "vllm":
-        from harness.engines import BESIDE_TRAINING
-
+    if experiment.engine == VLLM:
         parts["engine"] = (
             BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache
         )
@@ -362,6 +237,61 @@ def total(parts: Mapping[str, float]) -> float:
     training = sum(parts[name] for name in passing)
     staying = sum(size for name, size in parts.items() if name not in (*passing, "cache"))
     return staying + max(training, parts.get("cache", 0.0))
+
+
+def sheets(found: Plan) -> list[Sheet]:
+    """The plan as two small tables: what the experiment costs, and the memory that one process of it takes."""
+    from leaderboards.sheets import Sheet
+
+    experiment = found.experiment
+    training, arms, per_run = experiment.training, len(experiment.methods), found.gpu_seconds / found.runs
+    rows = [
+        ("policy", f"{_amount(found.shape.parameters)} parameters, {experiment.policy.dtype}"),
+        ("runs", f"{found.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
+        ("rollouts", f"{_amount(found.rollouts)}, of at most {_amount(found.tokens)} tokens"),
+        ("prompts", f"about {found.prompt} tokens"),
+        (
+            "evaluation",
+            f"{_amount(found.samples)} samples, of at most {_amount(found.sampled_tokens)} tokens",
+        ),
+        ("arithmetic", f"{found.flops:.2g} FLOPs at most"),
+        ("GPU hours", f"{_hours(found.gpu_seconds)} at most on {found.gpu.name}, {_hours(per_run)} a run"),
+        ("disk, records", f"{_size(found.records)} at most"),
+        ("disk, policies", f"{_size(found.policies)}: the last one of every run"),
+        ("disk, checkpoints", f"{_size(found.checkpoints)} for each run that is under way"),
+    ]
+    if found.device.kind == "cpu":
+        here = f"{_hours(found.seconds)} of one thread at most, {found.step_seconds:,.2g} s a step"
+        rows.insert(7, ("CPU hours", here))
+    parts = [
+        (part, *(f"{sizes[part] / GB:,.1f}" for sizes in found.memory.values()))
+        for part in found.memory["as declared"]
+    ]
+    most = ("at most", *(f"{total(sizes) / GB:,.1f}" for sizes in found.memory.values()))
+    note = (
+        f"Estimates. Responses at their longest. GPUs: {UTILISATION:.0%} of the peak in training; decoding bound by "
+        f"{BANDWIDTH:.0%} of the bandwidth or by {LAUNCH * 1e3:g} ms a layer. At most: the cache of sampling or "
+        "gradients, activations, head and map, beside the rest. "
+        f"LoRA of rank {training.lora_rank or RANK}. Here: {found.device.name}, {_size(found.device.memory)}."
+    )
+    return [
+        Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
+        Sheet(f"Memory of one process in GB, arm {found.arm}", ("part", *found.memory), (*parts, most), note),
+    ]
+
+
+def _size(count: float) -> str:
+    return f"{count / GB:,.1f} GB"
+
+
+def _amount(count: float) -> str:
+    units = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    unit = next((unit for unit in units if count >= unit[0]), (1, ""))
+    return f"{count / unit[0]:.3g}{unit[1]}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
 def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
@@ -405,13 +335,13 @@ def _ways(found: Plan, room: float) -> list[str]:
                 ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
                 break
     gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
-    if experiment.engine != "vllm":  # which holds as much of the cache as there is room for
-        paged = replace(experiment, engine="vllm")
+    if experiment.engine != VLLM:  # which holds as much of the cache as there is room for
+        paged = replace(experiment, engine=VLLM)
         for change in ({}, changes[0], adapted[1]):
             size = total(memory(paged, arm, shape, found.prompt, gpu, replace(declared, **change), 1))
             if size <= (room if device.kind == "gpu" else gpu.memory):
                 extra = f" with training.{_named(change)}" if change else ""
-                ways.append(f'engine = "vllm" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
+                ways.append(f'engine = "{VLLM}" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
                 break
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         if gpus == 1 and device.kind == "gpu":
@@ -430,10 +360,7 @@ def _named(change: Mapping[str, Any]) -> str:
 
 def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
     """Tokens of a prompt, roughly, and whether the task has test problems. Nothing is downloaded to find out."""
-    import tasks
-
-    options = {key: value for key, value in experiment.task.items() if key != "name"}
-    task = tasks.get(experiment.task["name"], **options)
+    task = task_of(experiment.task)
     tokens = float(PROMPT)
     if getattr(task, "hub", None) is None:
         sizes = [len(task.prompt(problem)) for problem in task.problems("train", 16)]
@@ -455,7 +382,7 @@ def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[f
     forward = training.rollouts * shape.forward(prompt + training.max_response_tokens)
     passes = 2 if training.lora_rank else 3
     passes += training.gradient_checkpointing
-    old = training.updates_per_batch > 1 or engine == "vllm"
+    old = training.updates_per_batch > 1 or engine == VLLM
     return forward, forward * (passes * training.updates_per_batch + old)
 
 
@@ -478,6 +405,6 @@ def _decoding(
     arithmetic = rows * shape.forward(prompt + response) / reached
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
-    drawing = 0.0 if engine == "vllm" else rows * shape.vocabulary * NOISE
-    waiting = response * (shape.layers * LAUNCH * (0.1 if engine == "vllm" else 1.0) + drawing)
+    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE
+    waiting = response * (shape.layers * LAUNCH * (0.1 if engine == VLLM else 1.0) + drawing)
     return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting

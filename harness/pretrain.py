@@ -29,9 +29,10 @@ from trl import SFTConfig, SFTTrainer
 
 import tasks
 from harness import seeds
+from harness.engines.base import Sample, Sampling
+from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
-from harness.rollout import Sample, sample
 from tasks.decision import LETTERS, Decision
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
@@ -107,6 +108,21 @@ RECIPES = {
         context=96,
         max_new_tokens=48,
         steps=450,
+        batch=64,
+        learning_rate=1e-3,
+        schedule="constant_with_warmup",
+    ),
+    "graph": Recipe(
+        task="graph",
+        alphabet="abcdefgh0123456789+*=;?#",
+        layers=6,
+        width=128,
+        inner_width=256,
+        heads=4,
+        groups=2,
+        context=128,
+        max_new_tokens=72,
+        steps=2500,
         batch=64,
         learning_rate=1e-3,
         schedule="constant_with_warmup",
@@ -232,8 +248,7 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
                 tokenizer,
                 [tokenizer(task.prompt(problem)).input_ids for problem, _ in part],
                 [seeds.key("evaluation", task.name, problem.id, index) for problem, index in part],
-                recipe.max_new_tokens,
-                temperature,
+                Sampling(recipe.max_new_tokens, temperature),
             )
         verdicts = Counter(
             str(task.verify(problem, one.text, one.finish_reason))

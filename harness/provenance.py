@@ -19,6 +19,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from harness.errors import ExperimentError
+from leaderboards.manifest import BITWISE, DISTRIBUTION
 
 PACKAGES = (
     "flowtracer",
@@ -31,10 +32,6 @@ PACKAGES = (
     "math-verify",
     "numpy",
 )
-
-#: T0 bitwise on the same CPU model and versions with one thread a worker; T1 the same rollouts on the same GPU and
-#: batch-invariant engine, which none that trains here is yet; T2 the same distribution.
-BITWISE, ROLLOUTS, DISTRIBUTION = "T0", "T1", "T2"
 
 
 @cache

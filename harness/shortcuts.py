@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from harness import seeds
+from harness.engines.base import Sample, Sampling
+from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
-from harness.rollout import Sample, sample
 from tasks.decision import LETTERS, Decision
 
 Scores = NDArray[np.float64]
@@ -106,7 +107,7 @@ def responses(
         part = asked[start : start + batch]
         keys = [seeds.key("shortcuts", problem.id, start + row) for row, problem in enumerate(part)]
         prompts = [policy.encode(problem.question) for problem in part]
-        samples = sample(policy.model, policy.tokenizer, prompts, keys, 32)
+        samples = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(32))
         pairs += [(problem.question, one) for problem, one in zip(part, samples, strict=True)]
     return [(prompt, one) for prompt, one in pairs if task.extract(one.text) is not None]
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from leaderboards.records import RecordError, Run, RunWriter, content_hash, load, read_run
-
 if TYPE_CHECKING:
-    from leaderboards.comparison import Arm, Assay, Comparison, arranged, compare, experiments
+    from leaderboards.comparison import Arm, Comparison, PositiveControl, arranged, compare, experiments
+    from leaderboards.format import RecordError, content_hash
+    from leaderboards.manifest import Manifest
+    from leaderboards.records import Run, load, read_run
+    from leaderboards.writer import RunWriter
 
 __all__ = [
     "Arm",
-    "Assay",
     "Comparison",
+    "Manifest",
+    "PositiveControl",
     "RecordError",
     "Run",
     "RunWriter",
@@ -24,11 +28,19 @@ __all__ = [
     "read_run",
 ]
 
+_HOMES = {
+    "comparison": ("Arm", "Comparison", "PositiveControl", "arranged", "compare", "experiments"),
+    "format": ("RecordError", "content_hash"),
+    "manifest": ("Manifest",),
+    "records": ("Run", "load", "read_run"),
+    "writer": ("RunWriter",),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Worker processes only write records: they need not wait two seconds for scipy.
-    if name in __all__:
-        from leaderboards import comparison
-
-        return getattr(comparison, name)
+    # Imported when first used: the command line asks for a declaration and need not wait for pyarrow, and worker
+    # processes, which only write records, need not wait for scipy.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"leaderboards.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,55 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from leaderboards import estimates
+from leaderboards.declaration import BASELINE, METRICS, Declaration
 from leaderboards.estimates import Decision, Interval
-from leaderboards.records import VERDICTS, RecordError, Run
+from leaderboards.format import VERDICTS, RecordError
+from leaderboards.names import hint
+from leaderboards.notes import notes, nothing_learnt, tier
+from leaderboards.records import Run
+from leaderboards.scores import RunScores, score_run
 
-METRICS = ("training_reward_area", "evaluation_area", "final_accuracy")
 #: Credit methods that know the decisive tokens, the sharper first: what perfect credit would gain.
 ORACLES = ("oracle_mask", "oracle")
-#: How a declaration of optional stopping begins; any other rule fixes the number of seeds beforehand.
-SEQUENTIAL = "until decided"
-
-Problem = tuple[str, str]  # task, problem id
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """One finished run reduced to numbers."""
-
-    run: Run = field(repr=False)
-    #: Metric name to value; a metric that the run cannot give is absent.
-    metrics: dict[str, float]
-    #: Training step to mean reward; evaluation step to accuracy on the training task's own test problems
-    #: (the mean over tasks where that task is not among those evaluated).
-    rewards: dict[int, float] = field(repr=False)
-    accuracies: dict[int, float] = field(repr=False)
-    #: At the last evaluation: accuracy of each task, share of correct samples of each problem, verdicts by
-    #: task.
-    tasks: dict[str, float]
-    problems: dict[Problem, float] = field(repr=False)
-    verdicts: dict[str, dict[str, int]]
-    #: Means over training steps; `distance_from_start` is the last step's.
-    training: dict[str, float]
-    #: Seconds a step by phase, `seconds_total`, `tokens`.
-    cost: dict[str, float]
-    #: What was asked at the last evaluation, and with which sampling keys.
-    questions: str = field(repr=False)
-    keys: str = field(repr=False)
-
-    def total(self, verdict: str) -> int:
-        """How many samples of the last evaluation had this verdict, over all tasks."""
-        return sum(counts[verdict] for counts in self.verdicts.values())
 
 
 @dataclass(frozen=True)
@@ -79,7 +47,8 @@ class Arm:
     seeds: tuple[int, ...]
     scores: dict[str, Score]
     metric: str
-    verdict: str
+    #: What the declared rule says of this arm, in words: "better", "cannot tell: about 3 more seeds", "baseline" ...
+    outcome: str
     #: Place by difference among all arms of the comparison.
     rank: int = 0
     differences: dict[int, float] = field(default_factory=dict)
@@ -124,15 +93,15 @@ class Arm:
 
     @property
     def seeds_needed(self) -> int | None:
-        """About how many more seeds a verdict takes; None where there is one, or the spread is unknown."""
+        """About how many more seeds a decision takes; None where there is one, or the spread is unknown."""
         return self.decision.seeds_needed if self.decision else None
 
 
 @dataclass(frozen=True)
-class Assay:
+class PositiveControl:
     """Whether this comparison can tell methods apart: whether known decisive tokens beat the baseline."""
 
-    verdict: Literal["sensitive", "not sensitive", "not tested"]
+    outcome: Literal["sensitive", "not sensitive", "not tested"]
     arm: str | None
     text: str
 
@@ -143,28 +112,39 @@ class Comparison:
 
     arms: tuple[Arm, ...]
     baseline: str
-    metric: str
-    smallest_difference: float
-    alpha: float
-    sequential: bool
-    declaration: dict[str, Any]
+    declaration: Declaration
     experiment: dict[str, Any] = field(repr=False)
     experiment_hash: str
     #: sha256 over method, seed and content hashes of every run used.
     run_set_hash: str
-    assay: Assay
+    positive_control: PositiveControl
     tier: str
     #: What a reader must know: unfinished and missing runs, mixed versions, timeouts.
     notes: tuple[str, ...]
     scores: dict[tuple[str, int], RunScores] = field(repr=False)
 
     @property
+    def metric(self) -> str:
+        """The declared metric."""
+        return self.declaration.metric
+
+    @property
+    def smallest_difference(self) -> float:
+        """The smallest difference that matters, as declared."""
+        return self.declaration.smallest_difference
+
+    @property
+    def alpha(self) -> float:
+        """The declared error rate over all arms."""
+        return self.declaration.alpha
+
+    @property
     def undecided(self) -> tuple[str, ...]:
-        """Arms without a verdict; declared ones of which nothing has run count among them."""
-        told = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
+        """Arms that are not decided; declared ones of which nothing has run count among them."""
+        decided = {arm.label for arm in self.arms if arm.decision and arm.decision.outcome != "cannot tell"}
         declared = [*self.experiment["methods"], *(arm.label for arm in self.arms)]
         return tuple(
-            label for label in dict.fromkeys(declared) if label not in told and label != self.baseline
+            label for label in dict.fromkeys(declared) if label not in decided and label != self.baseline
         )
 
     def arm(self, label: str) -> Arm:
@@ -172,134 +152,7 @@ class Comparison:
         for arm in self.arms:
             if arm.label == label:
                 return arm
-        raise RecordError(f"no arm {label!r}; there are {', '.join(arm.label for arm in self.arms)}")
-
-
-# ------------------------------------------------------------------------------------- one run to numbers
-
-_TRAINING = (
-    "entropy",
-    "response_length",
-    "duplicate_share",
-    "signal_share",
-    "mean_weight",
-    "gradient_norm",
-    "sampler_gap",
-)
-_SECONDS = tuple(f"seconds_{phase}" for phase in ("rollout", "reward", "credit", "update", "step"))
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def score_run(run: Run) -> RunScores:
-    """Reduce a finished run to numbers. RecordError that names the run for values that are not finite."""
-    columns = (
-        "step",
-        "reward",
-        "abstained",
-        "distance_from_start",
-        "tokens",
-        *_TRAINING,
-        *_SECONDS,
-        *VERDICTS,
-    )
-    steps = run.table("steps", columns).to_pydict()
-    rewards = dict(zip(steps["step"], steps["reward"], strict=True))
-    for step, reward in rewards.items():
-        if not math.isfinite(reward):
-            raise RecordError(
-                f"{run.folder}: the reward of step {step} is {reward}; remove the run and repeat it"
-            )
-    metrics: dict[str, float] = {}
-    training: dict[str, float] = {}
-    cost: dict[str, float] = {}
-    if rewards:
-        metrics["training_reward_area"] = math.fsum(rewards.values()) / len(rewards)
-        rollouts = max(1, sum(sum(steps[verdict]) for verdict in VERDICTS))
-        training = {name: math.fsum(steps[name]) / len(rewards) for name in _TRAINING}
-        training["truncated"] = sum(steps["truncated"]) / rollouts
-        training["timeout"] = sum(steps["timeout"])
-        training["error"] = sum(steps["error"])
-        training["abstained"] = sum(steps["abstained"]) / rollouts
-        training["distance_from_start"] = steps["distance_from_start"][-1]
-        cost = {name: math.fsum(steps[name]) / len(rewards) for name in _SECONDS}
-        cost["seconds_total"] = math.fsum(steps["seconds_step"])
-        cost["tokens"] = sum(steps["tokens"])
-
-    samples = run.table("samples", ["step", "task", "problem_id", "sample", "key", "verdict", "reward"])
-    if pc.any(pc.is_nan(pc.fill_null(samples["reward"], 0.0))).as_py():
-        raise RecordError(f"{run.folder}: an evaluation reward is NaN; remove the run and repeat it")
-    unknown = sorted(set(samples["verdict"].unique().to_pylist()) - set(VERDICTS))
-    if unknown:
-        raise RecordError(
-            f"{run.folder}: an evaluation has the verdict {unknown[0]!r}; there are {', '.join(VERDICTS)}"
-        )
-    by_step = _accuracies(samples)
-    task = run.manifest["experiment"].get("task")
-    own = task.get("name") if isinstance(task, dict) else None
-    accuracies = {step: _accuracy(_over_tasks(problems), own) for step, problems in by_step.items()}
-    if any(math.isnan(accuracy) for accuracy in accuracies.values()):
-        raise RecordError(f"{run.folder}: no sample of an evaluation could be scored (verdict error)")
-    problems: dict[Problem, float] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    questions = keys = ""
-    if accuracies:
-        last = max(accuracies)
-        metrics["final_accuracy"] = accuracies[last]
-        if len(accuracies) > 1:
-            metrics["evaluation_area"] = estimates.area_under_curve(
-                list(accuracies), list(accuracies.values())
-            )
-        problems = by_step[last]
-        final = samples.filter(pc.equal(samples["step"], last)).to_pydict()
-        counts.update(zip(final["task"], final["verdict"], strict=True))
-        asked = list(zip(final["task"], final["problem_id"], final["sample"], final["key"], strict=True))
-        questions = _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample, _ in asked)
-        keys = _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked)
-    asked_tasks = sorted({name for name, _ in counts})
-    return RunScores(
-        run=run,
-        metrics=metrics,
-        rewards=rewards,
-        accuracies=accuracies,
-        tasks=_over_tasks(problems),
-        problems=problems,
-        verdicts={name: {verdict: counts[name, verdict] for verdict in VERDICTS} for name in asked_tasks},
-        training=training,
-        cost=cost,
-        questions=questions,
-        keys=keys,
-    )
-
-
-def _accuracies(samples: pa.Table) -> dict[int, dict[Problem, float]]:
-    """Step to problem to the share of correct samples; those that could not be judged are left out."""
-    judged = samples.filter(pc.not_equal(samples["verdict"], "error"))
-    correct = pc.equal(judged["verdict"], "correct").cast(pa.float64())
-    judged = judged.append_column("correct", correct)
-    means = judged.group_by(["step", "task", "problem_id"], use_threads=False).aggregate(
-        [("correct", "mean")]
-    )
-    found: dict[int, dict[Problem, float]] = {step: {} for step in sorted(set(samples["step"].to_pylist()))}
-    for row in sorted(means.to_pylist(), key=lambda row: (row["step"], row["task"], row["problem_id"])):
-        found[row["step"]][row["task"], row["problem_id"]] = row["correct_mean"]
-    return found
-
-
-def _over_tasks(problems: Mapping[Problem, float]) -> dict[str, float]:
-    by_task: dict[str, list[float]] = {}
-    for (task, _), share in problems.items():
-        by_task.setdefault(task, []).append(share)
-    return {task: math.fsum(shares) / len(shares) for task, shares in sorted(by_task.items())}
-
-
-def _accuracy(tasks: Mapping[str, float], own: str | None) -> float:
-    """The declared metrics are about the task that was trained; further test sets are shown beside it."""
-    if own is not None and own in tasks:
-        return tasks[own]
-    return math.fsum(tasks.values()) / len(tasks) if tasks else math.nan
+        raise RecordError(f"no arm {label!r}; {hint(label, [arm.label for arm in self.arms])}")
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -309,7 +162,7 @@ def experiments(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Runs by experiment hash, in order of first appearance: each list can be compared by itself."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.manifest["experiment_hash"], []).append(run)
+        groups.setdefault(run.manifest.experiment_hash, []).append(run)
     return groups
 
 
@@ -318,10 +171,7 @@ def _checked(runs: Sequence[Run], baseline: str) -> list[Run]:
         raise RecordError("no runs to compare; give the folder of a sweep")
     groups = experiments(runs)
     if len(groups) > 1:
-        named = ", ".join(
-            f"{group[0].manifest['experiment'].get('name', '?')} {key[:12]} ({group[0].folder})"
-            for key, group in groups.items()
-        )
+        named = ", ".join(f"{group[0].manifest.described} ({group[0].folder})" for group in groups.values())
         raise RecordError(
             f"runs of {len(groups)} experiments cannot be compared: {named}; give one sweep's folder"
         )
@@ -334,7 +184,7 @@ def _checked(runs: Sequence[Run], baseline: str) -> list[Run]:
             )
     methods = sorted({run.method for run in runs})
     if baseline not in methods:
-        raise RecordError(f"no run of the baseline {baseline!r}; there are {', '.join(methods)}")
+        raise RecordError(f"no run of the baseline {baseline!r}; {hint(baseline, methods)}")
     finished = [run for run in runs if run.finished]
     if not any(run.method == baseline for run in finished):
         raise RecordError(
@@ -349,7 +199,7 @@ def _check_one_experiment(runs: Sequence[Run]) -> None:
     first = runs[0]
     arms: dict[str, Run] = {}
     for run in runs:
-        mine, its = (_without_arms(one.manifest["experiment"]) for one in (run, first))
+        mine, its = (some.manifest.shared for some in (run, first))
         if mine != its:
             differing = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
             raise RecordError(
@@ -357,47 +207,12 @@ def _check_one_experiment(runs: Sequence[Run]) -> None:
                 f"({', '.join(differing)}): one manifest was changed; restore it, or remove the run"
             )
         other = arms.setdefault(run.method, run)
-        options, theirs = (_options(one) for one in (run, other))
+        options, theirs = (some.manifest.options for some in (run, other))
         if options != theirs:
             raise RecordError(
                 f"{run.folder}: {run.method} ran with {json.dumps(options)}, and in {other.folder} with "
                 f"{json.dumps(theirs)}: two arms under one label; remove one of them"
             )
-
-
-def _without_arms(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in experiment.items() if key != "methods"}
-
-
-def _options(run: Run) -> Any:
-    methods = run.manifest["experiment"].get("methods")
-    return methods.get(run.method) if isinstance(methods, dict) else None
-
-
-def _declaration(run: Run) -> tuple[dict[str, Any], str, float, float]:
-    declaration = run.manifest["experiment"].get("declaration")
-    where = f"{run.folder / 'manifest.json'}: the declaration"
-    if not isinstance(declaration, dict):
-        raise RecordError(f"{where} is missing; only experiments with a declaration can be compared")
-    metric = declaration.get("metric")
-    if metric not in METRICS:
-        raise RecordError(f"{where} has metric {metric!r}; it is one of {', '.join(METRICS)}")
-    smallest, alpha = declaration.get("smallest_difference"), declaration.get("alpha")
-    if not isinstance(smallest, int | float) or not 0 < smallest < math.inf:
-        raise RecordError(f"{where} has smallest_difference {smallest!r}; it is a positive number")
-    if not isinstance(alpha, int | float) or not 0 < alpha < 1:
-        raise RecordError(f"{where} has alpha {alpha!r}; it lies between 0 and 1")
-    return declaration, str(metric), float(smallest), float(alpha)
-
-
-def _scale(run: Run, declaration: Mapping[str, Any]) -> float:
-    scale = declaration.get("scale")
-    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
-        raise RecordError(
-            f"{run.folder / 'manifest.json'}: the declaration stops when decided and has scale {scale!r}; "
-            "it is a positive number"
-        )
-    return float(scale)
 
 
 def _check_alike(scores: Sequence[RunScores], metric: str) -> None:
@@ -432,7 +247,7 @@ def _check_alike(scores: Sequence[RunScores], metric: str) -> None:
 # ------------------------------------------------------------------------------------- the comparison
 
 
-def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
+def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
     """Compare all methods of one experiment with `baseline`, by its declaration.
 
     Only finished runs count; the others are named in `.notes`. Arms are paired over the seeds that both
@@ -441,64 +256,70 @@ def compare(runs: Sequence[Run], baseline: str = "uniform") -> Comparison:
     differ.
     """
     finished = _checked(runs, baseline)
-    declaration, metric, smallest, alpha = _declaration(finished[0])
-    scores = {(run.method, run.seed): score_run(run) for run in finished}
-    _check_alike(list(scores.values()), metric)
+    return compare_scores([score_run(run) for run in finished], runs, baseline)
+
+
+def compare_scores(scored: Sequence[RunScores], runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
+    """The comparison of finished runs that are reduced to numbers already.
+
+    runs: all that there are, the unfinished ones among them, which the notes name. Raises RecordError as `compare`.
+    """
+    finished = [score.run for score in scored]
+    first = finished[0].manifest
+    declaration = first.declaration(finished[0].folder)
+    scores = {(score.run.method, score.run.seed): score for score in scored}
+    _check_alike(scored, declaration.metric)
     methods = _methods(finished)
-    # Arms that were added later stand in the later manifests only.
-    experiment = {**finished[0].manifest["experiment"], "methods": methods}
     labels = sorted({run.method for run in finished})
     # The adjustment is over what was declared, not over what was run: leaving arms out must not sharpen a
     # test.
     count = max(len({*methods, *labels} - {baseline}), 1)
-    sequential = str(declaration.get("stopping", "")).strip().lower().startswith(SEQUENTIAL)
-    scale = _scale(finished[0], declaration) if sequential else None
-
-    pairs = {
-        label: [seed for seed in _seeds(scores, label) if (baseline, seed) in scores and label != baseline]
-        for label in labels
-    }
     differences = {
-        label: {
-            seed: scores[label, seed].metrics[metric] - scores[baseline, seed].metrics[metric]
-            for seed in pairs[label]
-        }
+        label: _differences(scores, label, baseline, declaration.metric)
         for label in labels
         if label != baseline
     }
     decisions = estimates.decide(
-        {label: list(values.values()) for label, values in differences.items()}, smallest, alpha, count, scale
+        {label: list(values.values()) for label, values in differences.items()},
+        declaration.smallest_difference,
+        declaration.alpha,
+        count,
+        declaration.scale if declaration.sequential else None,
     )
     arms = []
     for label in labels:
-        credit = methods.get(label, {})
-        arm = _describe(scores, label, metric, alpha, credit.get("credit", label) if credit else label)
+        options = methods.get(label) or {}
+        arm = _describe(scores, label, declaration, options.get("credit", label))
         if label != baseline:
-            arm = _against(
-                arm, scores, baseline, differences[label], decisions[label], smallest, alpha, count, scale
-            )
+            arm = _against(arm, scores, baseline, differences[label], decisions[label], declaration, count)
         arms.append(arm)
     ordered = sorted(arms, key=lambda arm: _rank(arm, baseline))
     ranked = tuple(replace(arm, rank=rank) for rank, arm in enumerate(ordered, start=1))
+    learnt = nothing_learnt([scores[baseline, seed] for seed in _seeds(scores, baseline)], declaration)
     return Comparison(
         arms=ranked,
         baseline=baseline,
-        metric=metric,
-        smallest_difference=smallest,
-        alpha=alpha,
-        sequential=sequential,
         declaration=declaration,
-        experiment=experiment,
-        experiment_hash=finished[0].manifest["experiment_hash"],
+        # Arms that were added later stand in the later manifests only.
+        experiment={**first.experiment, "methods": methods},
+        experiment_hash=first.experiment_hash,
         run_set_hash=_run_set_hash(finished),
-        assay=_assay(ranked, baseline, methods),
-        tier=_tier(finished, list(scores.values())),
-        notes=(
-            *_notes(runs, finished, scores, methods, sequential),
-            *_nothing_learnt([scores[baseline, seed] for seed in _seeds(scores, baseline)], metric, alpha),
-        ),
+        positive_control=_positive_control(ranked, baseline, methods),
+        tier=tier(finished, scored),
+        notes=(*notes(runs, finished, scores, methods, declaration), *learnt),
         scores=scores,
     )
+
+
+def _differences(
+    scores: Mapping[tuple[str, int], RunScores], label: str, baseline: str, metric: str
+) -> dict[int, float]:
+    """Arm minus baseline on every seed that both have."""
+    return {
+        seed: scores[label, seed].metrics[metric] - scores[baseline, seed].metrics[metric]
+        for seed in _seeds(scores, label)
+        if (baseline, seed) in scores
+    }
 
 
 def _least(name: str, of: str = "training") -> Callable[[Arm], float]:
@@ -530,7 +351,7 @@ def arranged(comparison: Comparison, sort: str = "difference", only: Sequence[st
     unknown.
     """
     if sort not in SORTS:
-        raise RecordError(f"arms cannot be sorted by {sort!r}; by {', '.join(SORTS)}")
+        raise RecordError(f"arms cannot be sorted by {sort!r}; {hint(sort, SORTS)}")
     kept = {comparison.arm(label).label for label in only} | {comparison.baseline}
     arms = [arm for arm in comparison.arms if not only or arm.label in kept]
     notes = comparison.notes
@@ -543,11 +364,9 @@ def _methods(runs: Sequence[Run]) -> dict[str, Any]:
     """Every declared arm with its options: arms may have been added between runs, so all manifests count."""
     declared: dict[str, Any] = {}
     for run in runs:
-        methods = run.manifest["experiment"].get("methods")
-        if isinstance(methods, dict):
-            for label, options in methods.items():
-                if label == run.method or label not in declared:
-                    declared[label] = options
+        for label, options in run.manifest.methods.items():
+            if label == run.method or label not in declared:
+                declared[label] = options
     return declared
 
 
@@ -565,7 +384,7 @@ def _mean_of(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _describe(
-    scores: Mapping[tuple[str, int], RunScores], label: str, metric: str, alpha: float, credit: str
+    scores: Mapping[tuple[str, int], RunScores], label: str, declaration: Declaration, credit: str
 ) -> Arm:
     seeds = _seeds(scores, label)
     mine = [scores[label, seed] for seed in seeds]
@@ -575,15 +394,17 @@ def _describe(
             values = {seed: score.metrics[name] for seed, score in zip(seeds, mine, strict=True)}
             numbers = list(values.values())
             found[name] = Score(
-                values, math.fsum(numbers) / len(numbers), estimates.t_interval(numbers, 1 - alpha)
+                values,
+                math.fsum(numbers) / len(numbers),
+                estimates.t_interval(numbers, 1 - declaration.alpha),
             )
     return Arm(
         label=label,
         credit=credit,
         seeds=tuple(seeds),
         scores=found,
-        metric=metric,
-        verdict="baseline",
+        metric=declaration.metric,
+        outcome="baseline",
         tasks=_mean_of([score.tasks for score in mine]),
         verdicts={
             task: {verdict: sum(score.verdicts[task][verdict] for score in mine) for verdict in VERDICTS}
@@ -600,12 +421,11 @@ def _against(
     baseline: str,
     differences: dict[int, float],
     decision: Decision,
-    smallest: float,
-    alpha: float,
+    declaration: Declaration,
     count: int,
-    scale: float | None,
 ) -> Arm:
-    values = list(differences.values())
+    values, alpha = list(differences.values()), declaration.alpha
+    scale = declaration.scale if declaration.sequential else None
     accuracy, crossed = None, None
     if values and "final_accuracy" in arm.scores:
         cells = _cells(scores, arm.label, baseline, list(differences))
@@ -626,7 +446,7 @@ def _against(
         "difference": math.fsum(values) / len(values) if values else None,
         "interval_of_difference": estimates.t_interval(values, 1 - alpha) if values else None,
         "decision": decision,
-        "verdict": _verdict(decision, values, baseline, smallest),
+        "outcome": _outcome(decision, values, baseline, declaration.smallest_difference),
         "sign_flip_p": estimates.sign_flip_p(values),
         "sign_flip_minimum": minimum,
         "sign_flip_reaches_alpha": minimum * count <= alpha,
@@ -643,19 +463,18 @@ def _cells(
 ) -> np.ndarray[Any, Any] | None:
     """Accuracy differences, seeds x problems, on the task of the metric; None where that is a mean over tasks."""
     tables = [(scores[label, seed].problems, scores[baseline, seed].problems) for seed in seeds]
-    task = scores[label, seeds[0]].run.manifest["experiment"].get("task")
-    own = task.get("name") if isinstance(task, dict) else None
+    trained = scores[label, seeds[0]].run.manifest.task
     problems = set.intersection(*(set(table) for pair in tables for table in pair))
     tasks = {name for name, _ in problems}
-    if own in tasks:
-        problems = {problem for problem in problems if problem[0] == own}
+    if trained in tasks:
+        problems = {problem for problem in problems if problem[0] == trained}
     elif len(tasks) != 1:
         return None
     order = sorted(problems)
     return np.array([[mine[problem] - its[problem] for problem in order] for mine, its in tables])
 
 
-def _verdict(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:
+def _outcome(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:
     if decision.outcome in ("better", "worse"):
         return decision.outcome
     if decision.outcome == "no difference":
@@ -671,24 +490,28 @@ def _verdict(decision: Decision, differences: Sequence[float], baseline: str, sm
     return f"cannot tell: about {decision.seeds_needed} more seed{'s' * (decision.seeds_needed != 1)}"
 
 
-def _assay(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> Assay:
+def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> PositiveControl:
     for oracle in ORACLES:
         for arm in arms:
             if arm.credit != oracle or arm.label == baseline:
                 continue
             if arm.difference is None or len(arm.differences) < 2:
-                return Assay("not tested", arm.label, f"assay not tested: {arm.label} shares too few seeds")
+                return PositiveControl(
+                    "not tested", arm.label, f"positive control not tested: {arm.label} shares too few seeds"
+                )
             size = f"{arm.difference:+.3f}"
             if arm.interval_of_difference:
                 size += " [{:+.3f}, {:+.3f}]".format(*arm.interval_of_difference)
             if arm.decision is not None and arm.decision.outcome == "better":
-                return Assay(
-                    "sensitive", arm.label, f"assay sensitive: {arm.label} beats {baseline} by {size}"
+                return PositiveControl(
+                    "sensitive",
+                    arm.label,
+                    f"positive control sensitive: {arm.label} beats {baseline} by {size}",
                 )
-            return Assay(
+            return PositiveControl(
                 "not sensitive",
                 arm.label,
-                f"assay NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
+                f"positive control NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
             )
     there = {arm.label for arm in arms}
     waiting = [
@@ -697,9 +520,13 @@ def _assay(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> A
         if label not in there and options and options.get("credit", label) in ORACLES
     ]
     if waiting:
-        return Assay("not tested", None, f"assay not tested: no run of {waiting[0]} is finished")
-    return Assay(
-        "not tested", None, "assay not tested: no arm knows the decisive tokens (oracle_mask or oracle)"
+        return PositiveControl(
+            "not tested", None, f"positive control not tested: no run of {waiting[0]} is finished"
+        )
+    return PositiveControl(
+        "not tested",
+        None,
+        "positive control not tested: no arm knows the decisive tokens (oracle_mask or oracle)",
     )
 
 
@@ -713,94 +540,3 @@ def _run_set_hash(runs: Sequence[Run]) -> str:
         hashes = run.closing["content_hash"]
         lines.append(" ".join([run.method, str(run.seed), *(hashes[name] for name in sorted(hashes))]))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _places(runs: Sequence[Run], key: str) -> list[Any]:
-    found: list[Any] = []
-    for run in runs:
-        for place in (run.manifest, *run.manifest.get("resumed", ())):
-            if place[key] not in found:
-                found.append(place[key])
-    return found
-
-
-def _tier(runs: Sequence[Run], scores: Sequence[RunScores]) -> str:
-    """The weakest tier of the runs; T2 where places are mixed, or a timeout depended on the machine."""
-    claimed = [run.manifest["tier"] for run in runs]
-    claimed += [run.closing["summary"].get("tier", "") for run in runs if run.closing is not None]
-    tier = max(map(str, claimed))
-    timeouts = sum(score.total("timeout") + score.training.get("timeout", 0) for score in scores)
-    mixed = any(len(_places(runs, key)) > 1 for key in ("versions", "hardware"))
-    return max(tier, "T2") if mixed or timeouts else tier
-
-
-def _notes(
-    runs: Sequence[Run],
-    finished: Sequence[Run],
-    scores: Mapping[tuple[str, int], RunScores],
-    methods: Mapping[str, Any],
-    sequential: bool,
-) -> Iterable[str]:
-    unfinished = [f"{run.method} seed {run.seed}" for run in runs if not run.finished]
-    if unfinished:
-        yield f"{len(unfinished)} unfinished, not counted: {_some(unfinished)}"
-    absent = [label for label in methods if label not in {run.method for run in finished}]
-    if absent:
-        yield f"declared but without a finished run: {', '.join(absent)}"
-    declared = finished[0].manifest["experiment"].get("seeds")
-    if not sequential and isinstance(declared, int):
-        counts = sorted(Counter(run.method for run in finished).values())
-        if counts[0] < declared:
-            span = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
-            yield (
-                f"{span} of the {declared} declared seeds are run: a verdict before the last one is a look, not the "
-                "declared test"
-            )
-    for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):
-        places = _places(finished, key)
-        if len(places) > 1:
-            yield f"runs come from {len(places)} different {what}"
-    for label, shares in _left_out(finished).items():
-        if max(shares) > 0:
-            mean, most = 100 * sum(shares) / len(shares), 100 * max(shares)
-            yield (
-                f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most "
-                "in a run: engine and trainer gave them other probabilities"
-            )
-    for verdict, what in (("timeout", "timed out"), ("error", "could not be judged")):
-        hit = [
-            f"{label} seed {seed}"
-            for (label, seed), score in sorted(scores.items())
-            if score.total(verdict) or score.training.get(verdict)
-        ]
-        if hit:
-            yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
-
-
-def _left_out(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """Per arm, the share that each run lost to importance sampling; only of engines that give another probability."""
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        assert run.closing is not None
-        if "left_out" in run.closing["summary"]:
-            found.setdefault(run.method, []).append(float(run.closing["summary"]["left_out"]))
-    return found
-
-
-def _nothing_learnt(scores: Sequence[RunScores], metric: str, alpha: float) -> Iterable[str]:
-    """A comparison by evaluations, in which the baseline cannot be told from its own start, tests no credit."""
-    if metric == "training_reward_area" or any(len(score.accuracies) < 2 for score in scores):
-        return
-    gains = [
-        score.accuracies[max(score.accuracies)] - score.accuracies[min(score.accuracies)] for score in scores
-    ]
-    interval = estimates.t_interval(gains, 1 - alpha)
-    if interval is not None and interval[0] <= 0:
-        yield (
-            f"{scores[0].run.method} itself gains {math.fsum(gains) / len(gains):+.3f} "
-            f"[{interval[0]:+.3f}, {interval[1]:+.3f}] over its start: credit has little to show where little is learnt"
-        )
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

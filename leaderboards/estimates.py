@@ -8,14 +8,13 @@ fixed policy. Sources: Miller 2024 (2411.00640), Bowyer et al. 2025 (2503.01747)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import nctdtr, ndtri, stdtr, stdtrit
-from scipy.stats import binom, binomtest, trim_mean
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -44,6 +43,33 @@ def spread(values: ArrayLike) -> float:
         return math.nan
     deviation = float(array.std(ddof=1))
     return deviation if deviation > 1e-12 * max(1.0, float(np.abs(array).max())) else 0.0
+
+
+# ------------------------------------------------------------------------------- samples of problems
+
+P = TypeVar("P", bound=Hashable)
+
+
+def problem_means(samples: Iterable[tuple[P, float | None]]) -> dict[P, float]:
+    """The mean of each problem's samples, problems in the order of their first one.
+
+    samples: (problem, value) pairs. A value of None or NaN could not be judged and is left out; a problem of which no
+    sample could be judged is left out as well.
+    """
+    values: dict[P, list[float]] = {}
+    for problem, value in samples:
+        if value is not None and not math.isnan(value):
+            values.setdefault(problem, []).append(value)
+    return {problem: math.fsum(judged) / len(judged) for problem, judged in values.items()}
+
+
+def over_problems(samples: Iterable[tuple[P, float | None]]) -> float:
+    """The mean over problems of the mean over each one's samples; NaN where no sample could be judged.
+
+    Problems count alike, however many of their samples could be judged. `samples` as in `problem_means`.
+    """
+    means = problem_means(samples)
+    return math.fsum(means.values()) / len(means) if means else math.nan
 
 
 # ------------------------------------------------------------------------------- training seeds
@@ -355,6 +381,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
         raise ValueError(f"{successes} successes in {trials} trials")
     if not trials:
         return 0.0, 1.0
+    from scipy.stats import binomtest  # a third of a second, which most commands need not wait for
+
     bounds = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return float(bounds.low), float(bounds.high)
 
@@ -433,6 +461,8 @@ def pass_at_k(correct: ArrayLike, k: int, confidence: float = 0.95) -> Estimate:
     chances = _pass_chance(samples, k)
     variances = None
     if samples > 1:
+        from scipy.stats import binom
+
         weights = binom.pmf(np.arange(samples + 1), samples, ((counts + 0.5) / (samples + 1))[:, None])
         variances = weights @ chances**2 - (weights @ chances) ** 2
     return _estimate(chances[counts], variances, samples, confidence)
@@ -451,6 +481,8 @@ def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:
 
 def interquartile_mean(values: ArrayLike) -> float:
     """Mean of the middle half of all values (rliable's IQM): a quarter is cut off at each end."""
+    from scipy.stats import trim_mean
+
     return float(trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from leaderboards import estimates, terminal
-from leaderboards.comparison import Arm, Comparison, Problem, RunScores
+from leaderboards import estimates, sheets, terminal
+from leaderboards.comparison import Arm, Comparison
 from leaderboards.records import Run
+from leaderboards.scores import Problem, RunScores
+from leaderboards.sheets import Sheet
 
 #: Problems whose answers are shown side by side, for each arm and direction.
 SHOWN_FLIPS = 4
@@ -41,7 +43,7 @@ h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; }
 p, dd { margin: .25rem 0; }
 .soft, .note { color: var(--soft); }
 .note { font-size: .85rem; max-width: 46rem; }
-.assay { display: inline-block; margin: .75rem 0 0; padding: .3rem .7rem; border: 1px solid; border-radius: .4rem; }
+.control { display: inline-block; margin: .75rem 0 0; padding: .3rem .7rem; border: 1px solid; border-radius: .4rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .same { color: var(--same); } .open { color: var(--open); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -65,27 +67,13 @@ p + pre { margin-bottom: .6rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.25rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
-_CLASSES = {
-    "better": "good",
-    "worse": "bad",
-    "no difference": "same",
-    "cannot tell": "open",
-    "reproduced": "good",
-    "smaller than claimed": "same",
-    "not reproduced": "open",
-    "contradicted": "bad",
-}
-_ASSAY = {"sensitive": "good", "not sensitive": "bad", "not tested": "open"}
+_POSITIVE_CONTROL = {"sensitive": "good", "not sensitive": "bad", "not tested": "open"}
 
 
 def _text(value: object) -> str:
     # Control characters are no HTML; a policy may emit any.
     shown = "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
     return html.escape(shown)
-
-
-def _class(verdict: str) -> str:
-    return next((name for start, name in _CLASSES.items() if verdict.startswith(start)), "soft")
 
 
 def _colours(comparison: Comparison) -> dict[str, str]:
@@ -137,7 +125,7 @@ def _forest(comparison: Comparison) -> str:
             f"{_tick(tick, '+')}</text>"
         )
     for index, arm in enumerate(arms):
-        y, colour = row * index + 16, f"var(--{_class(arm.verdict)})"
+        y, colour = row * index + 16, f"var(--{sheets.tone(arm.outcome, 'soft')})"
         parts.append(f'<text x="0" y="{y + 4}">{_text(arm.label)}</text>')
         for value in arm.differences.values():
             parts.append(f'<circle cx="{x(value):.1f}" cy="{y}" r="2.5" fill="{colour}" opacity=".35"/>')
@@ -147,10 +135,10 @@ def _forest(comparison: Comparison) -> str:
                 f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
             )
         assert arm.difference is not None
-        label = terminal.level(arm.difference, arm.interval_of_difference, digits, "+")
+        label = sheets.level(arm.difference, arm.interval_of_difference, digits, "+")
         parts.append(
             f'<circle cx="{x(arm.difference):.1f}" cy="{y}" r="5" fill="{colour}">'
-            f"<title>{_text(arm.label)} {_text(label)}: {_text(arm.verdict)}</title></circle>"
+            f"<title>{_text(arm.label)} {_text(label)}: {_text(arm.outcome)}</title></circle>"
         )
     return "\n".join([*parts, "</svg>"])
 
@@ -260,7 +248,7 @@ def _chart(comparison: Comparison, values: Curves, label: str) -> str:
 # ------------------------------------------------------------------------------------- tables and texts
 
 
-def _table(sheet: terminal.Sheet, baseline: str | None = None, heading: str = "h2") -> str:
+def _table(sheet: Sheet, baseline: str | None = None, heading: str = "h2") -> str:
     def cell(tag: str, column: int, text: str, more: str = "") -> str:
         names = " ".join(["word"] * (column in sheet.words) + [more] * bool(more))
         return f'<{tag} class="{names}">{_text(text)}</{tag}>'
@@ -270,7 +258,12 @@ def _table(sheet: terminal.Sheet, baseline: str | None = None, heading: str = "h
     for row in sheet.rows:
         own = ' class="baseline"' if row[0] == baseline else ""
         cells = (
-            cell("td", column, text, _class(text) if sheet.columns[column] in terminal.JUDGED else "")
+            cell(
+                "td",
+                column,
+                text,
+                sheets.tone(text, "soft") if sheet.columns[column] in sheets.JUDGED else "",
+            )
             for column, text in enumerate(row)
         )
         rows.append(f"<tr{own}>{''.join(cells)}</tr>")
@@ -431,11 +424,54 @@ def _place(value: object) -> str:
     return str(value)
 
 
+def _curves(comparison: Comparison) -> list[str]:
+    """Reward and accuracy over training, each where it was recorded, under headings."""
+    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
+    parts = []
+    for label, values in (
+        ("Training reward", _of_arms(comparison, "rewards")),
+        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
+        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
+    ):
+        chart = _chart(comparison, values, label)
+        if chart:
+            parts += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
+    return parts
+
+
+def _gained_and_lost(comparison: Comparison) -> list[str]:
+    """What every arm solves and the baseline does not, and the other way round; nothing where there is none."""
+    flips = [_flips(comparison, arm) for arm in comparison.arms]
+    if not any(flips):
+        return []
+    return [
+        "<h2>Problems gained and lost</h2>",
+        f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
+        "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
+        "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
+        *flips,
+    ]
+
+
+def _provenance(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
+    """What was declared and where the runs were made, as a list."""
+    shown_above = ("positive control", "hashes")
+    facts = [(key, text) for key, text in terminal.provenance(comparison, runs) if key not in shown_above]
+    facts += [("note", note) for note in comparison.notes]
+    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
+    manifests = [score.run.manifest for score in comparison.scores.values()]
+    for key in ("versions", "environment_hash", "hardware", "git_commit"):
+        places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
+        facts += [(key.replace("_", " "), place) for place in sorted(places)]
+    items = "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts)
+    return ["<h2>Provenance</h2>", f"<dl>{items}</dl>"]
+
+
 def to_html(
     comparison: Comparison,
     runs: Sequence[Run],
     command: str | None = None,
-    claims: Sequence[terminal.Sheet] = (),
+    claims: Sequence[Sheet] = (),
 ) -> str:
     """The page. `command` repeats these runs, by default `flowtracer reproduce` with the experiment's name.
 
@@ -444,39 +480,23 @@ def to_html(
     name = str(comparison.experiment.get("name", ""))
     command = command or f"flowtracer reproduce {name}".strip()
     title = _text(terminal.title(comparison))
+    control = comparison.positive_control
     ranking, *others = terminal.sheets(comparison, runs)
-    tables = [_table(sheet, comparison.baseline) for sheet in others]
-    flips = [_flips(comparison, arm) for arm in comparison.arms]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="soft">{_text(terminal.headline(comparison))}</p>',
-        f'<p class="assay {_ASSAY[comparison.assay.verdict]}">{_text(comparison.assay.text)}</p>',
+        f'<p class="control {_POSITIVE_CONTROL[control.outcome]}">{_text(control.text)}</p>',
         _table(ranking, comparison.baseline),
         "<h2>Paired differences</h2>",
         f'<p class="note">Large dot and line: mean and {1 - comparison.alpha:.0%} interval over training seeds; small '
         f"dots: single seeds; shaded: differences below {comparison.smallest_difference:g}, declared not to "
         "matter.</p>",
         _forest(comparison),
+        *_curves(comparison),
+        *(_table(sheet, comparison.baseline) for sheet in others),
+        *_gained_and_lost(comparison),
+        _credit(comparison),
     ]
-    band = f"Mean and {1 - comparison.alpha:.0%} interval over training seeds; many steps are averaged in blocks."
-    for label, values in (
-        ("Training reward", _of_arms(comparison, "rewards")),
-        (f"Training reward minus {comparison.baseline}'s, same seed", _minus_baseline(comparison, "rewards")),
-        ("Evaluation accuracy", _of_arms(comparison, "accuracies")),
-    ):
-        chart = _chart(comparison, values, label)
-        if chart:
-            body += [f"<h2>{_text(label)}</h2>", f'<p class="note">{band}</p>', chart]
-    body += tables
-    if any(flips):
-        body += [
-            "<h2>Problems gained and lost</h2>",
-            f'<p class="note">Against {_text(comparison.baseline)} on the same seed at the last evaluation; of each '
-            "the first sample that only one of them solves is shown. Training rollouts below them had the same prompt "
-            "and the same noise; background: a token's weight, from the smallest to the largest of the response.</p>",
-            *flips,
-        ]
-    body.append(_credit(comparison))
     if claims:
         body += [
             "<h2>Published claims</h2>",
@@ -484,21 +504,7 @@ def to_html(
             *(_table(sheet, heading="h3") for sheet in claims),
             "</details>",
         ]
-    facts = [
-        (key, text) for key, text in terminal.provenance(comparison, runs) if key not in ("assay", "hashes")
-    ]
-    facts += [("note", note) for note in comparison.notes]
-    facts += [("experiment hash", comparison.experiment_hash), ("run set hash", comparison.run_set_hash)]
-    for key in ("versions", "environment_hash", "hardware", "git_commit"):
-        manifests = [score.run.manifest for score in comparison.scores.values()]
-        places = {_place(manifest[key]) for manifest in manifests if key in manifest}
-        facts += [(key.replace("_", " "), place) for place in sorted(places)]
-    body += [
-        "<h2>Provenance</h2>",
-        "<dl>" + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts) + "</dl>",
-        "<h2>To repeat it</h2>",
-        f"<pre>{_text(command)}</pre>",
-    ]
+    body += [*_provenance(comparison, runs), "<h2>To repeat it</h2>", f"<pre>{_text(command)}</pre>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

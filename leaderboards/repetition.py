@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leaderboards.records import TABLES, RecordError, Run, content_hash
+from leaderboards.format import TABLES, RecordError, content_hash
+from leaderboards.records import Run
 
 #: Within a step, rollouts come before what they lead to; an evaluation at step n comes before the rollouts of step n.
 _ORDER = ("samples", "rollouts", "steps")
@@ -49,10 +50,7 @@ def pair_up(one: Sequence[Run], other: Sequence[Run]) -> list[Pair]:
     """
     mine, its = _by_identity(one), _by_identity(other)
     if not {key[0] for key in mine} & {key[0] for key in its}:
-        names = [
-            f"{run.manifest['experiment'].get('name', '?')} {run.manifest['experiment_hash'][:12]}"
-            for run in (one[0], other[0])
-        ]
+        names = [run.manifest.described for run in (one[0], other[0])]
         raise RecordError(
             f"{one[0].folder} and {other[0].folder} are runs of different experiments, {names[0]} and {names[1]}; "
             "give two folders of the same one"
@@ -68,7 +66,7 @@ def pair_up(one: Sequence[Run], other: Sequence[Run]) -> list[Pair]:
 def _by_identity(runs: Sequence[Run]) -> Mapping[tuple[str, str, int], Run]:
     found: dict[tuple[str, str, int], Run] = {}
     for run in runs:
-        twin = found.setdefault((run.manifest["experiment_hash"], run.method, run.seed), run)
+        twin = found.setdefault((run.manifest.experiment_hash, run.method, run.seed), run)
         if twin is not run:
             raise RecordError(
                 f"two runs of {run.method} with seed {run.seed}: {twin.folder} and {run.folder}; remove one"
@@ -102,12 +100,11 @@ def places(one: Sequence[Run], other: Sequence[Run]) -> list[str]:
     lines = []
     left, right = one[0].manifest, other[0].manifest
     for key in ("versions", "hardware"):
-        for name in sorted(left[key].keys() | right[key].keys()):
-            values = left[key].get(name), right[key].get(name)
+        these, those = getattr(left, key), getattr(right, key)
+        for name in sorted(these.keys() | those.keys()):
+            values = these.get(name), those.get(name)
             if values[0] != values[1]:
                 lines.append(f"{name}: {values[0]} in A, {values[1]} in B")
-    if left["git_commit"] != right["git_commit"]:
-        lines.append(
-            f"commit: {left['git_commit'] or 'unknown'} in A, {right['git_commit'] or 'unknown'} in B"
-        )
+    if left.git_commit != right.git_commit:
+        lines.append(f"commit: {left.git_commit or 'unknown'} in A, {right.git_commit or 'unknown'} in B")
     return lines

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from leaderboards import terminal
-from leaderboards.comparison import METRICS, Arm, Comparison
+from leaderboards import sheets, terminal
+from leaderboards.comparison import Arm, Comparison
+from leaderboards.declaration import METRICS
+from leaderboards.format import SCHEMA_VERSION, VERDICTS
 from leaderboards.page import to_html
-from leaderboards.records import SCHEMA_VERSION, VERDICTS, Run
+from leaderboards.records import Run
+from leaderboards.sheets import escaped, plain
 
-__all__ = ["sheet_to_markdown", "to_csv", "to_html", "to_json", "to_markdown"]
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+__all__ = ["to_csv", "to_html", "to_json", "to_markdown"]
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
@@ -35,7 +25,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "label": arm.label,
         "credit": arm.credit,
         "seeds": arm.seeds,
-        "verdict": arm.verdict,
+        "outcome": arm.outcome,
         "scores": {
             name: {"mean": score.mean, "interval": score.interval, "values": score.values}
             for name, score in arm.scores.items()
@@ -71,13 +61,13 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
         "experiment": comparison.experiment,
         "experiment_hash": comparison.experiment_hash,
         "run_set_hash": comparison.run_set_hash,
-        "declaration": comparison.declaration,
+        "declaration": asdict(comparison.declaration),
         "baseline": comparison.baseline,
         "metric": comparison.metric,
-        "assay": {
-            "verdict": comparison.assay.verdict,
-            "arm": comparison.assay.arm,
-            "text": comparison.assay.text,
+        "positive_control": {
+            "outcome": comparison.positive_control.outcome,
+            "arm": comparison.positive_control.arm,
+            "text": comparison.positive_control.text,
         },
         "tier": comparison.tier,
         "notes": comparison.notes,
@@ -87,10 +77,10 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
             {
                 "method": label,
                 "seed": seed,
-                "versions": score.run.manifest["versions"],
-                "hardware": score.run.manifest["hardware"],
-                "git_commit": score.run.manifest["git_commit"],
-                "tier": score.run.manifest["tier"],
+                "versions": score.run.manifest.versions,
+                "hardware": score.run.manifest.hardware,
+                "git_commit": score.run.manifest.git_commit,
+                "tier": score.run.manifest.tier,
                 "content_hash": score.run.closing["content_hash"] if score.run.closing else None,
                 "metrics": score.metrics,
                 "verdicts": score.verdicts,
@@ -107,13 +97,13 @@ def to_json(comparison: Comparison, runs: Sequence[Run]) -> str:
         "unfinished": [{"method": run.method, "seed": run.seed} for run in runs if not run.finished],
     }
     # One line a run keeps the file small and its changes readable.
-    head = {key: value for key, value in _plain(content).items() if key not in ("runs", "problems")}
+    head = {key: value for key, value in plain(content).items() if key not in ("runs", "problems")}
     text = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
     parts = [text[: text.rindex("\n}")]]
     for name in ("problems", "runs"):
         rows = [
             json.dumps(row, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-            for row in _plain(content[name])
+            for row in plain(content[name])
         ]
         parts.append(f',\n "{name}": [\n' + ",\n".join(rows) + "\n ]")
     return "".join(parts) + "\n}\n"
@@ -126,52 +116,33 @@ def to_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
     header = ["experiment", "experiment_hash", "method", "credit", "seed", "tier", *METRICS, "difference"]
     header += [f"samples_{verdict}" for verdict in VERDICTS]
     header += [f"training_{name}" for name in training] + cost
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(header)
+    rows = []
     for arm in comparison.arms:
         for seed in arm.seeds:
             score = comparison.scores[arm.label, seed]
             row: list[Any] = [comparison.experiment.get("name", ""), comparison.experiment_hash, arm.label]
-            row += [arm.credit, seed, score.run.manifest["tier"]]
+            row += [arm.credit, seed, score.run.manifest.tier]
             row += [score.metrics.get(metric, "") for metric in METRICS]
             row += [arm.differences.get(seed, ""), *(score.total(verdict) for verdict in VERDICTS)]
             row += [score.training.get(name, "") for name in training]
             row += [score.cost.get(name, "") for name in cost]
-            writer.writerow([f"{cell:.7g}" if isinstance(cell, float) else cell for cell in row])
-    return output.getvalue()
-
-
-def _escaped(text: str) -> str:
-    for character in "\\|<>`*":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
-
-
-def sheet_to_markdown(sheet: terminal.Sheet) -> str:
-    """One table in Markdown, under its title."""
-    lines = [f"### {_escaped(sheet.title)}", ""]
-    lines.append("| " + " | ".join(map(_escaped, sheet.columns)) + " |")
-    lines.append(
-        "|" + "|".join("---" if i in sheet.words else "--:" for i in range(len(sheet.columns))) + "|"
-    )
-    lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in sheet.rows]
-    return "\n".join([*lines, *(["", _escaped(sheet.note)] if sheet.note else []), ""])
+            rows.append(row)
+    return sheets.to_csv(header, rows)
 
 
 def to_markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
     """The leaderboard's tables in Markdown, with what was declared and the hashes of what was run."""
     lines = [
-        f"## {_escaped(terminal.title(comparison))}",
+        f"## {escaped(terminal.title(comparison))}",
         "",
-        _escaped(terminal.headline(comparison)) + ".",
+        escaped(terminal.headline(comparison)) + ".",
         "",
     ]
-    lines += [f"**{_escaped(comparison.assay.text)}**", ""]
+    lines += [f"**{escaped(comparison.positive_control.text)}**", ""]
     for sheet in terminal.sheets(comparison, runs):
-        lines.append(sheet_to_markdown(sheet))
+        lines.append(sheets.to_markdown(sheet))
     for name, text in terminal.provenance(comparison, runs):
-        if name != "assay":
-            lines.append(f"- {name}: {_escaped(text)}")
-    lines += [f"- note: {_escaped(note)}" for note in comparison.notes]
+        if name != "positive control":
+            lines.append(f"- {name}: {escaped(text)}")
+    lines += [f"- note: {escaped(note)}" for note in comparison.notes]
     return "\n".join(lines) + "\n"

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
@@ -21,36 +19,30 @@ from rich.text import Text
 
 from leaderboards import estimates
 from leaderboards.comparison import Arm, Comparison
+from leaderboards.declaration import METRICS
 from leaderboards.estimates import Interval
-from leaderboards.records import VERDICTS, Run
+from leaderboards.format import VERDICTS
+from leaderboards.manifest import TIERS
+from leaderboards.records import Run
+from leaderboards.sheets import (
+    NOTHING,
+    Sheet,
+    count,
+    fitted,
+    level,
+    number,
+    p_value,
+    rounded,
+    seconds,
+    share,
+    style,
+    table,
+)
 
-METRIC_NAMES = {
-    "training_reward_area": "training reward (mean over steps)",
-    "evaluation_area": "evaluation accuracy (area over steps)",
-    "final_accuracy": "accuracy at the last step",
-}
-TIERS = {
-    "T0": "bitwise repeatable",
-    "T1": "same rollouts on the same hardware and versions",
-    "T2": "same distribution only",
-}
-NOTHING = "-"
 #: With this many seeds or fewer the per-seed differences come first: an average of them says little.
 FEW_SEEDS = 4
-#: A column of words may be broken into lines of about this length; numbers never are.
-MOST_WORDS = 22
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One small table. The first column names the arm; `note` explains what the columns mean."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    #: Columns that hold words and stand left; the others are numbers and stand right.
-    words: tuple[int, ...] = field(default=(0,))
+#: A console of so many columns has room for the drawn intervals.
+ROOM_TO_DRAW = 100
 
 
 # ------------------------------------------------------------------------------------- numbers in words
@@ -61,48 +53,6 @@ def decimals(comparison: Comparison) -> int:
     return max(3, math.ceil(-math.log10(comparison.smallest_difference)) + 1)
 
 
-def level(value: float | None, interval: Interval | None, digits: int = 3, sign: str = "") -> str:
-    """`0.469 ±0.013`: a mean and the half-width of its (symmetric) interval."""
-    if value is None:
-        return NOTHING
-    text = f"{rounded(value, digits):{sign}.{digits}f}"
-    return text if interval is None else f"{text} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
-
-
-def rounded(value: float, digits: int) -> float:
-    """The value, or plain 0 where it would be printed as a signed zero."""
-    return 0.0 if abs(value) < 0.5 * 10**-digits else value  # never "-0.000"
-
-
-def p_value(p: float | None) -> str:
-    """A p value at three digits."""
-    return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def share(value: float) -> str:
-    """A share as a percentage."""
-    return f"{value:.1%}"
-
-
-def seconds(value: float) -> str:
-    """A duration with the unit that fits it."""
-    if not math.isfinite(value):
-        return NOTHING
-    if value < 1:
-        return f"{value * 1000:.1f} ms"
-    if value < 120:
-        return f"{value:.1f} s"
-    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def count(value: float) -> str:
-    """A large number, shortened."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{value / (1000 if unit == 'k' else limit):.1f}{unit}"
-    return f"{value:.0f}"
-
-
 # ------------------------------------------------------------------------------------- sheets
 
 
@@ -111,17 +61,17 @@ def _ranking(comparison: Comparison) -> Sheet:
     rows = []
     for arm in comparison.arms:
         difference = level(arm.difference, arm.interval_of_difference, digits, "+")
-        verdict = arm.verdict
+        outcome = arm.outcome
         within = arm.decision is not None and (arm.decision.equivalence_p_holm or 1.0) <= comparison.alpha
-        if verdict in ("better", "worse") and within:
-            verdict += f", by less than {comparison.smallest_difference:g}"
-        rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), verdict))
-    test = "e-process" if comparison.sequential else "paired t"
+        if outcome in ("better", "worse") and within:
+            outcome += f", by less than {comparison.smallest_difference:g}"
+        rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), outcome))
+    test = "e-process" if comparison.declaration.sequential else "paired t"
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
-        ("method", "#", "difference", "p (Holm)", "verdict"),
+        ("method", "#", "difference", "p (Holm)", "outcome"),
         tuple(rows),
-        f"Of the {METRIC_NAMES[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
+        f"Of the {METRICS[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
         f"interval over seeds; p of the {test}, which decides.",
         words=(0, 4),
     )
@@ -173,7 +123,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
         smallest = NOTHING if arm.smallest_detectable is None else f"{arm.smallest_detectable:.{digits}f}"
         crossed = level(arm.accuracy_difference, arm.crossed_interval, 3, "+")
         row = [arm.label, *map(p_value, (arm.p, arm.sign_flip_p, arm.sign_flip_minimum)), smallest, crossed]
-        if comparison.sequential:
+        if comparison.declaration.sequential:
             row.append(NOTHING if arm.e_value is None else f"{arm.e_value:.3g}")
         rows.append(tuple(row))
     if not rows:
@@ -185,7 +135,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
             if arm.differences and not arm.sign_flip_reaches_alpha
         }
     )
-    if short and not comparison.sequential:
+    if short and not comparison.declaration.sequential:
         seeds = " or ".join(str(number) for number in short)
         notes.append(
             f"Sign-flip cannot reach {comparison.alpha:g} with {seeds} seed{'s' * (short != [1])} and this many arms."
@@ -195,7 +145,7 @@ def _evidence(comparison: Comparison) -> Sheet | None:
         "new problems too: accuracy minus the baseline's, interval over seeds and problems."
     )
     columns = ["method", "p", "sign-flip", "min", "detectable", "new problems too"]
-    columns += ["e-value"] * comparison.sequential
+    columns += ["e-value"] * comparison.declaration.sequential
     return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
 
 
@@ -242,11 +192,6 @@ def _verdicts(comparison: Comparison) -> list[Sheet]:
     return found
 
 
-def _number(entries: Mapping[str, float], name: str, digits: int) -> str:
-    value = entries.get(name, math.nan)
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
 def _training(comparison: Comparison) -> Sheet | None:
     rows = []
     for arm in comparison.arms:
@@ -257,21 +202,22 @@ def _training(comparison: Comparison) -> Sheet | None:
             (
                 arm.label,
                 share(of["truncated"]),
-                _number(of, "response_length", 1),
-                _number(of, "entropy", 3),
+                number(of["response_length"], 1),
+                number(of["entropy"], 3),
                 share(of["duplicate_share"]),
                 share(of["signal_share"]),
                 share(of["abstained"]),
-                _number(of, "mean_weight", 3),
+                number(of["mean_weight"], 3),
                 # Of a large policy it is not measured.
                 NOTHING if math.isnan(of["distance_from_start"]) else f"{of['distance_from_start']:.3g}",
             )
         )
     return Sheet(
         "During training",
-        ("method", "truncated", "length", "entropy", "copies", "signal", "abstain", "weight", "moved"),
+        ("method", "truncated", "length", "entropy", "duplicates", "signal", "abstain", "weight", "moved"),
         tuple(rows),
-        "Means over steps. copies: duplicate responses. signal: groups whose rewards differ. abstain: responses "
+        "Means over steps. duplicates: responses that repeat another of their group. "
+        "signal: groups whose rewards differ. abstain: responses "
         "without credit. weight: mean token weight. moved: distance from the start, last step.",
     )
 
@@ -312,8 +258,8 @@ def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
 
 def stopping(comparison: Comparison) -> str:
     """The declared stopping rule and, where it depends on what is found, at which seed it stopped."""
-    declared = str(comparison.declaration.get("stopping", "not declared"))
-    if not comparison.sequential:
+    declared = comparison.declaration.stopping
+    if not comparison.declaration.sequential:
         return declared
     seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
     most, undecided = comparison.experiment["seeds"], ", ".join(comparison.undecided)
@@ -323,7 +269,7 @@ def stopping(comparison: Comparison) -> str:
         found = f"the most seeds, {most}, are run; undecided: {undecided}"
     else:
         found = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
-    return f"{declared} (e-process, scale {comparison.declaration['scale']:g}): {found}"
+    return f"{declared} (e-process, scale {comparison.declaration.scale:g}): {found}"
 
 
 def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
@@ -345,7 +291,7 @@ def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
         return None
     confidence = 1 - max(one.alpha for one in comparisons)
 
-    def table(label: str, seeds: Sequence[int]) -> list[list[float]]:
+    def accuracies(label: str, seeds: Sequence[int]) -> list[list[float]]:
         return [
             [one.arm(label).scores["final_accuracy"].values[seed] for one in comparisons] for seed in seeds
         ]
@@ -362,13 +308,13 @@ def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
         paired = [seed for seed in seeds if all(seed in one.arm(baseline).seeds for one in comparisons)]
         if not seeds:
             continue
-        mine = np.array(table(label, seeds))
+        mine = np.array(accuracies(label, seeds))
         cells = [f"{value:.3f}" for value in mine.mean(axis=0)]
         cells += [spread(estimates.bootstrap_over_tasks(mine, np.mean, confidence))]
         cells += [spread(estimates.bootstrap_over_tasks(mine, confidence=confidence))]
         difference = NOTHING
         if label != baseline and paired:
-            less = np.array(table(label, paired)) - np.array(table(baseline, paired))
+            less = np.array(accuracies(label, paired)) - np.array(accuracies(baseline, paired))
             difference = spread(estimates.bootstrap_over_tasks(less, np.mean, confidence), "+")
         rows.append((mine.mean(), (label, *cells, difference, str(len(seeds)))))
     names = [str(one.experiment.get("name", "experiment")) for one in comparisons]
@@ -392,11 +338,11 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, s
     finished = sum(run.finished for run in runs)
     return [
         ("declared", f"{comparison.metric}, {rule}"),
-        ("estimand", str(declaration.get("estimand", "not declared"))),
+        ("estimand", declaration.estimand),
         ("stopping", stopping(comparison)),
-        ("assay", comparison.assay.text),
+        ("positive control", comparison.positive_control.text),
         ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
-        ("tier", f"{comparison.tier}: {TIERS.get(comparison.tier, 'unknown')}"),
+        ("tier", f"{comparison.tier}: {TIERS[comparison.tier]}"),
         ("hashes", f"experiment {comparison.experiment_hash[:16]}, run set {comparison.run_set_hash[:16]}"),
     ]
 
@@ -421,23 +367,7 @@ def headline(comparison: Comparison) -> str:
 
 # ------------------------------------------------------------------------------------- rich
 
-_STYLES = {
-    "better": "bold green",
-    "worse": "bold red",
-    "no difference": "cyan",
-    "cannot tell": "yellow",
-    "reproduced": "bold green",
-    "smaller than claimed": "green",
-    "not reproduced": "red",
-    "contradicted": "bold red",
-}
-#: Columns that hold a verdict, which has a colour.
-JUDGED = ("verdict", "status")
-_ASSAY = {"sensitive": "green", "not sensitive": "bold red", "not tested": "yellow"}
-
-
-def _style(verdict: str) -> str:
-    return next((style for start, style in _STYLES.items() if verdict.startswith(start)), "dim")
+_POSITIVE_CONTROL = {"sensitive": "green", "not sensitive": "bold red", "not tested": "yellow"}
 
 
 def forest(arm: Arm, reach: float, cells: int) -> Text:
@@ -453,91 +383,37 @@ def forest(arm: Arm, reach: float, cells: int) -> Text:
     line[place(0.0)] = "┼" if line[place(0.0)] == "─" else "│"
     if arm.difference is not None:
         line[place(arm.difference)] = "●"
-    return Text("".join(line), style=_style(arm.verdict))
+    return Text("".join(line), style=style(arm.outcome))
 
 
-def _pieces(sheet: Sheet, width: int) -> list[Sheet]:
-    """The sheet, its columns spread evenly over as many sheets as it takes to fit in `width` columns."""
-
-    def space(column: int) -> int:
-        longest = max(len(row[column]) for row in (sheet.columns, *sheet.rows))
-        return min(longest, MOST_WORDS) if column in sheet.words[1:] else longest
-
-    spaces = [space(column) for column in range(len(sheet.columns))]
-    others = range(1, len(sheet.columns))
-    parts: list[tuple[int, ...]] = []
-    for pieces in range(1, len(sheet.columns)):
-        size = math.ceil(len(others) / pieces)
-        parts = [(0, *others[start : start + size]) for start in range(0, len(others), size)]
-        if all(sum(spaces[column] + 2 for column in part) - 2 <= width for part in parts):
-            break
-    return [
-        Sheet(
-            sheet.title + (f" ({number} of {len(parts)})" if len(parts) > 1 else ""),
-            tuple(sheet.columns[column] for column in part),
-            tuple(tuple(row[column] for column in part) for row in sheet.rows),
-            sheet.note if number == len(parts) else "",
-            tuple(index for index, column in enumerate(part) if column in sheet.words),
-        )
-        for number, part in enumerate(parts, start=1)
-    ]
-
-
-def _table(sheet: Sheet, comparison: Comparison | None = None, width: int = 0) -> RenderableType:
-    """The sheet; with the arms' intervals drawn where they are those of a comparison, and there is room."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        header_style="dim",
-        pad_edge=False,
-        collapse_padding=True,
-        padding=(0, 1),
-        show_edge=False,
-    )
-    for index, column in enumerate(sheet.columns):
-        words = index in sheet.words
-        breaks = words and index > 0
-        table.add_column(column, justify="left" if words else "right", no_wrap=not breaks)
-    drawn = comparison if "difference" in sheet.columns and width >= 100 else None
-    if drawn:
-        bounds = [abs(bound) for arm in drawn.arms for bound in arm.interval_of_difference or ()]
-        sizes = [abs(arm.difference) for arm in drawn.arms if arm.difference is not None]
-        reach = max([*bounds, *sizes, drawn.smallest_difference]) * 1.02
-        table.add_column(f"-{reach:.2g} to +{reach:.2g}", justify="left", no_wrap=True)
-    for row in sheet.rows:
-        own = comparison is not None and row[0] == comparison.baseline
-        cells = [
-            Text(cell, style=_style(cell) if column in JUDGED else "dim" if own else "")
-            for column, cell in zip(sheet.columns, row, strict=True)
-        ]
-        if drawn:
-            empty = Text("baseline".center(25), style="dim")
-            cells.append(empty if own else forest(drawn.arm(row[0]), reach, 25))
-        table.add_row(*cells)
-    parts: list[RenderableType] = [Text(), Text(sheet.title, style="bold"), table]
-    return Group(*parts, Text(sheet.note, style="dim italic")) if sheet.note else Group(*parts)
-
-
-def render_sheets(sheets: Iterable[Sheet], width: int = 80) -> RenderableType:
-    """Tables that belong to no comparison, for a console of `width` columns."""
-    return Group(*(_table(piece) for sheet in sheets for piece in _pieces(sheet, width)))
+def _intervals(comparison: Comparison) -> tuple[str, dict[str, Text]]:
+    """A column in which every arm's interval is drawn to one scale, with its head."""
+    bounds = [abs(bound) for arm in comparison.arms for bound in arm.interval_of_difference or ()]
+    sizes = [abs(arm.difference) for arm in comparison.arms if arm.difference is not None]
+    reach = max([*bounds, *sizes, comparison.smallest_difference]) * 1.02
+    drawings = {arm.label: forest(arm, reach, 25) for arm in comparison.arms}
+    drawings[comparison.baseline] = Text("baseline".center(25), style="dim")
+    return f"-{reach:.2g} to +{reach:.2g}", drawings
 
 
 def render(comparison: Comparison, runs: Sequence[Run], width: int = 80) -> RenderableType:
-    """The whole leaderboard for a console of `width` columns; wide ones get a drawn interval beside each verdict."""
+    """The whole leaderboard for a console of `width` columns; wide ones get a drawn interval beside each outcome."""
     heading = Text(title(comparison), style="bold")
     parts: list[RenderableType] = [
         Rule(style="dim"),
         heading,
         Text(headline(comparison), style="dim"),
-        Text(comparison.assay.text, style=_ASSAY[comparison.assay.verdict]),
+        Text(comparison.positive_control.text, style=_POSITIVE_CONTROL[comparison.positive_control.outcome]),
     ]
     for sheet in sheets(comparison, runs):
-        parts += [_table(piece, comparison, width) for piece in _pieces(sheet, width)]
+        for piece in fitted(sheet, width):
+            drawn = width >= ROOM_TO_DRAW and "difference" in piece.columns
+            parts.append(table(piece, comparison.baseline, _intervals(comparison) if drawn else None))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
     for name, text in provenance(comparison, runs):
-        if name != "assay":  # it stands in the title already
+        if name != "positive control":  # it stands in the title already
             facts.add_row(name, Text(text))
     for note in comparison.notes:
         facts.add_row("note", Text(note, style="yellow"))

@@ -8,6 +8,7 @@ from tasks import (  # noqa: F401  importing a task's file registers it
     crossthink,
     dapo_math,
     decision,
+    graph,
     gsm8k,
     hendrycks_math,
     minerva,

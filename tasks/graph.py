@@ -28,7 +28,6 @@ TRAIN_PROBLEMS, TEST_PROBLEMS = 8192, 512
 #: In a demonstration: how often a needed step is left out, and how often a useless one is worked out.
 SKIPPED, ADDED = 0.3, 0.3
 
-_QUESTION = re.compile(r"[a-h]=(?:\d|[a-h][+*][a-h\d])(?:;[a-h]=(?:\d|[a-h][+*][a-h\d]))*\?[a-h]")
 _STEP = re.compile(r"([a-h])=(?:(\d)|([a-h])([+*])([a-h\d])=(\d)([+*])(\d)=(\d))")
 _RESPONSE = re.compile(f"(?:{_STEP.pattern};)*{_STEP.pattern}#(\\d)")
 

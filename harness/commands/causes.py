@@ -21,6 +21,7 @@ from harness.commands.shared import (
     task_named,
     write,
 )
+from harness.engines.base import Sampling
 from harness.errors import ExperimentError
 
 
@@ -97,9 +98,10 @@ def _replay(options: argparse.Namespace) -> int:
     import torch
 
     from harness import experiment as experiments
-    from harness import replay as replays
     from harness.policy import load_policy, to_gpu
-    from harness.run import policy_of
+    from harness.runs.run import policy_of
+    from harness.studies import replay as replays
+    from harness.studies import rollouts
 
     torch.set_num_threads(1)
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
@@ -110,7 +112,7 @@ def _replay(options: argparse.Namespace) -> int:
                 raise ExperimentError(
                     f"--{name} goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
                 )
-        experiment, batches = replays.stored(folder, options.batches)
+        experiment, batches = rollouts.stored(folder, options.batches)
         methods = replays.methods_of(experiment, wanted)
         policy = policy_of(experiment)
         source = f"recorded in {folder}"
@@ -128,7 +130,7 @@ def _replay(options: argparse.Namespace) -> int:
     policy = to_gpu(policy)
     policy.model.float()  # as it is trained, whatever it is read in
     if batches is None:
-        batches = replays.fresh(experiment, policy, options.batches, options.seed)
+        batches = rollouts.fresh(experiment, policy, options.batches, options.seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
         found = replays.replay(
@@ -156,8 +158,8 @@ def _intervene(options: argparse.Namespace) -> int:
     import torch
 
     from flowtracer import credit
-    from harness import intervene as interventions
     from harness.policy import to_gpu
+    from harness.studies import intervene as interventions
 
     torch.set_num_threads(1)
     task = task_named(options.task)
@@ -165,6 +167,8 @@ def _intervene(options: argparse.Namespace) -> int:
     methods = {name: credit.get(name) for name in options.methods.split(",") if name}
     policy = to_gpu(policy_named(options.policy, options))
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    # The prefix that stays of a response is followed by as many tokens again.
+    tokens = response_limit(options.max_response_tokens, policy, longest, responses=2)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)
         found = interventions.intervene(
@@ -172,10 +176,8 @@ def _intervene(options: argparse.Namespace) -> int:
             task,
             problems,
             methods,
+            Sampling(tokens, options.temperature),
             options.samples,
-            options.temperature,
-            # What is kept of a response is followed by as many tokens again.
-            response_limit(options.max_response_tokens, policy, longest, responses=2),
             options.masking,
             options.batch_size,
             options.policy,
@@ -187,13 +189,13 @@ def _intervene(options: argparse.Namespace) -> int:
 
 
 def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
-    from harness.tables import plain, show, to_markdown
+    from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
     screen.print(title, style="bold", markup=False, highlight=False)
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
-    show(screen, sheets)
+    screen.print(render(sheets, screen.width))
     for path in export:
-        page = to_markdown(title, facts, sheets)
+        page = page_to_markdown(title, facts, sheets)
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")

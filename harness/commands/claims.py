@@ -18,9 +18,9 @@ def add(commands: Commands) -> None:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from harness import claims
-    from leaderboards import load, report
-    from leaderboards.terminal import render_sheets
+    from harness.studies import claims
+    from leaderboards import load
+    from leaderboards.sheets import render, to_markdown
 
     runs = [run for folder in options.folders for run in load(folder)]
     findings = claims.judge(claims.load(), runs)
@@ -28,11 +28,11 @@ def _claims(options: argparse.Namespace) -> int:
     sheets = [*claims.sheets(findings), *([others] if others else [])]
     for file in options.export:
         head = f"# Published claims\n\n{claims.counts(findings)}.\n\n{claims.NOTE}\n"
-        page = "\n".join([head, *map(report.sheet_to_markdown, sheets)])
+        page = "\n".join([head, *map(to_markdown, sheets)])
         write(file, page if file.suffix == ".md" else claims.to_json(findings))
     if not options.export:
         screen = console()
         screen.print(claims.counts(findings), style="bold", highlight=False)
-        screen.print(render_sheets(sheets, screen.width))
+        screen.print(render(sheets, screen.width))
         screen.print(f"\n{claims.NOTE}", style="dim italic", highlight=False)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
@@ -22,12 +21,18 @@ from harness.commands.shared import (
     task_named,
     write,
 )
+from harness.engines.base import ENGINES, TRANSFORMERS, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from harness.experiment import ENGINES
 
 
 def add(commands: Commands) -> None:
     """Adds these commands."""
+    _add_evaluate(commands)
+    _add_trace(commands)
+    _add_serve(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
     added = command(
         commands, "evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts."
     )
@@ -46,17 +51,19 @@ def add(commands: Commands) -> None:
         help="responses sampled at once (default: 32; 256 by vllm, which takes as many as fit)",
     )
     added.add_argument(
-        "--engine", choices=ENGINES, default=ENGINES[0], help=f"what samples (default: {ENGINES[0]})"
+        "--engine", choices=ENGINES, default=TRANSFORMERS, help=f"what samples (default: {TRANSFORMERS})"
     )
     add_policy_options(added)
     add_server(added)
     added.add_argument(
         "--out",
-        type=Path,
+        type=output,
         metavar="FILE",
         help="keep each finished sample in FILE, a JSON line each; the same command again goes on from there",
     )
 
+
+def _add_trace(commands: Commands) -> None:
     added = command(
         commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
     )
@@ -76,6 +83,8 @@ def add(commands: Commands) -> None:
     add_policy_options(added)
     added.add_argument("--html", type=output, metavar="FILE", help="also write a page for the browser")
 
+
+def _add_serve(commands: Commands) -> None:
     added = command(
         commands,
         "serve",
@@ -106,7 +115,7 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from harness.served import serve
+    from harness.engines.server import serve
 
     serve(options.policy, options.dtype, options.context, options.host, options.port, options.vllm)
     return 0
@@ -116,10 +125,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from collections import Counter
 
     import tasks
-    from harness import engines
-    from harness.evaluate import Kept, accuracy, evaluate
+    from harness.engines import choice
+    from harness.runs.evaluate import Journal, accuracy, evaluate
 
-    engines.check(options.engine, options.server)
+    engine = EngineChoice(options.engine, options.server, options.dtype)
+    choice.check(engine)
     task = task_named(options.task)
     problems = task.problems("test", options.problems)
     policy = policy_named(options.policy, options)
@@ -128,9 +138,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if samples is None:
         samples = 1 if options.temperature == 0 else task.samples
     if batch_size is None:
-        batch_size = 256 if options.engine == engines.VLLM else 32
+        batch_size = 256 if options.engine == VLLM else 32
     tokens = response_limit(options.max_response_tokens, policy, longest)
-    kept = Kept() if options.out is None else Kept(options.out, _identity(options, policy, tokens))
+    journal = Journal() if options.out is None else Journal(options.out, _identity(options, policy, tokens))
     with Bars("", lines=False) as progress:
         progress.begin(len(problems) * samples, 0)
         try:
@@ -138,17 +148,15 @@ def _evaluate(options: argparse.Namespace) -> int:
                 policy,
                 task,
                 problems,
+                Sampling(tokens, options.temperature),
                 samples=samples,
-                temperature=options.temperature,
-                max_new_tokens=tokens,
                 batch_size=batch_size,
+                engine=engine,
                 progress=progress.at,
-                engine=options.engine,
-                kept=kept,
-                server=options.server,
+                journal=journal,
             )
         finally:
-            kept.close()
+            journal.close()
     counts = Counter(row["verdict"] for row in rows)
     screen = console()
     screen.print(
@@ -164,7 +172,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str, Any]:
     """What samples in one file have in common."""
-    from harness.run import parameters_hash
+    from harness.runs.checkpoints import parameters_hash
 
     return {
         "policy": parameters_hash(policy.model),
@@ -184,8 +192,12 @@ def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
     rewards = [row["reward"] for row in rows]
     if None in rewards:
         return [f"no error bars: {rewards.count(None)} samples could not be judged"]
-    found = average_at_k([rewards[first : first + samples] for first in range(0, len(rewards), samples)])
-    bars = {"these problems, sampled again": found.decoding, "new problems of this kind": found.problems}
+    table = [rewards[first : first + samples] for first in range(0, len(rewards), samples)]
+    estimate = average_at_k(table)
+    bars = {
+        "these problems, sampled again": estimate.decoding,
+        "new problems of this kind": estimate.problems,
+    }
     return [f"{bar[0]:.4f} to {bar[1]:.4f} (95%): {what}" for what, bar in bars.items() if bar is not None]
 
 
@@ -193,8 +205,8 @@ def _trace(options: argparse.Namespace) -> int:
     import tasks
     from flowtracer import trace
     from harness import seeds
+    from harness.engines.keyed import sample
     from harness.policy import to_gpu
-    from harness.rollout import sample
 
     task = task_named(options.task)
     if options.question is None:
@@ -216,8 +228,9 @@ def _trace(options: argparse.Namespace) -> int:
                 policy.tokenizer,
                 [prompt_ids],
                 [key],
-                response_limit(options.max_response_tokens, policy, len(prompt_ids)),
-                temperature=0.0,
+                Sampling(
+                    response_limit(options.max_response_tokens, policy, len(prompt_ids)), temperature=0.0
+                ),
             )[0]
         response_ids, text, reason = one.ids, one.text, one.finish_reason
     else:

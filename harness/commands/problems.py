@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
-from harness.commands.shared import MISTAKE, Commands, command, console, status
+from harness.commands.shared import MISTAKE, Commands, command, console, print_sheets, status
 
 
 def add(commands: Commands) -> None:
@@ -34,67 +33,53 @@ def _tasks(options: argparse.Namespace) -> int:
         return 0
     screen = console()
     if options.name is None:
-        from rich.table import Table
+        from leaderboards.sheets import Sheet
 
-        table = Table("task", "problems", "source", "licence", "answer", box=None, header_style="bold")
-        with status("counting"):
-            for name in tasks.names():
-                kind = tasks.kind(name)
-                table.add_row(name, _counts(name), kind.source, kind.licence, kind.answer_format)
-        screen.print(table)
+        # Nothing is counted here: that would read data sets and generate problems.
+        kinds = [(name, tasks.kind(name)) for name in tasks.names()]
+        rows = tuple((name, kind.source, kind.licence, kind.answer_format) for name, kind in kinds)
+        sheet = Sheet("Tasks", ("task", "source", "licence", "answer"), rows, words=(0, 1, 2, 3))
+        print_sheets(screen, [sheet])
         return 0
     task = tasks.get(options.name)
+    counts = ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
+    screen.print(f"{task.name}: {counts}\n", markup=False, highlight=False)
     for problem in task.problems(task.splits[-1], 3):
         screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
     return 0
 
 
-def _counts(name: str) -> str:
-    """How many problems each split has; nothing is downloaded to find out."""
-    import tasks
-
-    if getattr(tasks.kind(name), "hub", None) is not None and "FLOWTRACER_DATA" not in os.environ:
-        return "on the hub"
-    try:
-        task = tasks.get(name)
-        return ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
-    except tasks.TaskError:
-        return "not here"
-
-
 def _validate(options: argparse.Namespace) -> int:
-    from rich.table import Table
-
     import tasks
+    from leaderboards.sheets import Sheet
     from tasks.validate import validate
 
-    screen, failed, missing = console(), False, []
-    table = Table(
-        "task", "split", "golds", "verify", "respelled", "changed", "pass", box=None, header_style="bold"
-    )
-    exceptions: list[str] = []
+    results, missing = [], []
     for name in [options.name] if options.name else tasks.names():
         try:
             with status(f"validating {name}"):
-                found = validate(tasks.get(name), limit=options.limit)
+                results += validate(tasks.get(name), limit=options.limit)
         except tasks.TaskError as error:
             if options.name:
                 raise
             missing.append(str(error))
-            continue
-        for one in found:
-            failed |= not one.passed
-            table.add_row(
-                one.task, one.split, str(one.items), f"{one.rate:.2%}", f"{one.respelled_rate:.2%}",
-                str(one.mutated), str(len(one.mutated_passed)),
-            )  # fmt: skip
-            exceptions += [f"{problem}: {answer!r} is {verdict}" for problem, answer, verdict in one.refused]
-            exceptions += [
-                f"{problem}: changed to {answer!r}, passes" for problem, answer, _ in one.mutated_passed
-            ]
-            exceptions += [f"{one.task}: in two splits: {question[:60]}" for question in one.shared]
-    screen.print(table)
+    rows, exceptions = [], []
+    for result in results:
+        shares = (f"{result.rate:.2%}", f"{result.respelled_rate:.2%}")
+        counts = (str(result.mutated), str(len(result.mutated_passed)))
+        rows.append((result.task, result.split, str(result.items), *shares, *counts))
+        exceptions += [f"{problem}: {answer!r} is {verdict}" for problem, answer, verdict in result.refused]
+        exceptions += [
+            f"{problem}: changed to {answer!r}, passes" for problem, answer, _ in result.mutated_passed
+        ]
+        exceptions += [f"{result.task}: in two splits: {question[:60]}" for question in result.shared]
+    columns = ("task", "split", "golds", "verify", "respelled", "changed", "pass")
+    note = "verify, respelled: shares that are judged correct. pass: changed golds that are, which none should be."
+    screen = console()
+    print_sheets(
+        screen, [Sheet("Golds through their own verifier", columns, tuple(rows), note, words=(0, 1))]
+    )
     for line in (*exceptions, *missing):
         screen.print(line, markup=False, highlight=False)
-    return MISTAKE if failed else 0
+    return MISTAKE if not all(result.passed for result in results) else 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
 
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
@@ -26,7 +27,9 @@ def add(commands: Commands) -> None:
         commands, "leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file."
     )
     added.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of recorded runs")
-    added.add_argument("--baseline", default="uniform", help="the method to compare with (default: uniform)")
+    added.add_argument(
+        "--baseline", default=BASELINE, help=f"the method to compare with (default: {BASELINE})"
+    )
     added.add_argument(
         "--sort",
         default="difference",
@@ -87,7 +90,7 @@ def _boards(
     for folder in folders:
         groups = experiments(load(folder))
         for key, group in groups.items():
-            name = group[0].manifest["experiment"].get("name", "?")
+            name = group[0].manifest.name
             if key in seen:
                 raise RecordError(
                     f"{seen[key]} and {folder} hold runs of the same experiment, {name}: "
@@ -109,15 +112,16 @@ def _boards(
 def _drawn(boards: Boards, width: int) -> Any:
     from rich.console import Group
 
-    from leaderboards.terminal import overall, render, render_sheets
+    from leaderboards import sheets
+    from leaderboards.terminal import overall, render
 
     together = overall([comparison for comparison, _ in boards])
     parts = [render(comparison, runs, width=width) for comparison, runs in boards]
-    return Group(*parts, *([render_sheets([together], width)] if together else []))
+    return Group(*parts, *([sheets.render([together], width)] if together else []))
 
 
 def _export(files: list[Path], boards: Boards) -> None:
-    from harness import claims
+    from harness.studies import claims
     from leaderboards import report
     from leaderboards.page import to_html
 
@@ -142,7 +146,7 @@ def repeat(comparison: Any) -> str:
     for variant in ("until-decided", "smoke"):
         if name.endswith(f"-{variant}"):
             name, options = name.removesuffix(f"-{variant}"), f" --{variant}{options}"
-    commits = {score.run.manifest["git_commit"] for score in comparison.scores.values()}
+    commits = {score.run.manifest.git_commit for score in comparison.scores.values()}
     commit, changed, _ = (commits.pop() if len(commits) == 1 else "").partition("+changes")
     note = "  # it had changes that were not committed" if changed else ""
     checkout = f"git checkout {commit}{note}\n" if commit else ""
@@ -181,7 +185,7 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
 
 def _progress(runs: Sequence[Any]) -> str:
     """How far the recorded sweeps are."""
-    experiments = {run.manifest["experiment_hash"]: run.manifest["experiment"] for run in runs}
+    experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
     whole = sum(one["seeds"] * len(one["methods"]) for one in experiments.values())
     going = [run for run in runs if not run.finished]
     steps = ", ".join(
@@ -191,9 +195,8 @@ def _progress(runs: Sequence[Any]) -> str:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from leaderboards import load
+    from leaderboards import load, sheets
     from leaderboards.repetition import pair_up, places
-    from leaderboards.terminal import Sheet, render_sheets
 
     one, other = load(options.one), load(options.other)
     with status("reading every value of both"):
@@ -201,9 +204,8 @@ def _compare(options: argparse.Namespace) -> int:
     rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
     same = sum(pair.identical for pair in pairs)
     screen = console()
-    screen.print(
-        render_sheets([Sheet("A against B", ("method", "seed", "found"), rows, words=(0, 2))], screen.width)
-    )
+    columns = ("method", "seed", "in both")
+    screen.print(sheets.render([sheets.Sheet("A against B", columns, rows, words=(0, 2))], screen.width))
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
@@ -219,8 +221,8 @@ def _doctor(options: argparse.Namespace) -> int:
     seen: dict[Any, Any] = {}
     for run in runs:
         found = run.faults()
-        key = run.manifest["experiment_hash"]
-        if hash_of(run.manifest["experiment"]) != key:
+        key = run.manifest.experiment_hash
+        if hash_of(run.manifest.experiment) != key:
             found.append(
                 f"{run.folder / 'manifest.json'}: its experiment is not the one that its hash stands for"
             )

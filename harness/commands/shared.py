@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from leaderboards.sheets import Sheet
 
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
 MISTAKE, STOPPED = 2, 130
@@ -37,6 +42,13 @@ def console() -> Any:
 
     # Where output is no terminal, a width that fits a page beats rich's guess.
     return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def print_sheets(screen: Any, sheets: Iterable[Sheet]) -> None:
+    """Prints tables, each as wide as the screen at most."""
+    from leaderboards.sheets import render
+
+    screen.print(render(sheets, screen.width))
 
 
 def status(text: str) -> Any:
@@ -67,10 +79,29 @@ def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: st
 
 def output(file: str) -> Path:
     """A file to be written; where that is hopeless, it is said before the work and not after it."""
-    folder = Path(file).absolute().parent
+    path = Path(file)
+    folder, new = path.absolute().parent, not path.exists()
     if not os.access(folder, os.W_OK):
         raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder} that can be written to")
-    return Path(file)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{file} cannot be written: {error.strerror}") from None
+    if new:
+        path.unlink()
+    return path
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made where it was not there. Raises ExperimentError where nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ExperimentError(
+            f"--out {folder} cannot be written to ({error.strerror}); give another folder"
+        ) from None
 
 
 def write(path: Path, text: str) -> None:
@@ -126,9 +157,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
-    known = ("float32", "bfloat16", "float16")  # harness.policy.DTYPES, which would load torch for --help
     parser.add_argument(
-        "--dtype", choices=known, default=known[0], help=f"what it computes in (default: {known[0]})"
+        "--dtype", choices=DTYPES, default=FLOAT32, help=f"what it computes in (default: {FLOAT32})"
     )
 
 

@@ -54,8 +54,13 @@ def eager_mean(architecture, ids, mask, layers, **changes):
     """The mean over heads and layers of what an eager forward with output_attentions returns; pads zeroed."""
     eager = tiny_model(architecture, attention="eager", **changes)
     with torch.no_grad():
-        attentions = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
-    mean = torch.stack([attentions[layer] for layer in layers]).double().mean((0, 2))
+        attentions = eager(
+            input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False
+        ).attentions
+    maps = [attention for attention in attentions if attention is not None]
+    if len(maps) > len(layers):  # not a hybrid, which returns the maps of its layers that attend
+        maps = [maps[layer] for layer in layers]
+    mean = torch.stack(maps).double().mean((0, 2))
     return mean * mask[:, :, None] * mask[:, None, :]
 
 

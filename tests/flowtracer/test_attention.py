@@ -1,16 +1,26 @@
 """Protects the tap: captured attention is the model's own, outputs are untouched, pads are exactly 0."""
 
 import re
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AttentionInterface,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flowtracer import AttentionTap, CreditError, attention, solve_flow, traced_layers
 from flowtracer.attention import Capture
 from flowtracer.readings import MeanMap, Rollout
-from tests.flowtracer.conftest import batch, eager_mean, tiny_model
+from tests.flowtracer.conftest import SIZES, batch, eager_mean, tiny_model
 
 ARCHITECTURES = ["qwen3", "llama", "mistral", "gpt_neox", "gemma"]
 
@@ -67,23 +77,224 @@ TESTED = {
 }
 
 
+LINEAR = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "shared_expert_intermediate_size": 16,
+}  # fmt: skip
+#: Hybrids: some of their layers use no attention. The layers that do, and the middle ones of these.
+HYBRIDS = {
+    "jamba": (
+        {**MIXTURE, "num_hidden_layers": 6, "attn_layer_period": 2, "attn_layer_offset": 1,
+         "use_mamba_kernels": False, "expert_layer_period": 2, "expert_layer_offset": 1}, [1, 3, 5], [3]),
+    "lfm2": ({"num_hidden_layers": 6, "layer_types": ["conv", "full_attention"] * 3}, [1, 3, 5], [3]),
+    "minimax": (MIXTURE, [0, 2], [0]),
+    "qwen3_5_text": ({"num_hidden_layers": 8, **LINEAR}, [3, 7], [3]),
+    "qwen3_next": ({"num_hidden_layers": 12, **MIXTURE, **LINEAR}, [3, 7, 11], [7]),
+}  # fmt: skip
+#: Each token attends to the 8 that an indexer picks, of 24.
+SPARSE = {**LATENT, "index_head_dim": 8, "index_n_heads": 4, "index_topk": 8}
+TESTED |= dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa"), SPARSE)
+TESTED |= {architecture: changes for architecture, (changes, *_) in HYBRIDS.items()}
+
+
 @pytest.mark.parametrize("architecture", sorted(TESTED))
 def test_architectures(architecture):
-    """Captured equals eager, with padding, over all layers; what is not in this table may be refused or untested."""
+    """Captured equals eager, with padding, over all layers, and logits are bit for bit those of an untapped forward.
+
+    What is not in this table may be refused or untested.
+    """
     ids, mask = batch(left_pads=(0, 5))
     changes = TESTED[architecture]
     model = tiny_model(architecture, **changes)
-    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
-        model(input_ids=ids, attention_mask=mask, use_cache=False)
-    expected = eager_mean(architecture, ids, mask, range(3), **changes)
+    tap = AttentionTap(model, "all")
+    with torch.no_grad():
+        plain = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with tap.open(mask) as capture:
+            tapped = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert torch.equal(plain[mask.bool()], tapped[mask.bool()])
+    expected = eager_mean(architecture, ids, mask, tap.layers, **changes)
     torch.testing.assert_close(capture.capacity.double(), expected, rtol=0, atol=2e-6)
     # Against a test that uniform attention would pass.
     assert (expected.amax(-1)[0] * torch.arange(1, 25))[12:].mean() > 1.3
 
 
+@pytest.mark.parametrize("architecture", sorted(HYBRIDS))
+def test_names_of_layers_mean_those_that_attend(architecture):
+    changes, attending, middle = HYBRIDS[architecture]
+    model = tiny_model(architecture, **changes)
+    assert AttentionTap(model, "all").layers == attending
+    assert AttentionTap(model).layers == middle
+    idle = next(layer for layer in range(12) if layer not in attending)
+    with pytest.raises(
+        CreditError, match=rf"{idle} of this model use no attention; those that do are {attending[0]}"
+    ):
+        AttentionTap(model, [idle])
+
+
+def test_sparse_attention_stays_sparse():
+    """Under another name than sdpa these models attend to everything: no token may look at more than its 8."""
+    ids, mask = batch(left_pads=(0,))
+    model = tiny_model("deepseek_v32", **SPARSE)
+    with torch.no_grad(), AttentionTap(model, [1]).open(mask) as capture:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    assert (capture.capacity[0] > 0).sum(-1).tolist() == [min(8, position + 1) for position in range(24)]
+
+
+CONDITIONAL = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "mistral3": "ministral3",
+    "qwen3_5": "qwen3_5_text",
+}
+
+
+@pytest.mark.parametrize("architecture", sorted(CONDITIONAL))
+def test_the_text_decoder_of_a_model_of_images_is_traced(architecture):
+    """Text through a conditional class: the map of its text decoder, whose layers are counted by its own table."""
+    ids, mask = batch(left_pads=(0, 5))
+    text = {**SIZES, **({"num_hidden_layers": 8, **LINEAR} if architecture == "qwen3_5" else {})}
+    config = CONFIG_MAPPING[architecture](text_config={**text, "model_type": CONDITIONAL[architecture]})
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_heads": 2,
+        "patch_size": 4,
+    }
+    for name, value in {
+        **small,
+        "num_hidden_layers": 1,
+        "depth": 1,
+        "image_size": 8,
+        "out_hidden_size": 32,
+    }.items():
+        if hasattr(config.vision_config, name):
+            setattr(config.vision_config, name, value)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    tap = AttentionTap(model, "all")
+    with torch.no_grad():
+        plain = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with tap.open(mask) as capture:
+            tapped = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        for part in model.modules():
+            if getattr(part, "config", None) is not None:
+                part.config._attn_implementation = "eager"
+        attentions = model(
+            input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False
+        ).attentions
+    assert tap.layers == ([3, 7] if architecture == "qwen3_5" else [0, 1, 2])
+    assert torch.equal(plain[mask.bool()], tapped[mask.bool()])
+    maps = [part for part in attentions if part is not None]
+    expected = torch.stack(maps).mean((0, 2)) * mask[:, :, None] * mask[:, None, :]
+    torch.testing.assert_close(capture.capacity, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("left_pads", [(0, 0), (0, 5)])
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_encoders_are_refused(architecture, left_pads):
+    """With and without padding: a mask that shows what lies ahead is as bad as none."""
+    ids, mask = batch(left_pads=left_pads)
+    model = tiny_model(architecture, is_decoder=False, max_position_embeddings=300)
+    tap = AttentionTap(model, "all")
+    with torch.no_grad(), pytest.raises(CreditError, match="looks ahead of its own position"), tap.open(mask):
+        model(input_ids=ids, attention_mask=mask)
+
+
+def test_encoder_decoders_are_refused():
+    config = CONFIG_MAPPING["bart"](d_model=32, encoder_layers=1, decoder_layers=1, vocab_size=32,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2)  # fmt: skip
+    with pytest.raises(CreditError, match="BartForConditionalGeneration has an encoder"):
+        AttentionTap(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="sdpa"))
+
+
+def test_two_threads_trace_two_models_at_once():
+    """Each gets the map of its own model: both taps are open while both forwards run, layer by layer in turn."""
+    ids, mask = batch(left_pads=(0, 5))
+    models = [tiny_model("qwen3", seed=seed) for seed in (0, 1)]
+    expected = []
+    for model in models:
+        with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+            model(input_ids=ids, attention_mask=mask)
+        expected.append(capture.capacity)
+    together = threading.Barrier(2, timeout=60)
+
+    def meet(*_):
+        together.wait()
+
+    for model in models:
+        for layer in model.model.layers:
+            layer.register_forward_pre_hook(meet)
+
+    def trace(model):
+        with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+            together.wait()
+            model(input_ids=ids, attention_mask=mask)
+        return capture.capacity
+
+    with ThreadPoolExecutor(2) as threads:
+        maps = list(threads.map(trace, models))
+    assert torch.equal(maps[0], expected[0]) and torch.equal(maps[1], expected[1])
+    assert not torch.equal(*maps)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+def test_a_tap_that_is_open_in_one_thread_is_closed_in_another():
+    """The same model, generating elsewhere meanwhile: its forward is not read, and its outputs are its own."""
+    ids, mask = batch(left_pads=(0,))
+    model = tiny_model("qwen3")
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+        with ThreadPoolExecutor(1) as thread:
+            generated = thread.submit(model.generate, ids, max_new_tokens=3, do_sample=False).result()
+        with pytest.raises(CreditError, match="another attention tap is open in this thread"):
+            AttentionTap(model).open(mask).__enter__()
+        model(input_ids=ids, attention_mask=mask)
+    assert capture.capacity.shape == (1, 24, 24)
+    assert torch.equal(generated, model.generate(ids, max_new_tokens=3, do_sample=False))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_backward_in_another_thread_never_reads(reentrant):
+    """Gradient checkpointing runs layers again in backward, on a GPU in autograd's threads: the tap stays closed."""
+    ids, mask = batch(left_pads=(0, 5))
+    model = tiny_model("qwen3").train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    tap = AttentionTap(model, "all")
+    with tap.open(mask) as capture:
+        loss = model(input_ids=ids, attention_mask=mask).logits.square().mean()
+    first = capture.capacity.clone()
+    with tap.open(mask), ThreadPoolExecutor(1) as thread:
+        thread.submit(loss.backward).result()
+    assert torch.equal(first, capture.capacity)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_another_model_s_forward_inside_is_not_read():
+    ids, mask = batch(left_pads=(0, 5))
+    model, reference = tiny_model("qwen3", seed=0), tiny_model("qwen3", seed=1)
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as alone:
+        model(input_ids=ids, attention_mask=mask)
+    with torch.no_grad(), AttentionTap(model, "all").open(mask) as capture:
+        reference(input_ids=ids, attention_mask=mask)
+        model(input_ids=ids, attention_mask=mask)
+    assert torch.equal(capture.capacity, alone.capacity)
+
+
+def test_somebody_else_s_sdpa_function_is_refused():
+    ids, mask = batch(left_pads=(0,))
+    model = tiny_model("qwen3")
+    AttentionInterface.register("sdpa", lambda *_, **__: None)
+    try:
+        with pytest.raises(CreditError, match="another function is registered as transformers' 'sdpa'"):
+            AttentionTap(model).open(mask).__enter__()
+    finally:
+        AttentionInterface.register("sdpa", sdpa_attention_forward)
+
+
 def test_the_table_of_architectures_lists_what_is_tested():
     table = Path(__file__).parents[2].joinpath("docs/architectures.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (?:dense|mixture of experts) \| (.*) \|$", table, re.MULTILINE)
+    rows = re.findall(r"^\| (?:dense|mixture of experts|hybrid|sparse) \| (.*) \|$", table, re.MULTILINE)
     assert sorted(", ".join(rows).split(", ")) == sorted({*TESTED, *ARCHITECTURES})
 
 
@@ -93,8 +304,8 @@ def test_the_table_of_architectures_lists_what_is_tested():
         ("gpt_oss", "has no sdpa attention"),
         ("gptj", "attention"),
         ("bloom", "attention"),
-        ("qwen3_next", "trace only layers that use attention"),
-        ("doge", "additive torch.float32 attention mask"),
+        ("qwen3_next", "has no layer whose attention the tap can read"),
+        ("doge", "has no layer whose attention the tap can read"),
     ],
 )
 def test_architectures_that_are_refused(architecture, message):
@@ -294,9 +505,11 @@ def test_an_attention_mask_of_another_length_is_refused():
 
 @pytest.mark.parametrize("option", ["softcap", "s_aux", "position_bias"])
 def test_scores_with_something_added_are_refused(option):
-    query = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(CreditError, match="which the tap does not read yet"):
-        attention._tapped_attention(torch.nn.Identity(), query, query, query, None, **{option: 1.0})
+    ids, mask = batch(left_pads=(0,))
+    model = tiny_model("qwen3")
+    layer, query = model.model.layers[1].self_attn, torch.zeros(1, 2, 4, 8)
+    with AttentionTap(model).open(mask), pytest.raises(CreditError, match="which the tap does not read yet"):
+        attention._tapped_attention(layer, query, query, query, None, **{option: torch.zeros(1, 2, 4, 4)})
 
 
 def test_one_token():
@@ -361,6 +574,21 @@ def test_generation_with_a_cache_is_refused_inside_and_untouched_outside():
         model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
     assert model.config._attn_implementation == "sdpa"
     assert model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=3, do_sample=False).shape[1] <= 9
+
+
+def test_a_model_compiled_while_its_tap_is_open_is_never_seen():
+    """The capture says so, and the compiled code is that of the untapped model."""
+    ids, mask = batch(left_pads=(0,))
+    model = tiny_model("qwen3")
+    tap = AttentionTap(model)
+    with torch.no_grad(), tap.open(mask) as capture:
+        compiled = torch.compile(model, backend="eager", fullgraph=False)
+        logits = compiled(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    with pytest.raises(CreditError, match="never seen by the tap: .* without torch.compile"):
+        _ = capture.capacity
+    assert torch.allclose(
+        logits, model(input_ids=ids, attention_mask=mask, use_cache=False).logits, atol=1e-5
+    )
 
 
 def test_the_tap_leaves_no_trace_in_a_saved_configuration(tmp_path):

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -27,7 +29,18 @@ def run(capsys, *arguments):
         (["reproduce", "missing.toml"], "missing.toml does not exist"),
         (["reproduce", "--workers", "0", "--out", "{tmp}/runs"], "--workers must be at least 1"),
         (["reproduce", "--out", "{tmp}"], "{tmp} is not empty and holds no experiment"),
-        (["train", "decision", "--method", "floww"], "no method 'floww'; it has: uniform"),
+        (["train", "decision", "--method", "floww"], "no method 'floww'; did you mean 'flow'?"),
+        (["reproduce", "decison"], "unknown experiment 'decison'; did you mean 'decision'?"),
+        (["experiments", "decison"], "unknown experiment 'decison'; did you mean 'decision'?"),
+        (["reproduce", "--out", "/dev/null/runs"], "--out /dev/null/runs cannot be written to"),
+        (
+            ["train", "decision", "--method", "flow", "--out", "{tmp}/something"],
+            "--out {tmp}/something cannot be",
+        ),
+        (
+            ["evaluate", "decision", "decision", "--out", "/dev/null/x"],
+            "/dev/null/x cannot be written: Not",
+        ),
         (["train", "decision", "--method", "flow", "--seed", "8"], "declares seeds 0 to 7"),
         (["leaderboard", "{tmp}/none"], "no such folder"),
         (["leaderboard", "{tmp}", "--export", "x.pdf"], "must end in .json, .csv, .md, .html"),
@@ -49,9 +62,10 @@ def run(capsys, *arguments):
         ),
         (["tasks", "gsm9k"], "unknown task 'gsm9k'"),
         (["validate", "gsm9k"], "unknown task 'gsm9k'"),
-        (["reproduce", "--sede", "3"], "unrecognized arguments: --sede"),
+        (["train", "decision", "--method", "flow", "--sede", "3"], "--sede 3; did you mean '--seed'?"),
+        (["reproduce", "--wokers", "3"], "did you mean '--workers'?; see flowtracer reproduce --help"),
         (["reproduce", "--workers", "x"], "invalid int value: 'x'; see flowtracer reproduce --help"),
-        (["leaderbord"], "invalid choice: 'leaderbord'"),
+        (["leaderbord"], "invalid choice: 'leaderbord'; did you mean 'leaderboard'?; see flowtracer --help"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, tmp_path, arguments, message):
@@ -103,6 +117,45 @@ def test_tasks_are_listed_and_shown(capsys):
     assert status == 0 and all(name in output for name in tasks.names())
     status, output, _ = run(capsys, "tasks", "decision")
     assert status == 0 and "decision/test/0" in output and "gold" in output
+
+
+@pytest.mark.parametrize("arguments", ["--help", "tasks"])
+def test_looking_around_loads_nothing_heavy(arguments):
+    """Listing names takes a tenth of a second; with torch or the data sets it takes five."""
+    heavy = {"torch", "transformers", "trl", "datasets", "scipy", "pyarrow", "vllm", "lm_eval"}
+    script = (
+        "import sys; from harness import cli\n"
+        "try: cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]" and done.stdout
+
+
+def test_experiments_are_listed_and_shown(capsys):
+    from harness import experiment
+
+    status, output, _ = run(capsys, "experiments")
+    assert status == 0 and all(name in output for name in experiment.names())
+    status, output, _ = run(capsys, "experiments", "decision")
+    assert status == 0
+    assert all(label in output for label in experiment.load("decision").methods)
+    assert "smallest difference" in output and "training reward (mean over steps)" in output
+
+
+def test_the_version_names_what_results_depend_on(capsys):
+    status, output, _ = run(capsys, "--version")
+    assert status == 0 and output.startswith("flowtracer ") and f"torch {torch.__version__}" in output
+
+
+def test_a_missing_baseline_is_said_before_the_first_run(capsys, tmp_path):
+    """A sweep of a day that cannot be compared with anything would be found out at its end."""
+    file = tmp_path / "alone.toml"
+    file.write_text('base = "decision"\ntitle = "flow alone"\n[methods.flow]\n')
+    status, _, errors = run(capsys, "reproduce", file, "--out", tmp_path / "runs")
+    assert status == 2 and "has no arm uniform" in errors and not (tmp_path / "runs").exists()
 
 
 def test_evaluate_prints_every_verdict(capsys):

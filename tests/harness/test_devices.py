@@ -19,9 +19,13 @@ from torch.utils._pytree import tree_flatten
 
 import tasks
 from flowtracer import credit, trace
-from harness import cli, replay, run, seeds
+from harness import cli, seeds
+from harness.engines.base import Sampling
+from harness.engines.keyed import sample
+from harness.experiment import task_of
 from harness.policy import load_policy
-from harness.rollout import sample
+from harness.runs import run
+from harness.studies import rollouts, weighing
 
 OWN_PROCESS = os.environ.get("FLOWTRACER_TEST_STANDIN") == "1"
 on_stand_in = pytest.mark.skipif(not OWN_PROCESS, reason="in a process of their own, below")
@@ -130,7 +134,7 @@ def test_a_map_that_is_never_whole_stays_there():
     task, policy = tasks.get("decision"), load_policy("decision")
     prompt = policy.encode(task.prompt(task.problems("test", 1)[0]))
     key = seeds.key("evaluation", task.name, "decision/test/0", 0)
-    response = sample(policy.model, policy.tokenizer, [prompt], [key], 24, temperature=0.0)[0].ids
+    response = sample(policy.model, policy.tokenizer, [prompt], [key], Sampling(24, temperature=0.0))[0].ids
 
     def shown():
         found = trace(policy.model, policy.tokenizer, prompt, response, task=task, dense_tokens=0)
@@ -154,7 +158,7 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
         monkeypatch.setattr(
             There, "__init__", lambda self, values: made.append(values.numel()) or begin(self, values)
         )
-        assert replay.flat_gradient(model, None).sum() == sum(map(torch.numel, model.parameters()))
+        assert weighing.flat_gradient(model, None).sum() == sum(map(torch.numel, model.parameters()))
     assert max(made, default=0) <= max(map(torch.numel, model.parameters()))
 
 
@@ -162,12 +166,12 @@ def test_a_gradient_comes_from_there_a_parameter_at_a_time(monkeypatch):
 @pytest.mark.parametrize("name", credit.names())
 def test_a_credit_method_gives_there_the_weights_that_it_gives_here(name, tiny_experiment):
     built = tiny_experiment(samples_per_prompt=4)
-    policy, task, method = run.policy_of(built), run.task_of(built.task), credit.get(name)
-    batches = replay.fresh(built, policy, 1, 0)
-    here = replay.weigh(policy, task, built.training, batches, method, gradients=False)
+    policy, task, method = run.policy_of(built), task_of(built.task), credit.get(name)
+    batches = rollouts.fresh(built, policy, 1, 0)
+    here = weighing.gradients(policy, task, built.training, batches, method)
     moved(policy)
     with standin():
-        there = replay.weigh(policy, task, built.training, batches, method, gradients=False)
+        there = weighing.gradients(policy, task, built.training, batches, method)
     assert [weights.tolist() for weights in there.weights[0]] == [
         weights.tolist() for weights in here.weights[0]
     ]

@@ -184,7 +184,7 @@ def test_a_random_reward_is_not_what_is_measured():
 
 def test_stopping_until_decided_declares_its_scale():
     table = changed("declaration.stopping", "until decided")
-    with pytest.raises(ExperimentError, match="scale, a positive number"):
+    with pytest.raises(ExperimentError, match="scale must be a positive number"):
         experiment.from_table(table, "x")
     table["declaration"]["scale"] = 0.05
     assert experiment.from_table(table, "x").declaration.scale == 0.05

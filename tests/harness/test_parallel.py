@@ -14,8 +14,12 @@ from accelerate.commands.config import load_config_from_file
 from safetensors.torch import load_file
 from torch import nn
 
-from harness import ExperimentError, cli, experiment, parallel, run
+from harness import ExperimentError, cli, experiment, parallel
 from harness.policy import FOLDER
+from harness.runs import run
+from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_folder
+from harness.runs.recorder import RecordedTrainer
+from harness.runs.settings import grpo_config
 from leaderboards import read_run
 
 TOML = """
@@ -92,7 +96,7 @@ def same_run(one, two):
             assert here[name] == pytest.approx(there[name], rel=1e-3, abs=1e-6), name
     start, *ends = (
         load_file(path / "model.safetensors")
-        for path in (FOLDER / "decision", *(run.policy_folder(folder, 2) for folder in (one, two)))
+        for path in (FOLDER / "decision", *(policy_folder(folder, 2) for folder in (one, two)))
     )
     moved = sum(float((ends[0][name] - start[name]).square().sum()) for name in start)
     apart = sum(float((ends[0][name] - ends[1][name]).square().sum()) for name in start)
@@ -106,10 +110,10 @@ def test_two_processes_give_the_record_of_one(file, one, tmp_path):
     assert printed.split() == [str(folder)]
     two = read_run(folder)
     assert two.finished and not two.faults()
-    assert two.manifest["processes"] == 2 and two.manifest["tier"] == "T2"
+    assert two.manifest.processes == 2 and two.manifest.tier == "T2"
     assert {row["step"] for row in two.table("samples").to_pylist()} == {0, 2}
-    run.policy_folder(folder, 2).parent.mkdir()
-    (folder / "policy").rename(run.policy_folder(folder, 2))
+    policy_folder(folder, 2).parent.mkdir()
+    (folder / "policy").rename(policy_folder(folder, 2))
     same_run(one, folder)
 
 
@@ -126,13 +130,13 @@ def test_the_distance_of_a_policy_that_was_moved_since_it_began():
     trainer = SimpleNamespace(
         model=SimpleNamespace(parameters=lambda: [OnGpu()]), start=[torch.tensor([0.0, 7.0])]
     )
-    assert run._RecordedTrainer._distance(trainer) == 5.0
+    assert RecordedTrainer._distance(trainer) == 5.0
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):
     built = tiny_experiment(("uniform",))
     assert not run.train(built, "uniform", 0, tmp_path, stop=lambda: True)
-    checkpoint = run.last_checkpoint(tmp_path)
+    checkpoint = last_checkpoint(tmp_path)
     (checkpoint / "whole").write_text("1 4\n")
     with pytest.raises(
         ExperimentError, match="checkpoint-1 was made by 4 processes, these are 1; go on with"
@@ -164,7 +168,7 @@ def test_rollouts_that_cannot_be_dealt_out_are_refused(tiny_experiment, tmp_path
     monkeypatch.setenv("WORLD_SIZE", "3")
     settings = tiny_experiment().training
     with pytest.raises(ExperimentError, match="16 rollouts a step .* cannot be dealt out to 3 processes"):
-        run.grpo_config(settings, "float32", 0, tmp_path)
+        grpo_config(settings, "float32", 0, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
@@ -243,8 +247,9 @@ def check_fsdp():
     from flowtracer.attention import AttentionTap
     from flowtracer.credit import get
     from harness import seeds
+    from harness.engines.base import Sampling
+    from harness.engines.keyed import sample
     from harness.policy import load_policy
-    from harness.rollout import sample
 
     whole, split = load_policy("decision"), load_policy("decision")
     ids = torch.tensor([whole.encode("abcd?") + whole.encode("hgfe#c")])
@@ -268,7 +273,7 @@ def check_fsdp():
     rank = distributed.get_rank()
     keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
     prompts = [whole.encode("abcd?")] * len(keys)
-    arguments = (prompts, keys, 4 + 12 * rank)
+    arguments = (prompts, keys, Sampling(4 + 12 * rank))
     expected = sample(whole.model, whole.tokenizer, *arguments)
     with parallel.unsharded(split.model):
         assert sample(split.model, split.tokenizer, *arguments) == expected
@@ -279,7 +284,7 @@ def check_fsdp():
         nn.functional.cross_entropy(model(ids).logits[0], ids[0]).backward()
     for (name, here), there in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
         assert torch.allclose(here.grad, there.grad.full_tensor(), atol=1e-6), name
-    assert run.parameters_hash(whole.model) == run.parameters_hash(split.model)
+    assert parameters_hash(whole.model) == parameters_hash(split.model)
 
 
 def begin_fsdp():
@@ -317,7 +322,7 @@ def train_split(file, folder, name):
     parallel.whole = lambda parameter: (here.add(parameter.numel()), whole(parameter))[1]
     built = experiment.load(str(file))
     assert not run.train(built, "flow", 0, folder, stop=lambda: parallel.first())
-    parts = {path.name for path in run.last_checkpoint(folder).glob("*/*")}
+    parts = {path.name for path in last_checkpoint(folder).glob("*/*")}
     if name == "fsdp2":
         assert "__0_0.distcp" in parts
     else:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness import ExperimentError, cli, engines, experiment, plan, provenance
+from harness import ExperimentError, cli, experiment, plan, provenance, shapes
+from harness.engines.base import BESIDE_TRAINING
 
 #: Published parameter counts, in billions: Qwen3's technical report, Meta's model cards, SmolLM2's.
 PUBLISHED = {
@@ -14,8 +15,8 @@ PUBLISHED = {
     "meta-llama/Llama-3.2-3B": 3.21, "meta-llama/Llama-3.1-8B": 8.03, "smollm2-135m-instruct": 0.135,
 }  # fmt: skip
 
-CPU = plan.Device("a CPU", "cpu", 24e9, *plan.CPU)
-GPU = plan.Device("a GPU of 24 GB", "gpu", 24e9, *plan.RATES["RTX 4090"])
+CPU = shapes.Device("a CPU", "cpu", 24e9, *shapes.CPU)
+GPU = shapes.Device("a GPU of 24 GB", "gpu", 24e9, *shapes.RATES["RTX 4090"])
 
 
 def config_of(shape, **changes):
@@ -38,9 +39,9 @@ def model_of(shape, **changes):
     return kind(config_of(shape, **changes))
 
 
-@pytest.mark.parametrize("name", plan.SHAPES)
+@pytest.mark.parametrize("name", shapes.SHAPES)
 def test_shapes_have_the_published_number_of_parameters(name):
-    shape = plan.SHAPES[name]
+    shape = shapes.SHAPES[name]
     with torch.device("meta"):
         model = model_of(shape)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -49,20 +50,21 @@ def test_shapes_have_the_published_number_of_parameters(name):
 
 def test_every_policy_of_an_experiment_has_a_shape():
     for name in experiment.names():
-        plan.shape_of(experiment.load(name).policy.name)
+        shapes.shape_of(experiment.load(name).policy.name)
 
 
 def test_shape_and_adapters_of_a_shipped_policy():
     from peft import get_peft_model
 
-    from harness import policy, run
+    from harness import policy
+    from harness.runs.settings import adapters_of
 
     model = policy.load_policy("decision").model
-    shape = plan.shape_of("decision")
+    shape = shapes.shape_of("decision")
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     training = experiment.load("decision").training
     object.__setattr__(training, "lora_rank", 3)
-    adapted = get_peft_model(model, run.adapters_of(training))
+    adapted = get_peft_model(model, adapters_of(training))
     assert shape.adapters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
@@ -70,7 +72,7 @@ def test_shape_and_adapters_of_a_shipped_policy():
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_activations_are_what_a_forward_keeps(normalised, bfloat16):
     """Measured by the tensors that autograd saves; weights cast to bfloat16 are no activations."""
-    shape = plan.Shape(2, 128, 320, 8, 2, 32, 64, True, 512, normalised)
+    shape = shapes.Shape(2, 128, 320, 8, 2, 32, 64, True, 512, normalised)
     model = model_of(shape, attn_implementation="sdpa").train()
     kept = {}
 
@@ -126,11 +128,11 @@ def test_counts_and_what_they_depend_on():
 def test_what_each_choice_saves():
     def needed(name="qwen3-0.6b", gpus=1, **training):
         built = experiment.load(name)
-        shape, training = plan.shape_of(built.policy.name), plan.replace(built.training, **training)
+        shape, training = shapes.shape_of(built.policy.name), plan.replace(built.training, **training)
         return plan.memory(built, "flow", shape, 256, GPU, training, gpus)
 
     whole = needed()
-    assert whole["weights"] == 4 * plan.SHAPES["Qwen/Qwen3-0.6B-Base"].parameters
+    assert whole["weights"] == 4 * shapes.SHAPES["Qwen/Qwen3-0.6B-Base"].parameters
     assert whole["attention map"] > needed(micro_batch=1)["attention map"] > 0
     assert needed(gradient_checkpointing=False)["activations"] > 5 * whole["activations"]
     assert needed(lora_rank=16)["Adam"] < whole["Adam"] / 20
@@ -149,7 +151,7 @@ def test_what_each_choice_saves():
     ],
 )
 def test_the_rungs_fit_where_they_say(name, gigabytes, fits):
-    device = plan.Device("a GPU", "gpu", gigabytes * 1e9, *plan.RATES["A100"])
+    device = shapes.Device("a GPU", "gpu", gigabytes * 1e9, *shapes.RATES["A100"])
     found = plan.plan(experiment.load(name), device)
     if fits:
         plan.refuse(found)
@@ -167,8 +169,8 @@ def test_the_rungs_fit_where_they_say(name, gigabytes, fits):
 def test_a_server_takes_the_engine_off_the_gpu():
     """Where that is what keeps a run from fitting, it is named as a way out."""
     built = plan.replace(experiment.load("qwen3-0.6b"), engine="vllm")
-    alone = plan.total(plan.plan(built, GPU).memory["as declared"]) - engines.BESIDE_TRAINING * GPU.memory
-    device = plan.Device("a GPU", "gpu", 1.05 * alone, *plan.RATES["A100"])
+    alone = plan.total(plan.plan(built, GPU).memory["as declared"]) - BESIDE_TRAINING * GPU.memory
+    device = shapes.Device("a GPU", "gpu", 1.05 * alone, *shapes.RATES["A100"])
     found = plan.plan(built, device)
     with pytest.raises(ExperimentError, match="what would: --server, with vLLM elsewhere"):
         plan.refuse(found)
@@ -178,7 +180,7 @@ def test_a_server_takes_the_engine_off_the_gpu():
 def test_no_map_of_a_very_long_sequence_is_counted():
     """Beyond 32K tokens credit holds strips of it."""
     built = experiment.load("qwen3-0.6b")
-    shape = plan.SHAPES["meta-llama/Llama-3.2-3B"]
+    shape = shapes.SHAPES["meta-llama/Llama-3.2-3B"]
     maps = {
         tokens: plan.memory(
             built,
@@ -213,7 +215,7 @@ def test_an_unknown_policy_needs_its_configuration(monkeypatch):
     with pytest.raises(
         ExperimentError, match="nobody/nothing cannot be planned without its config.json"
     ) as error:
-        plan.shape_of("nobody/nothing")
+        shapes.shape_of("nobody/nothing")
     assert "\n" not in str(error.value)
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from harness import ExperimentError, pretrain, seeds
+from harness.engines.base import Sample, Sampling
+from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, load_policy
-from harness.rollout import Sample, sample
 from tasks import Problem, Task
 from tasks.decision import FILLER, LETTERS
 
@@ -96,8 +97,7 @@ def answers(name: str, count: int, temperature: float = 1.0) -> tuple[Task, list
         policy.tokenizer,
         [policy.encode(task.prompt(problem)) for problem in problems],
         [seeds.key("test", problem.id) for problem in problems],
-        pretrain.RECIPES[name].max_new_tokens,
-        temperature,
+        Sampling(pretrain.RECIPES[name].max_new_tokens, temperature),
     )
     return task, list(zip(problems, samples, strict=True))
 

@@ -14,7 +14,8 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from flowtracer import AttentionTap, credit
-from harness import experiment, plan, policy, run
+from harness import experiment, plan, policy, shapes
+from harness.runs import run
 from leaderboards import read_run
 from tasks import Verdict, kind
 
@@ -56,7 +57,7 @@ def small(name):
 def choices(name):
     """What an experiment asks of the code that some other one may not."""
     built = experiment.load(name)
-    shape, training = plan.shape_of(built.policy.name), built.training
+    shape, training = shapes.shape_of(built.policy.name), built.training
     return {
         ("policy", shape.layers, shape.tied, shape.normalised, built.policy.chat),
         ("task", json.dumps(built.task, sort_keys=True)),
@@ -107,7 +108,7 @@ def small_policy(name, chat, folder):
         return name
     tokenizer = policy.character_tokenizer(string.printable)
     tokenizer.chat_template = TEMPLATE if chat else None
-    model = small_model(plan.shape_of(name), len(tokenizer), layers=3)
+    model = small_model(shapes.shape_of(name), len(tokenizer), layers=3)
     model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -190,7 +191,7 @@ def test_every_arm_can_trace_its_policy():
     models = {}
     for name in experiment.names():
         built = experiment.load(name)
-        shape = plan.shape_of(built.policy.name)
+        shape = shapes.shape_of(built.policy.name)
         if shape not in models:
             models[shape] = small_model(shape, 8, shape.layers)
         for label in built.methods:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboards.records import TABLES, VERDICTS, RunWriter
+from leaderboards.format import TABLES, VERDICTS
+from leaderboards.manifest import BITWISE, Manifest
+from leaderboards.writer import RunWriter
 
 EXPERIMENT: dict[str, Any] = {
     "name": "decision",
@@ -27,8 +29,8 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
-def manifest(method: str = "uniform", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    return {
+def manifest(method: str = "uniform", seed: int = 0, **changes: Any) -> Manifest:
+    values: dict[str, Any] = {
         "experiment": EXPERIMENT,
         "experiment_hash": "0123456789abcdef",
         "method": method,
@@ -36,9 +38,14 @@ def manifest(method: str = "uniform", seed: int = 0, **changes: Any) -> dict[str
         "versions": {"python": "3.11.0", "torch": "2.13.0"},
         "hardware": {"processor": "test"},
         "git_commit": "abc",
-        "tier": "T0",
+        "tier": BITWISE,
         **changes,
     }
+    return Manifest(**values)
+
+
+def new_writer(folder: Path, **changes: Any) -> RunWriter:
+    return RunWriter(folder, manifest(**changes))
 
 
 def rollout_rows(step: int, count: int = 4, **changes: Any) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
     found = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
     flow, uniform = found.arms
     assert (flow.label, uniform.label) == ("flow", "uniform")
-    assert uniform.verdict == "baseline" and uniform.decision is None
+    assert uniform.outcome == "baseline" and uniform.decision is None
     assert uniform.scores["training_reward_area"].values == pytest.approx(
         {0: 0.15, 1: 0.25, 2: 0.25}, abs=1e-7
     )
@@ -61,14 +61,14 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
     values = list(flow.differences.values())
     assert flow.interval_of_difference == estimates.t_interval(values)
     assert flow.p == flow.p_holm == estimates.paired_p(values)
-    assert flow.verdict == "better" and flow.seeds_needed is None
+    assert flow.outcome == "better" and flow.seeds_needed is None
     assert (flow.sign_flip_p, flow.sign_flip_minimum) == (0.25, 0.25)
     assert not flow.sign_flip_reaches_alpha
     assert flow.mean == pytest.approx(sum(map(sum, shifted(0.10, 0.11, 0.09).values())) / 6, abs=1e-6)
     assert flow.interval == estimates.t_interval(list(flow.scores[found.metric].values.values()))
-    assert found.assay.verdict == "not tested" and "no arm knows" in found.assay.text
+    assert found.positive_control.outcome == "not tested" and "no arm knows" in found.positive_control.text
     assert found.arm("flow") is flow
-    with pytest.raises(RecordError, match="no arm 'flaw'; there are flow, uniform"):
+    with pytest.raises(RecordError, match="no arm 'flaw'; did you mean 'flow'"):
         found.arm("flaw")
 
 
@@ -84,9 +84,9 @@ def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
 )
 def test_verdicts_in_words(tmp_path: Path, shifts: tuple[float, ...], verdict: str) -> None:
     flow = sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(*shifts)}).arm("flow")
-    assert flow.verdict.startswith(verdict)
+    assert flow.outcome.startswith(verdict)
     if verdict.endswith("about"):
-        assert flow.verdict == f"cannot tell: about {flow.seeds_needed} more seeds"
+        assert flow.outcome == f"cannot tell: about {flow.seeds_needed} more seeds"
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_same_runs_twice_are_no_difference(tmp_path: Path) -> None:
     many = {seed: [0.1 + seed / 100, 0.2] for seed in range(8)}
     found = sweep(tmp_path, {"uniform": many, "constant": many})
     constant = found.arm("constant")
-    assert constant.verdict == "no difference larger than 0.02"
+    assert constant.outcome == "no difference larger than 0.02"
     assert (constant.difference, constant.p, constant.interval_of_difference) == (0.0, 1.0, None)
     assert [arm.label for arm in found.arms] == ["uniform", "constant"]  # a tie: the baseline first
 
@@ -112,7 +112,7 @@ def test_arms_are_paired_over_shared_seeds_only(tmp_path: Path) -> None:
     assert found.arm("flow").difference == pytest.approx(0.175, abs=1e-6)
     lonely = found.arm("random")
     assert lonely.differences == {} and lonely.difference is None
-    assert lonely.verdict == "cannot tell: no seed shared with uniform"
+    assert lonely.outcome == "cannot tell: no seed shared with uniform"
     assert found.arms[-1] is lonely
 
 
@@ -131,22 +131,24 @@ def test_holm_counts_the_declared_arms(tmp_path: Path) -> None:
 def test_another_baseline(tmp_path: Path) -> None:
     sweep(tmp_path, {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09)})
     found = compare(load(tmp_path), baseline="flow")
-    assert found.arm("uniform").verdict == "worse" and found.arm("flow").verdict == "baseline"
+    assert found.arm("uniform").outcome == "worse" and found.arm("flow").outcome == "baseline"
 
 
 @pytest.mark.parametrize(
-    ("oracle", "verdict", "words"),
+    ("oracle", "outcome", "words"),
     [
-        ((0.10, 0.11, 0.09), "sensitive", "assay sensitive: oracle_mask beats uniform by +0.100"),
+        ((0.10, 0.11, 0.09), "sensitive", "positive control sensitive: oracle_mask beats uniform by +0.100"),
         ((0.01, -0.11, 0.09), "not sensitive", "NOT sensitive, cannot tell methods apart"),
         ((0.1,), "not tested", "too few seeds"),
     ],
 )
-def test_assay_sensitivity(tmp_path: Path, oracle: tuple[float, ...], verdict: str, words: str) -> None:
+def test_sensitivity_of_the_positive_control(
+    tmp_path: Path, oracle: tuple[float, ...], outcome: str, words: str
+) -> None:
     arms = {"uniform": UNIFORM, "oracle": shifted(-0.1, -0.1, -0.11), "oracle_mask": shifted(*oracle)}
-    assay = sweep(tmp_path, arms).assay
-    assert (assay.verdict, assay.arm) == (verdict, "oracle_mask")
-    assert words in assay.text
+    control = sweep(tmp_path, arms).positive_control
+    assert (control.outcome, control.arm) == (outcome, "oracle_mask")
+    assert words in control.text
 
 
 EVALUATIONS = {
@@ -210,12 +212,12 @@ def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
-    assert few.sequential and few.arm("flow").verdict.startswith("cannot tell: about")
+    assert few.declaration.sequential and few.arm("flow").outcome.startswith("cannot tell: about")
     uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
     flow = {seed: [0.2 + seed / 100 + seed % 2 / 1000] for seed in range(9)}
     many = sweep(tmp_path / "many", {"uniform": uniform, "flow": flow}, rule).arm("flow")
     values = list(many.differences.values())
-    assert many.verdict == "better" and many.p == estimates.anytime_p(values, 0.05)
+    assert many.outcome == "better" and many.p == estimates.anytime_p(values, 0.05)
     assert many.e_value == pytest.approx(estimates.e_process(values, 0.05)[-1])
 
 
@@ -230,8 +232,9 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path: Path) -> None:
 def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "uniform", 0, [0.1])
     assert compare(load(tmp_path / "a")).tier == "T0"
-    write_run(tmp_path / "a", "uniform", 1, [0.1], tier="T1")
-    assert compare(load(tmp_path / "a")).tier == "T1"
+    write_run(tmp_path / "c", "uniform", 0, [0.1])
+    write_run(tmp_path / "c", "uniform", 1, [0.1], tier="T2")
+    assert compare(load(tmp_path / "c")).tier == "T2"
     write_run(tmp_path / "a", "uniform", 2, [0.1], versions={"torch": "9"})
     found = compare(load(tmp_path / "a"))
     assert found.tier == "T2" and "runs come from 2 different sets of versions" in found.notes
@@ -290,7 +293,7 @@ def test_a_baseline_that_learns_nothing_is_named(
 def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
     declared = experiment(["uniform", "oracle_mask"])
     found = sweep(tmp_path, {"uniform": UNIFORM}, experiment=declared)
-    assert found.assay.text == "assay not tested: no run of oracle_mask is finished"
+    assert found.positive_control.text == "positive control not tested: no run of oracle_mask is finished"
 
 
 # ------------------------------------------------------------------------------- refusals
@@ -348,7 +351,7 @@ def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_baseline_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "flow", 0, [0.1])
-    with pytest.raises(RecordError, match="no run of the baseline 'uniform'; there are flow"):
+    with pytest.raises(RecordError, match="no run of the baseline 'uniform'; known: flow"):
         compare(load(tmp_path))
     write_run(tmp_path, "uniform", 0, [0.1], finish=False)
     with pytest.raises(RecordError, match="no run of the baseline 'uniform' is finished"):
@@ -420,11 +423,11 @@ def test_other_evaluation_keys_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"metric": "loss"}, "metric 'loss'; it is one of"),
-        ({"smallest_difference": 0}, "smallest_difference 0"),
-        ({"alpha": 5}, "alpha 5"),
+        ({"metric": "loss"}, "declaration.metric must be one of"),
+        ({"smallest_difference": 0}, "smallest_difference must be positive, not 0"),
+        ({"alpha": 5}, "alpha must lie between 0 and 1, not 5"),
         ({"metric": "evaluation_area"}, "has no evaluation_area"),
-        ({"stopping": "until decided"}, "scale None; it is a positive number"),
+        ({"stopping": "until decided"}, "scale must be a positive number"),
     ],
 )
 def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -436,7 +439,7 @@ def test_declarations_that_cannot_be_used(tmp_path: Path, change: dict[str, Any]
 
 
 def test_arms_in_another_order_and_some_of_them(tmp_path: Path) -> None:
-    """Ranks, p values and the assay stay those of the whole comparison."""
+    """Ranks, p values and the positive control stay those of the whole comparison."""
     arms = {"uniform": UNIFORM, "flow": shifted(0.10, 0.11, 0.09), "random": shifted(-0.01, 0.02, 0.0)}
     found = sweep(tmp_path, arms)
     assert [(arm.label, arm.rank) for arm in found.arms] == [("flow", 1), ("random", 2), ("uniform", 3)]
@@ -449,7 +452,7 @@ def test_arms_in_another_order_and_some_of_them(tmp_path: Path) -> None:
     assert arranged(found) == found
     for name in SORTS:
         assert {arm.label for arm in arranged(found, name).arms} == set(arms)
-    with pytest.raises(RecordError, match="sorted by 'verdict'; by difference, method"):
+    with pytest.raises(RecordError, match="sorted by 'verdict'; known: difference, method"):
         arranged(found, "verdict")
     with pytest.raises(RecordError, match="no arm 'flaw'"):
         arranged(found, only=["flaw"])

@@ -292,3 +292,22 @@ def test_a_nested_view_of_problems_would_fail() -> None:
 def test_the_e_process_decides_when_it_should() -> None:
     generator = np.random.default_rng(4)
     assert 8 <= statistics_simulation.median_seeds(1.0, 300, generator) <= 13
+
+
+# ------------------------------------------------------------------------------- samples of problems
+
+
+def test_problems_count_alike_however_many_samples_were_judged() -> None:
+    samples = [("b", 1.0), ("a", 0.0), ("b", 0.0), ("a", None), ("c", math.nan), ("b", 1.0)]
+    assert estimates.problem_means(samples) == {"b": pytest.approx(2 / 3), "a": 0.0}
+    assert list(estimates.problem_means(samples)) == ["b", "a"], "in the order of their first sample"
+    assert estimates.over_problems(samples) == pytest.approx(1 / 3)
+    table = np.random.default_rng(5).integers(2, size=(9, 4)).astype(float)
+    pairs = [(row, value) for row in range(9) for value in table[row]]
+    assert estimates.over_problems(pairs) == pytest.approx(table.mean(), rel=1e-12)
+
+
+def test_where_nothing_was_judged_there_is_no_mean() -> None:
+    assert math.isnan(estimates.over_problems([]))
+    assert math.isnan(estimates.over_problems([("a", None), ("b", math.nan)]))
+    assert estimates.problem_means([("a", None)]) == {}

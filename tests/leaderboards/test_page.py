@@ -11,6 +11,7 @@ import pytest
 from recorded_runs import manifest, rollout_rows, sample_rows, step_row, write_run
 
 from leaderboards import RunWriter, compare, load, report, terminal
+from leaderboards.sheets import Sheet
 
 VOID = {"meta"}
 
@@ -180,7 +181,7 @@ def test_claims_are_shown_as_they_are_handed_in(tmp_path: Path) -> None:
     runs = load(tmp_path)
     columns = ("claim", "printed", "found", "status", "beside")
     row = ("flow <minus> uniform", "+2.3", "-", "contradicted", "-")
-    sheet = terminal.Sheet("paper", columns, (row,), "a note", words=(0, 3, 4))
+    sheet = Sheet("paper", columns, (row,), "a note", words=(0, 3, 4))
     checker = Checker(page := report.to_html(compare(runs), runs, claims=[sheet]))
     assert "flow <minus> uniform" in checker.text and "Published claims" in checker.text
     assert '<td class="word bad">contradicted</td>' in page

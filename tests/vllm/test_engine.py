@@ -12,7 +12,9 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from harness import engines, seeds
+from harness import seeds
+from harness.engines import choice, vllm
+from harness.engines.base import ALONE, Engine, EngineChoice, EngineError, Sample, Sampling
 from harness.errors import ExperimentError
 from harness.policy import Policy, character_tokenizer
 
@@ -37,8 +39,8 @@ def policy(seed: int) -> Policy:
     return Policy(model, tokenizer)
 
 
-def start(name: str, held: Policy) -> engines.Engine:
-    return engines.start(name, held, "float32", CONTEXT, ROWS, engines.ALONE)
+def start(name: str, held: Policy) -> Engine:
+    return choice.start(EngineChoice(name), held, CONTEXT, ROWS, ALONE)
 
 
 def keys(count: int) -> list[str]:
@@ -54,8 +56,8 @@ def logits(held: Policy, prompt: list[int], response: list[int]) -> torch.Tensor
 def test_greedy_samples_are_those_of_transformers() -> None:
     """But where the two best logits lie within 1e-3, which rounding may turn round."""
     held = policy(0)
-    theirs = start("vllm", held).sample(PROMPTS, keys(4), LENGTH, temperature=0.0)
-    ours = start("transformers", held).sample(PROMPTS, keys(4), LENGTH, temperature=0.0)
+    theirs = start("vllm", held).sample(PROMPTS, keys(4), Sampling(LENGTH, temperature=0.0))
+    ours = start("transformers", held).sample(PROMPTS, keys(4), Sampling(LENGTH, temperature=0.0))
     same = 0
     for prompt, one, other in zip(PROMPTS, ours, theirs, strict=True):
         if one.ids == other.ids:
@@ -77,7 +79,9 @@ def test_after_an_update_samples_and_logprobs_are_the_new_policy_s(temperature: 
     before, after = policy(0), policy(1)
     engine = start("vllm", before)
     engine.take(after.model)
-    for prompt, one in zip(PROMPTS, engine.sample(PROMPTS, keys(4), LENGTH, temperature), strict=True):
+    for prompt, one in zip(
+        PROMPTS, engine.sample(PROMPTS, keys(4), Sampling(LENGTH, temperature)), strict=True
+    ):
         for held, same in ((after, True), (before, False)):
             scores = torch.log_softmax(logits(held, prompt, one.ids) / temperature, dim=-1)
             expected = scores.gather(1, torch.tensor(one.ids)[:, None])[:, 0].tolist()
@@ -92,9 +96,9 @@ def test_adapters_are_part_of_the_weights() -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     engine = start("vllm", plain)
-    without = engine.sample(PROMPTS, keys(4), LENGTH, 0.0)
+    without = engine.sample(PROMPTS, keys(4), Sampling(LENGTH, 0.0))
     engine.take(adapted)
-    (one, *_) = found = engine.sample(PROMPTS, keys(4), LENGTH, 0.0)
+    (one, *_) = found = engine.sample(PROMPTS, keys(4), Sampling(LENGTH, 0.0))
     assert [sample.ids for sample in found] != [sample.ids for sample in without]
     with torch.no_grad():
         said = adapted(torch.tensor([PROMPTS[0] + one.ids])).logits[0, len(PROMPTS[0]) - 1 : -1]
@@ -105,18 +109,19 @@ def test_a_key_decides_its_sample_whatever_is_around_it() -> None:
     """On a CPU and in float32. On a GPU without batch-invariant kernels it need not hold; no run claims it there."""
     engine = start("vllm", policy(0))
     prompts = [PROMPTS[number % 4] for number in range(ROWS)]
-    together = engine.sample(prompts, keys(ROWS), LENGTH)
+    together = engine.sample(prompts, keys(ROWS), Sampling(LENGTH))
     alone = [
-        engine.sample([prompt], [key], LENGTH)[0] for prompt, key in zip(prompts, keys(ROWS), strict=True)
+        engine.sample([prompt], [key], Sampling(LENGTH))[0]
+        for prompt, key in zip(prompts, keys(ROWS), strict=True)
     ]
     assert [one.ids for one in together] == [one.ids for one in alone]
     assert len({(number % 4, tuple(one.ids)) for number, one in enumerate(together)}) == ROWS
-    again = engine.sample(prompts[::-1], keys(ROWS)[::-1], LENGTH)[::-1]
+    again = engine.sample(prompts[::-1], keys(ROWS)[::-1], Sampling(LENGTH))[::-1]
     assert [one.ids for one in together] == [one.ids for one in again]
 
 
 def test_tiers_promise_no_more_than_was_shown() -> None:
-    assert engines.tier("vllm") == "T2"
+    assert choice.tier("vllm") == "T2"
 
 
 def test_no_generator_outside_moves() -> None:
@@ -125,25 +130,25 @@ def test_no_generator_outside_moves() -> None:
     def states() -> list:
         return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
 
-    engines.close()
+    vllm.close()
     threads, before = torch.set_num_threads, states()
     engine = start("vllm", policy(0))
     assert states() == before
-    engine.sample(PROMPTS, keys(4), LENGTH)
+    engine.sample(PROMPTS, keys(4), Sampling(LENGTH))
     assert states() == before
     assert torch.set_num_threads is threads
 
 
 def test_an_interrupted_sampling_leaves_nothing_behind() -> None:
     engine = start("vllm", policy(0))
-    expected = engine.sample(PROMPTS, keys(4), LENGTH)
+    expected = engine.sample(PROMPTS, keys(4), Sampling(LENGTH))
 
     def stop(row: int, one: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.sample([PROMPTS[0], PROMPTS[0]], keys(9)[-2:], LENGTH, finished=stop)
-    assert engine.sample(PROMPTS, keys(4), LENGTH) == expected
+        engine.sample([PROMPTS[0], PROMPTS[0]], keys(9)[-2:], Sampling(LENGTH), finished=stop)
+    assert engine.sample(PROMPTS, keys(4), Sampling(LENGTH)) == expected
 
 
 def test_what_breaks_inside_is_one_line_and_the_next_engine_is_a_new_one(
@@ -151,18 +156,16 @@ def test_what_breaks_inside_is_one_line_and_the_next_engine_is_a_new_one(
 ) -> None:
     engine = start("vllm", policy(0))
     with pytest.raises(ExperimentError, match="lower max_new_tokens"):
-        engine.sample(PROMPTS, keys(4), 100)
+        engine.sample(PROMPTS, keys(4), Sampling(100))
 
     def fail() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nDetails follow.")
 
     monkeypatch.setattr(engine.running.llm.llm_engine, "step", fail)
-    with pytest.raises(
-        engines.EngineError, match="broke down.*out of memory: lower max_response_tokens"
-    ) as caught:
-        engine.sample(PROMPTS, keys(4), LENGTH)
+    with pytest.raises(EngineError, match="broke down.*out of memory: lower max_response_tokens") as caught:
+        engine.sample(PROMPTS, keys(4), Sampling(LENGTH))
     assert "\n" not in str(caught.value)
-    assert len(start("vllm", policy(0)).sample(PROMPTS, keys(4), LENGTH)) == 4
+    assert len(start("vllm", policy(0)).sample(PROMPTS, keys(4), Sampling(LENGTH))) == 4
 
 
 def test_a_response_ends_with_its_end_token_and_says_so() -> None:
@@ -172,7 +175,7 @@ def test_a_response_ends_with_its_end_token_and_says_so() -> None:
     held = load_policy("decision")
     prompts = [held.encode("abcd?")] * 8
     for name in ("transformers", "vllm"):
-        samples = start(name, held).sample(prompts, keys(8), 14)
+        samples = start(name, held).sample(prompts, keys(8), Sampling(14))
         assert {one.finish_reason for one in samples} == {"stop", "length"}
         for one in samples:
             assert (one.ids[-1] == 1) == (one.finish_reason == "stop") and 1 not in one.ids[:-1]
@@ -187,9 +190,9 @@ def test_samples_are_heard_of_as_they_end() -> None:
     held = load_policy("decision")
     prompts = [held.encode("abcd?")] * 8
     for name in ("transformers", "vllm"):
-        heard: list[tuple[int, engines.Sample]] = []
+        heard: list[tuple[int, Sample]] = []
         samples = start(name, held).sample(
-            prompts, keys(8), 20, finished=lambda *one, heard=heard: heard.append(one)
+            prompts, keys(8), Sampling(20), finished=lambda *one, heard=heard: heard.append(one)
         )
         assert sorted(row for row, _ in heard) == list(range(8))
         assert all(samples[row] == one for row, one in heard)

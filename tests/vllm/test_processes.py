@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
-from harness import engines, experiment, run
+from harness import experiment
+from harness.engines import vllm
+from harness.runs import run
 from leaderboards import read_run
 from tests.harness.test_parallel import TOML, begin_fsdp, launch, same_run, train_split
 
@@ -42,7 +44,7 @@ def test_each_process_samples_its_part(file: Path, one: Path, tmp_path: Path) ->
     printed = launch("-m", "harness.cli", "train", file, "--method", "flow", "--out", tmp_path)
     folder = Path(printed.split()[-1])
     two = read_run(folder)
-    assert two.finished and not two.faults() and two.manifest["processes"] == 2
+    assert two.finished and not two.faults() and two.manifest.processes == 2
     every_step_was_sampled_from_its_policy(folder)
     run.policy_folder(folder, 2).parent.mkdir()
     (folder / "policy").rename(run.policy_folder(folder, 2))
@@ -60,4 +62,4 @@ if __name__ == "__main__":
     distributed.init_process_group("gloo")
     begin_fsdp()
     train_split(Path(sys.argv[1]), Path(sys.argv[2]), "fsdp2")
-    engines.close()
+    vllm.close()

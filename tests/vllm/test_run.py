@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness import evaluate, run
 from harness import experiment as experiments
+from harness.engines import vllm
+from harness.engines.base import ENGINES, VLLM, EngineChoice, Sample, Sampling
 from harness.policy import load_policy
+from harness.runs import evaluate, run
 from leaderboards import read_run
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -64,9 +66,9 @@ def test_a_run_from_start_to_end_and_one_that_was_stopped(
 
     assert run.evaluate(built, "flow", 0, tmp_path / "whole")
     recorded = read_run(tmp_path / "whole")
-    assert recorded.finished and recorded.manifest["versions"]["vllm"] != "not installed"
+    assert recorded.finished and recorded.manifest.versions["vllm"] != "not installed"
     assert recorded.closing["summary"]["left_out"] == 0
-    assert recorded.manifest["tier"] == recorded.closing["summary"]["tier"] != "T0"
+    assert recorded.manifest.tier == recorded.closing["summary"]["tier"] != "T0"
     steps, rows = recorded.table("steps").to_pylist(), recorded.table("rollouts").to_pylist()
     assert len(rows) == 4 * 16 and len({row["key"] for row in rows}) == len(rows)
     for step in steps:
@@ -82,15 +84,15 @@ def test_a_gap_between_engine_and_trainer_is_corrected(
     """Log-probabilities that are off by a factor of 30 a response: all its ratios leave TRL's bound, and no update is
     made of them. The record shows the gap.
     """
-    original = run.engines._Vllm._sample
+    original = vllm.Vllm._sample
 
     def off(self: Any, output: Any) -> Any:
         one = original(self, output)
-        return run.Sample(
+        return Sample(
             one.ids, [value - 3.4 / len(one.ids) for value in one.logprobs], one.finish_reason, one.text
         )
 
-    monkeypatch.setattr(run.engines._Vllm, "_sample", off)
+    monkeypatch.setattr(vllm.Vllm, "_sample", off)
     assert run.train(tiny(), "flow", 0, tmp_path)
     for step in read_run(tmp_path).table("steps").to_pylist():
         assert step["sampler_gap"] > 0.1
@@ -106,13 +108,13 @@ def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None
     problems = task.problems("test", 10)
 
     def asked(path: Path, progress: Any = lambda done, total: None) -> list[dict[str, Any]]:
-        kept = evaluate.Kept(path, {"engine": "vllm"})
+        journal = evaluate.Journal(path, {"engine": VLLM})
         try:
             return evaluate.evaluate(
-                held, task, problems, 3, 1.0, 20, batch_size=16, progress=progress, engine="vllm", kept=kept
+                held, task, problems, Sampling(20), 3, 16, EngineChoice(VLLM), progress, journal
             )
         finally:
-            kept.close()
+            journal.close()
 
     def stop(done: int, total: int) -> None:
         if done == 12:
@@ -133,7 +135,7 @@ def test_greedy_evaluation_is_that_of_transformers() -> None:
 
     task, held = tasks.get("decision"), load_policy("decision")
     rows = [
-        evaluate.evaluate(held, task, task.problems("test", 10), 1, 0.0, 20, batch_size=10, engine=engine)
-        for engine in ("transformers", "vllm")
+        evaluate.evaluate(held, task, task.problems("test", 10), Sampling(20, 0.0), 1, 10, EngineChoice(name))
+        for name in ENGINES
     ]
     assert rows[0] == rows[1]

@@ -18,8 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness import cli, engines, experiment, run, served
+from harness import cli, experiment
+from harness.engines import choice, server, vllm
+from harness.engines.base import ALONE, VLLM, Engine, EngineChoice, EngineError, Sampling
+from harness.experiment import task_of
 from harness.policy import load_policy
+from harness.runs import run
+from harness.runs.checkpoints import policy_folder
 from leaderboards import read_run
 from tests.harness.test_parallel import TOML, launch, same_run
 from tests.vllm.test_engine import keys
@@ -61,16 +66,16 @@ def serving() -> Iterator[Serving]:
 @pytest.fixture(autouse=True)
 def released() -> Iterator[None]:
     yield
-    served.release()
+    server.release()
 
 
-def start(address: str, name: str = "decision") -> engines.Engine:
-    return engines.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, engines.ALONE, address)
+def start(address: str, name: str = "decision") -> Engine:
+    return choice.start(EngineChoice(VLLM, address), load_policy(name), CONTEXT, ROWS, ALONE)
 
 
 def prompts(count: int) -> list[list[int]]:
     policy = load_policy("decision")
-    return [policy.encode(one.question) for one in run.task_of({"name": "decision"}).problems("test", count)]
+    return [policy.encode(one.question) for one in task_of({"name": "decision"}).problems("test", count)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -80,9 +85,9 @@ def test_samples_are_those_of_the_engine_in_the_process(
 ) -> None:
     """Of the weights that the server was given last, whatever it was started with."""
     heard: dict[int, object] = {}
-    asked = (prompts(12), keys(12), LENGTH, temperature)
+    asked = (prompts(12), keys(12), Sampling(LENGTH, temperature))
     theirs = start(serving.address, name).sample(*asked, finished=heard.__setitem__)
-    here = engines.start("vllm", load_policy(name), "float32", CONTEXT, ROWS, engines.ALONE)
+    here = choice.start(EngineChoice(VLLM), load_policy(name), CONTEXT, ROWS, ALONE)
     ours = here.sample(*asked)
     assert len({one.text for one in theirs}) > 2
     for one, other in zip(theirs, ours, strict=True):
@@ -101,11 +106,11 @@ def test_two_processes_with_one_server_give_the_record_of_one_without(
     out = ("--method", "flow", "--out", tmp_path / "runs", "--server", serving.address)
     folder = Path(launch("-m", "harness.cli", "train", file, *out).split()[-1])
     two = read_run(folder)
-    assert two.finished and not two.faults() and two.manifest["processes"] == 2
-    assert two.manifest["versions"]["vllm"].startswith(engines.TESTED)
+    assert two.finished and not two.faults() and two.manifest.processes == 2
+    assert two.manifest.versions["vllm"].startswith(vllm.TESTED)
     assert all(0 < step["sampler_gap"] < 1e-5 for step in two.table("steps").to_pylist())
-    run.policy_folder(folder, 2).parent.mkdir()
-    (folder / "policy").rename(run.policy_folder(folder, 2))
+    policy_folder(folder, 2).parent.mkdir()
+    (folder / "policy").rename(policy_folder(folder, 2))
     same_run(tmp_path / "one", folder)
 
 
@@ -113,9 +118,9 @@ def test_weights_of_another_run_are_not_sampled_for_this_one(serving: Serving) -
     """As of one that does not see the lock: on another machine, or with a TMPDIR of its own."""
     heard: dict[int, object] = {}
     one, other = start(serving.address), start(serving.address, "decision-decoy")
-    with pytest.raises(engines.EngineError, match="other weights"):
-        one.sample(prompts(4), keys(4), LENGTH, finished=heard.__setitem__)
-    assert not heard and len(other.sample(prompts(4), keys(4), LENGTH)) == 4
+    with pytest.raises(EngineError, match="other weights"):
+        one.sample(prompts(4), keys(4), Sampling(LENGTH), finished=heard.__setitem__)
+    assert not heard and len(other.sample(prompts(4), keys(4), Sampling(LENGTH))) == 4
 
 
 def test_a_server_that_was_left_with_half_the_weights_takes_no_others(
@@ -123,10 +128,10 @@ def test_a_server_that_was_left_with_half_the_weights_takes_no_others(
 ) -> None:
     """vLLM would put what it has read of them together with the next ones."""
     with monkeypatch.context() as patch:
-        patch.setattr(served, "_written", lambda *_: nullcontext(tmp_path / "unseen"))
-        with pytest.raises(engines.EngineError, match="it must see .*unseen"):
+        patch.setattr(server, "_written", lambda *_: nullcontext(tmp_path / "unseen"))
+        with pytest.raises(EngineError, match="it must see .*unseen"):
             start(serving.address)
-    with pytest.raises(engines.EngineError, match="by half: start it again"):
+    with pytest.raises(EngineError, match="by half: start it again"):
         start(serving.address)
     # Of this one it has read nothing.
     httpx.post(f"{serving.address}/update_weight_version", json={"new_version": "default"}, trust_env=False)
@@ -146,10 +151,10 @@ def test_mistakes_are_one_line(
     assert "serves flowtracer-" in said(*address, "--dtype", "bfloat16")
     assert "serves flowtracer-" in said(*address, command=("evaluate", "arithmetic", "arithmetic"))
     # As another run does, for as long as it samples.
-    with served.lock_of(serving.address).open("w") as file:
+    with server.lock_of(serving.address).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "samples for another run" in said(*address)
-    monkeypatch.setattr(engines, "TESTED", "0.1.")
+    monkeypatch.setattr(vllm, "TESTED", "0.1.")
     assert "was never tested" in said(*address)
 
 
@@ -164,7 +169,7 @@ def test_a_server_that_dies_is_one_line_while_it_samples(
 
     def long() -> None:
         for _ in range(100):
-            engine.sample(asked, keys(len(asked)), LENGTH)
+            engine.sample(asked, keys(len(asked)), Sampling(LENGTH))
 
-    with pytest.raises(engines.EngineError, match="does not answer .* start it again, then run the same"):
+    with pytest.raises(EngineError, match="does not answer .* start it again, then run the same"):
         long()

@@ -1,0 +1,1 @@
+"""Rollout engines: what turns prompts and keys into samples, behind one small interface."""

@@ -1,0 +1,1 @@
+"""One run: training, its record, and the evaluation of what it trained."""

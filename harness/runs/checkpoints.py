@@ -1,0 +1,123 @@
+"""What a run goes on from: its checkpoints, and the policies that it saves."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import TrainerCallback
+
+from harness import parallel
+from harness.engines.base import EngineError, reason
+from harness.errors import ExperimentError
+from harness.policy import Policy, merged_weights
+
+
+class Boundaries(TrainerCallback):
+    """Stops when asked, where a new rollout batch begins, and marks whole checkpoints."""
+
+    def __init__(self, updates: int, stop: Callable[[], bool]) -> None:
+        self.updates = updates
+        self.stop = stop
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the policy itself is saved, and nothing goes on from here
+        elif state.global_step % self.updates == 0 and parallel.anywhere(self.stop(), args.device):
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # Written last: a checkpoint without it was cut off in the middle and is not resumed from.
+        parallel.meet()
+        if parallel.first():
+            (checkpoint / "whole").write_text(f"{state.global_step} {parallel.processes()}\n")
+
+
+@contextmanager
+def naming_checkpoint(folder: Path) -> Iterator[None]:
+    """One line for a machine or an engine that fails in the middle of a run, with what the run goes on from."""
+    try:
+        yield
+    except EngineError as error:
+        raise ExperimentError(f"{folder}: {error}. {good_until(folder)}") from error
+    except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError) as error:
+        raise ExperimentError(
+            f"{folder}: training broke down: {reason(error)}. {good_until(folder)}"
+        ) from error
+    except RuntimeError as error:
+        if not parallel.lost(error):
+            raise
+        raise ExperimentError(
+            f"{folder}: a process of this run was lost: {reason(error)}. {good_until(folder)}"
+        ) from error
+
+
+def good_until(folder: Path) -> str:
+    """The checkpoint that a run goes on from, in words."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return "There is no checkpoint yet: the run starts again"
+    return f"The last good checkpoint is {checkpoint}"
+
+
+def policy_folder(folder: Path, step: int) -> Path:
+    """Where a run keeps the policy after `step` steps until it has been evaluated."""
+    return folder / "policies" / f"step-{step:06d}"
+
+
+def save_policy(policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Saves a policy, or its `weights` from elsewhere, so that its folder exists only when it is whole."""
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    policy.model.save_pretrained(aside, state_dict=weights or merged_weights(policy.model))
+    policy.tokenizer.save_pretrained(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
+    """Raises ExperimentError for a checkpoint whose weights have other names or shapes than the policy's.
+
+    As when the folder that an experiment names as its policy has been filled anew since the run began.
+    """
+    _, *counted = (checkpoint / "whole").read_text().split()
+    trained_on = int(counted[0]) if counted else 1
+    if trained_on != parallel.processes():
+        raise ExperimentError(
+            f"{checkpoint} was made by {trained_on} processes, these are {parallel.processes()}; go on with as many, "
+            "or give another output folder"
+        )
+    here = {name.replace(".default", ""): tuple(value.shape) for name, value in model.state_dict().items()}
+    for file in sorted(checkpoint.glob("*model*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  no dictionary: it cannot be iterated over
+                there = tuple(stored.get_slice(name).get_shape())
+                if here.get(name) != there:
+                    raise ExperimentError(
+                        f"{checkpoint} holds another policy: {name} is {there} there and {here.get(name, 'nowhere')} "
+                        "here; bring back the policy that the run began with, or give another output folder"
+                    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint of a run, None if it has none."""
+    found = [path.parent for path in (folder / "checkpoint").glob("checkpoint-*/whole")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@torch.no_grad()
+def parameters_hash(model: torch.nn.Module) -> str:
+    """sha256 over the names and exact values of a model's parameters."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        total.update(name.encode())
+        total.update(parallel.whole(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

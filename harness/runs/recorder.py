@@ -1,0 +1,327 @@
+"""The trainer that writes a run's record: keyed rollouts, their verdicts and rewards, and a row for every step."""
+
+from __future__ import annotations
+
+import math
+import time
+import typing
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import tasks
+from flowtracer import CreditGRPOTrainer
+from harness import parallel, seeds
+from harness.engines import choice
+from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
+from harness.errors import ExperimentError
+from harness.experiment import Experiment, Training
+from harness.policy import Policy
+from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
+from harness.verification import Judged, Verification
+from leaderboards import RunWriter
+
+#: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
+SMALL = 10_000_000
+
+#: A step's rollouts are judged within this; what is not is a timeout. Texts that hang their verifier must not hang
+#: the training.
+VERIFICATION_SECONDS = 60.0
+
+Report = Callable[[str, int, int], None]
+
+
+class Rewards:
+    """The reward function that TRL calls: verdicts by the task, kept for the record."""
+
+    __name__ = "verdict"
+
+    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
+        self.task, self.random = task, random
+        self.problems = {problem.id: problem for problem in problems}
+        self.verification = Verification(task)
+        #: Verdicts that were asked for while responses were written, by key.
+        self.asked: dict[str, Judged] = {}
+        self.verdicts: list[tasks.Verdict] = []
+        self.seconds = 0.0
+
+    def ask(self, key: str, problem_id: str, one: Sample) -> None:
+        """Asks for the verdict on a response, which may take long, while others of its batch are written."""
+        self.asked[key] = self.verification.begin(self.problems[problem_id], one.text, one.finish_reason)
+
+    def __call__(
+        self,
+        completions: list[str],
+        problem_id: list[str],
+        finish_reason: list[str],
+        key: list[str],
+        **_: Any,
+    ) -> list[float | None]:
+        begin = time.perf_counter()
+        items = [
+            (self.problems[problem], text, reason)
+            for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
+        ]
+        asked = [self.asked.pop(one, None) for one in key]
+        if all(one is not None and one.text == text for one, text in zip(asked, completions, strict=True)):
+            self.verdicts = self.verification.verdicts(typing.cast(list[Judged], asked), VERIFICATION_SECONDS)
+        else:
+            self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
+        self.seconds = time.perf_counter() - begin
+        if self.random:
+            # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
+            return [float(int(seeds.key("random reward", one), 16) & 1) for one in key]
+        return [tasks.reward_of(verdict) for verdict in self.verdicts]
+
+
+class _Ahead:
+    """Writes parts of a run's record in the background, in their order: syncing them to the disk takes a tenth of an
+    embedded step.
+
+    What was lost on the way is an error of the next `write` or `settle`. A checkpoint must not outrun its records:
+    `settle` before one is saved.
+    """
+
+    def __init__(self, writer: RunWriter) -> None:
+        self.writer = writer
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self.pending: deque[Future[None]] = deque()
+
+    def write(self, table: str, step: int, rows: list[dict[str, Any]]) -> None:
+        # A disk that is slower than the training holds it up, before rows pile up in memory.
+        while self.pending and (self.pending[0].done() or len(self.pending) > 4):
+            self.pending.popleft().result()
+        self.pending.append(self.thread.submit(self.writer.write, table, step, rows))
+
+    def settle(self) -> None:
+        """Returns when everything is on the disk."""
+        while self.pending:
+            self.pending.popleft().result()
+
+
+class RecordedTrainer(CreditGRPOTrainer):
+    """CreditGRPOTrainer with keyed rollouts that writes a part of the record after each rollout batch."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        experiment: Experiment,
+        settings: Training,
+        seed: int,
+        writer: RunWriter,
+        report: Report,
+        context: int,
+        engine: EngineChoice,
+        **keywords: Any,
+    ) -> None:
+        self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
+        self.writer, self.report, self.ahead = writer, report, _Ahead(writer)
+        self.verdicts: Rewards = keywords["reward_funcs"]
+        super().__init__(
+            model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
+        )
+        if settings.lora_rank and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ExperimentError(
+                "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
+                f"take {parallel.FOLDER / 'ddp.yaml'}"
+            )
+        self.small = sum(one.numel() for one in self.model.parameters()) <= SMALL
+        # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
+        self.start = (
+            [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
+        )
+        self.engine = choice.start(
+            engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
+        )
+        if engine.name == VLLM:
+            # TRL's importance-sampling correction, without its own engine. What it would load before a generation,
+            # `_rollouts` does.
+            self.use_vllm = True
+            self.vllm_generation: Any = SimpleNamespace(sync_weights=lambda: None)
+            self._last_loaded_step = -1
+        self.rollout_seconds = 0.0
+        self.batch_began = 0.0
+        self.batch_step = 0
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.batch_began = time.perf_counter()
+        self.batch_step = self.state.global_step // self.settings.updates_per_batch
+        return super()._generate_and_score_completions(inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Called once an optimizer step.
+        if "loss" in logs:
+            entropy = self._metrics["train"].get("entropy", [math.nan])
+            self._stop_on_garbage(logs)
+            if self.state.global_step % self.settings.updates_per_batch == 0:
+                self._record({**logs, "entropy": sum(entropy) / len(entropy)})
+                done = self.batch_step + 1
+                if done in self.experiment.evaluation_steps():
+                    # After the step's record: where the last policy stands, every record does.
+                    self._save_policy(policy_folder(self.writer.folder, done))
+                self.report("step", done, self.settings.steps)
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, *args: Any, **keywords: Any) -> None:
+        self.ahead.settle()
+        super()._save_checkpoint(*args, **keywords)
+
+    def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise ExperimentError(
+                    f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
+                    f"{good_until(self.writer.folder)}; lower the learning rate"
+                )
+
+    def _save_policy(self, folder: Path) -> None:
+        self.ahead.settle()
+        weights = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            weights = self.accelerator.get_state_dict(
+                self.model_wrapped
+            )  # put together, for which all must ask
+        if parallel.first():
+            save_policy(self.run_policy, folder, weights)
+        parallel.meet()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The rollouts of this process as rows of the record."""
+        batch = self.rollouts
+        assert batch is not None
+        rows = []
+        group = batch.group.tolist()
+        advantages = batch.advantages.tolist()
+        weights, trainer_logprobs = batch.weights.tolist(), batch.trainer_logprobs.tolist()
+        for row, source in enumerate(batch.rows):
+            length = len(batch.response_ids[row])
+            rows.append(
+                {
+                    "step": self.batch_step,
+                    "problem_id": source["problem_id"],
+                    "sample": source["sample"],
+                    "group": group[row],
+                    "key": source["key"],
+                    "prompt_ids": batch.prompt_ids[row],
+                    "response_ids": batch.response_ids[row],
+                    "text": batch.texts[row],
+                    "finish_reason": source["finish_reason"],
+                    "verdict": str(self.verdicts.verdicts[row]),
+                    "reward": batch.rewards[row],
+                    "advantage": advantages[row],
+                    "weights": weights[row][:length],
+                    "sampler_logprobs": source["sampler_logprobs"],
+                    "trainer_logprobs": trainer_logprobs[row][:length],
+                    "abstained": batch.abstentions.get(row),
+                }
+            )
+        return rows
+
+    def _record(self, logs: Mapping[str, float]) -> None:
+        seconds = time.perf_counter() - self.batch_began
+        rows = parallel.gathered(self._rows())
+        distance, identity = self._distance(), parameters_hash(self.model) if self.small else ""
+        if not parallel.first():
+            return
+        step, verdicts = self.batch_step, Counter(row["verdict"] for row in rows)
+        self.ahead.write("rollouts", step, rows)
+        gaps = [
+            abs(ours - theirs)
+            for row in rows
+            for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
+        ]
+        responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
+        rewards = [row["reward"] for row in rows if row["reward"] is not None]
+        groups: dict[int, set[float]] = {}
+        for row in rows:
+            if row["reward"] is not None:
+                groups.setdefault(row["group"], set()).add(row["reward"])
+        total = sum(map(len, responses))
+        credit_seconds = self.credit_seconds
+        measured = {
+            "step": step,
+            "reward": sum(rewards) / len(rewards) if rewards else math.nan,
+            "loss": logs["loss"],
+            "gradient_norm": logs.get("grad_norm", math.nan),
+            "learning_rate": logs["learning_rate"],
+            "entropy": logs["entropy"],
+            "response_length": total / len(rows),
+            **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
+            "abstained": sum(row["abstained"] is not None for row in rows),
+            "duplicate_share": duplicate_share(responses, group),
+            "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
+            "mean_weight": sum(sum(row["weights"]) for row in rows) / max(total, 1),
+            "distance_from_start": distance,
+            "sampler_gap": sum(gaps) / max(len(gaps), 1),
+            "tokens": total,
+            "parameters_hash": identity,
+            "seconds_rollout": self.rollout_seconds,
+            "seconds_reward": self.verdicts.seconds,
+            "seconds_credit": credit_seconds,
+            "seconds_update": seconds - self.rollout_seconds - self.verdicts.seconds - credit_seconds,
+            "seconds_step": seconds,
+        }
+        self.ahead.write("steps", step, [measured])
+
+    @torch.no_grad()
+    def _distance(self) -> float:
+        if self.start is None:
+            return math.nan
+        pairs = zip(self.model.parameters(), self.start, strict=True)
+        # A policy that is split was still on the CPU when it began.
+        moved = (parallel.whole(now).cpu() - then.cpu() for now, then in pairs)
+        return math.sqrt(sum(float(one.double().square().sum()) for one in moved))
+
+
+def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
+    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here.
+
+    Over all processes, which have one part of the step's rows after the other: where a group is split between two,
+    the second goes on counting.
+    """
+    begin = time.perf_counter()
+    rows, settings = trainer._pending_rows, trainer.settings
+    before = trainer.accelerator.process_index * len(rows)
+    numbers = [(before + row) % settings.samples_per_prompt for row in range(len(rows))]
+    keys = [
+        seeds.key("rollout", trainer.run_seed, trainer.batch_step, row["problem_id"], number)
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+    prompt_ids = [row["prompt_ids"] for row in rows]
+
+    def finished(row: int, one: Sample) -> None:
+        trainer.verdicts.ask(keys[row], rows[row]["problem_id"], one)
+
+    with trainer.accelerator.autocast(), parallel.generating(trainer, trainer.engine.forwards) as model:
+        trainer.engine.take(model)
+        samples = trainer.engine.sample(
+            prompt_ids,
+            keys,
+            settings.sampling,
+            finished if trainer.verdicts.task.slow else None,
+        )
+    trainer.rollout_seconds = time.perf_counter() - begin
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": [one.ids for one in samples],
+        "logprobs": [one.logprobs for one in samples],
+        "finish_reason": [one.finish_reason for one in samples],
+        "sampler_logprobs": [one.logprobs for one in samples],
+        "key": keys,
+        "sample": numbers,
+    }
+
+
+def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
+    """The share of responses that repeat an earlier one of their group, token for token; 0 without any.
+
+    response_ids: token ids of each response. group: the group that each belongs to.
+    """
+    different = {(member, tuple(ids)) for ids, member in zip(response_ids, group, strict=True)}
+    return 1 - len(different) / len(response_ids) if response_ids else 0.0

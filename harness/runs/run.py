@@ -1,0 +1,270 @@
+"""One run: one credit method, one training seed, trained and recorded, then evaluated.
+
+Both `train` and `evaluate` go on where a stopped process left off, and a run that is finished is never touched again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback
+
+from flowtracer import credit
+from harness import parallel, provenance
+from harness.engines import choice, vllm
+from harness.engines import server as servers
+from harness.engines.base import ALONE, FLOAT16, VLLM, EngineChoice, Sampling
+from harness.errors import ExperimentError
+from harness.experiment import Experiment, check_arm, task_of
+from harness.policy import Policy, load_policy
+from harness.runs import evaluate as evaluation
+from harness.runs.checkpoints import (
+    Boundaries,
+    check_same_policy,
+    last_checkpoint,
+    naming_checkpoint,
+    parameters_hash,
+    policy_folder,
+)
+from harness.runs.recorder import RecordedTrainer, Report, Rewards
+from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
+from leaderboards import Manifest, Run, RunWriter, read_run
+from leaderboards.manifest import BITWISE, DISTRIBUTION
+
+#: Read when this module is loaded, in the process that all workers of a sweep are forked from: the code that runs is
+#: the code of that moment, whatever is committed meanwhile.
+COMMIT = provenance.git_commit()
+
+
+def manifest(experiment: Experiment, label: str, seed: int, engine: EngineChoice | None = None) -> Manifest:
+    """A run's manifest: the experiment with all its arms, whose run this is, and where it is made.
+
+    engine: the experiment's own where it is None, as in the functions below.
+    """
+    engine = engine or experiment.engine_choice()
+    versions = provenance.versions()
+    # Of the evaluation's engine: none that samples in a process that trains can be.
+    invariant = engine.name == VLLM and vllm.batch_invariant(ALONE)
+    if engine.server is not None:
+        server = servers.describe(engine.server)
+        versions, invariant = {**versions, VLLM: server.version}, server.batch_invariant
+    return Manifest(
+        experiment=experiment.resolved(),
+        experiment_hash=experiment.hash,
+        method=label,
+        seed=seed,
+        versions=versions,
+        environment_hash=provenance.environment_hash(),
+        hardware=provenance.hardware(),
+        git_commit=COMMIT,
+        batch_invariant=invariant,
+        processes=parallel.processes(),
+        # Several processes add up their gradients in an order of their own.
+        tier=choice.tier(engine.name) if parallel.processes() == 1 else DISTRIBUTION,
+    )
+
+
+def open_run(
+    experiment: Experiment, label: str, seed: int, folder: Path, engine: EngineChoice | None = None
+) -> RunWriter:
+    """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
+    writer = RunWriter(folder, manifest(experiment, label, seed, engine))
+    check_arm(experiment, label, writer.manifest, folder)
+    return writer
+
+
+def policy_of(experiment: Experiment, folder: Path | None = None) -> Policy:
+    """The experiment's initial policy, or the one that a run saved in `folder`, rendered the same way."""
+    settings = experiment.policy
+    initial = load_policy(settings.name, settings.chat, settings.system, settings.dtype)
+    if folder is None:
+        return initial
+    return load_policy(str(folder), initial.chat, settings.system, settings.dtype)
+
+
+def train(
+    experiment: Experiment,
+    label: str,
+    seed: int,
+    folder: Path,
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: EngineChoice | None = None,
+) -> bool:
+    """Trains one run from where it stands. True when its last step is done; False when `stop` asked it to stop.
+
+    `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
+    continues bit for bit.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    settings = experiment.training_of(label)
+    adapters = adapters_of(settings)
+    if experiment.policy.dtype == FLOAT16:
+        raise ExperimentError(
+            f"experiment {experiment.name}: policies train in float32 or bfloat16; float16 needs a loss scale"
+        )
+    parallel.join()
+    # The other processes of a run on several write nothing.
+    writer = (
+        open_run(experiment, label, seed, folder, engine)
+        if parallel.first()
+        else cast(Any, SimpleNamespace(folder=folder))
+    )
+    parallel.meet()
+    trained = (folder / "finished.json", policy_folder(folder, settings.steps), folder / "policy")
+    if any(path.exists() for path in trained):
+        report("step", settings.steps, settings.steps)
+        return True
+    torch.set_num_threads(1)
+    policy = policy_of(experiment)
+    if adapters is None:
+        # What is trained is kept in float32: steps of 1e-6 are lost in the eight bits of a bfloat16 weight. TRL casts
+        # to bfloat16 for forward and backward.
+        policy.model.float()
+    task = task_of(experiment.task)
+    order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
+    encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
+    method, options = experiment.credit_of(label)
+    boundaries = Boundaries(settings.updates_per_batch, stop)
+    trainer = RecordedTrainer(
+        policy=policy,
+        experiment=experiment,
+        settings=settings,
+        seed=seed,
+        writer=writer,
+        report=report,
+        context=max(map(len, encoded.values())) + settings.max_response_tokens,
+        engine=engine or experiment.engine_choice(),
+        credit=credit.get(method, **options),
+        task=task,
+        reward_funcs=Rewards(task, order, settings.reward == "random"),
+        callbacks=[boundaries],
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": policy.render(task.prompt(problem)),
+                    "prompt_ids": encoded[problem.id],
+                    "question": problem.question,
+                    "problem_id": problem.id,
+                }
+                for problem in order
+            ]
+        ),
+        args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
+        peft_config=adapters,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        check_same_policy(checkpoint, trainer.model)
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
+    if parallel.first():
+        for table in ("rollouts", "steps"):
+            writer.drop_after(table, done - 1)
+    report("step", done, settings.steps)
+    with naming_checkpoint(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return not boundaries.stopped
+
+
+def evaluate(
+    experiment: Experiment,
+    label: str,
+    seed: int,
+    folder: Path,
+    report: Report = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+    engine: EngineChoice | None = None,
+    known: dict[str, list[dict[str, Any]]] | None = None,
+) -> bool:
+    """Evaluates what `train` saved, and finishes the run. False when `stop` asked it to stop.
+
+    `known`: results of this experiment by hash of the policy's parameters. Every arm and seed
+    starts from one policy and is asked with the same noise, so the initial policy is evaluated once and its samples are
+    shared.
+    """
+    writer = open_run(experiment, label, seed, folder, engine)
+    if writer.finished:
+        return True
+    torch.set_num_threads(1)
+    known = {} if known is None else known
+    present = set(writer.steps("samples"))
+    steps = experiment.evaluation_steps()
+    for done, step in enumerate(steps):
+        if stop():
+            return False
+        if step not in present:
+            policy = policy_of(experiment, policy_folder(folder, step) if step else None)
+            identity = parameters_hash(policy.model)
+            if identity not in known:
+                known[identity] = _samples(experiment, policy, engine or experiment.engine_choice())
+            writer.write("samples", step, [{**row, "step": step} for row in known[identity]])
+        report("evaluation", done + 1, len(steps))
+    last = folder / "policy"
+    if not last.is_dir():
+        policy_folder(folder, experiment.training.steps).rename(last)
+    writer.finish(_summary(experiment, label, writer))
+    shutil.rmtree(folder / "policies", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return True
+
+
+def _samples(experiment: Experiment, policy: Policy, engine: EngineChoice) -> list[dict[str, Any]]:
+    settings = experiment.evaluation
+    sets: list[tuple[Mapping[str, Any], int, int, int | None]] = []
+    if "test" in task_of(experiment.task).splits:
+        sets.append((experiment.task, settings.problems, settings.samples, None))
+    sets += [
+        (extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more
+    ]
+    rows: list[dict[str, Any]] = []
+    for table, problems, samples, tokens in sets:
+        task = task_of(table)
+        rows += evaluation.evaluate(
+            policy,
+            task,
+            task.problems("test", problems),
+            Sampling(tokens or experiment.training.max_response_tokens, settings.temperature),
+            samples=samples,
+            batch_size=settings.batch_size,
+            engine=engine,
+        )
+    return rows
+
+
+def _summary(experiment: Experiment, label: str, writer: RunWriter) -> dict[str, Any]:
+    """A finished run's tier: a timed-out verdict costs it the bitwise one, since time depends on the machine.
+
+    And, where another engine sampled, the share of rollouts that importance sampling left out of the loss: over
+    thousands of tokens, small gaps in bfloat16 add up beyond its bound.
+    """
+    run = read_run(writer.folder)
+    timeouts = sum(run.table("steps", ["timeout"])["timeout"].to_pylist())
+    timeouts += run.table("samples", ["verdict"])["verdict"].to_pylist().count("timeout")
+    places = 1 + len(writer.manifest.resumed)
+    tier = writer.manifest.tier
+    lost = tier == BITWISE and (timeouts or places > 1)
+    summary: dict[str, Any] = {"tier": DISTRIBUTION if lost else tier}
+    if experiment.engine == VLLM and not experiment.training_of(label).sampling.truncated:
+        summary["left_out"] = _left_out(run)
+    return summary
+
+
+def _left_out(run: Run) -> float:
+    """The share of rollouts beyond TRL's bound, a step in memory at a time."""
+    beyond = total = 0
+    for step in run.step_numbers("rollouts"):
+        rows = run.table("rollouts", ["trainer_logprobs", "sampler_logprobs"], step).to_pylist()
+        ratios = [math.fsum(row["trainer_logprobs"]) - math.fsum(row["sampler_logprobs"]) for row in rows]
+        beyond += sum(ratio > math.log(IMPORTANCE_BOUND) for ratio in ratios)
+        total += len(rows)
+    return beyond / max(total, 1)

@@ -1,0 +1,181 @@
+"""Rollouts that credit methods are compared on: sampled as a run would, or recorded by one; and their token values.
+
+Monte Carlo token values follow VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679, section 4): the value of a prefix
+is the mean verdict of K continuations by the policy, each with a key of its own; the value of a whole response is its
+reward; what a token changes is the value after it minus the value before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import tasks
+from harness import experiment as experiments
+from harness import seeds
+from harness.engines.base import BFLOAT16, Sample, decoded
+from harness.engines.keyed import sample
+from harness.errors import ExperimentError
+from harness.experiment import Experiment, Training, task_of
+from harness.policy import Policy
+from harness.runs.recorder import Rewards
+from harness.runs.settings import data_order
+from leaderboards import load
+
+Row = Mapping[str, Any]
+Batches = Sequence[Sequence[Row]]
+Floats = NDArray[np.float64]
+
+#: Called with the number of parts that are done, and of all.
+Progress = Callable[[int, int], None]
+
+
+def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> list[list[dict[str, Any]]]:
+    """The rollouts of steps 0 to `batches` - 1 of training seed `seed`, as if no step moved the policy.
+
+    One list a batch; rows as in the record's table of rollouts, and the question. Step 0 is, token for token, what
+    every arm of that seed begins with where rollouts come from the transformers engine.
+    """
+    settings = experiment.training
+    task = task_of(experiment.task)
+    order = data_order(task.problems("train"), batches, settings.prompts_per_step, seed)
+    rewards = Rewards(task, order, settings.reward == "random")
+    result = []
+    for step in range(batches):
+        asked = order[step * settings.prompts_per_step : (step + 1) * settings.prompts_per_step]
+        rows: list[dict[str, Any]] = [
+            {
+                "problem_id": problem.id,
+                "question": problem.question,
+                "sample": number,
+                "group": group,
+                "key": seeds.key("rollout", seed, step, problem.id, number),
+                "prompt_ids": policy.encode(task.prompt(problem)),
+            }
+            for group, problem in enumerate(asked)
+            for number in range(settings.samples_per_prompt)
+        ]
+        with as_in_training(experiment, policy):
+            samples = _sample(
+                policy, settings, [row["prompt_ids"] for row in rows], [row["key"] for row in rows]
+            )
+        for row, one in zip(rows, samples, strict=True):
+            row |= {"response_ids": one.ids, "text": one.text, "finish_reason": one.finish_reason}
+            row["sampler_logprobs"] = one.logprobs
+        columns = {
+            name: [row[name] for row in rows] for name in ("text", "problem_id", "finish_reason", "key")
+        }
+        earned = rewards(columns.pop("text"), **columns)
+        for row, reward, verdict in zip(rows, earned, rewards.verdicts, strict=True):
+            row |= {"reward": reward, "verdict": str(verdict)}
+        result.append(rows)
+    return result
+
+
+def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, Any]]]]:
+    """The experiment of the recorded runs in `folder`, and its earliest rollouts, at most `batches` batches.
+
+    Step 0 of every seed, then step 1, and so on: the fewer updates lie before them, the closer they are to the
+    initial policy, which gradients are taken at. All arms share a seed's step 0; later steps are those of the seed's
+    first arm by name. Raises ExperimentError for runs of several experiments and for runs without rollouts.
+    """
+    runs = load(folder)
+    if len({run.manifest.experiment_hash for run in runs}) > 1:
+        raise ExperimentError(f"{folder} holds runs of several experiments: give the folder of one")
+    table = runs[0].manifest.experiment
+    experiment = experiments.from_table(
+        {key: value for key, value in table.items() if key != "name"}, table["name"]
+    )
+    questions = {problem.id: problem.question for problem in task_of(experiment.task).problems("train")}
+    first = {run.seed: run for run in reversed(runs)}
+    found: list[list[dict[str, Any]]] = []
+    for step in range(experiment.training.steps):
+        for seed in sorted(first):
+            if len(found) == batches:
+                return experiment, found
+            if rows := first[seed].table("rollouts", step=step).to_pylist():
+                found.append([{**row, "question": questions[row["problem_id"]]} for row in rows])
+    if not found:
+        raise ExperimentError(f"{folder}: its runs hold no rollouts yet; train at least one step")
+    return experiment, found
+
+
+def as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:
+    """The precision that TRL computes in: float32 weights, which bfloat16 is cast from."""
+    if experiment.policy.dtype != BFLOAT16:
+        return nullcontext()
+    return torch.autocast(policy.model.device.type, torch.bfloat16)
+
+
+def _sample(
+    policy: Policy, settings: Training, prompts: Sequence[Sequence[int]], keys: Sequence[str], spent: int = 0
+) -> list[Sample]:
+    return sample(
+        policy.model,
+        policy.tokenizer,
+        prompts,
+        keys,
+        replace(settings.sampling, max_new_tokens=settings.max_response_tokens - spent),
+    )
+
+
+def token_values(
+    policy: Policy,
+    task: tasks.Task,
+    settings: Training,
+    rows: Sequence[Row],
+    continuations: int,
+    batch_size: int = 256,
+    progress: Progress = lambda done, total: None,
+) -> list[Floats]:
+    """The verdicts of continuations of every prefix of responses: one (n + 1, K) array for a response of n tokens.
+
+    Entry [t, k]: the reward of continuation k of the first t tokens, NaN where it could not be judged; the whole
+    response has its own reward throughout. Sampled as in training, with at most the tokens that the response had left.
+    """
+    problems = {problem.id: problem for problem in task.problems("train")}
+    values = [np.full((len(row["response_ids"]) + 1, continuations), math.nan) for row in rows]
+    for found, row in zip(values, rows, strict=True):
+        found[-1] = math.nan if row["reward"] is None else row["reward"]
+    longest = max((len(row["response_ids"]) for row in rows), default=0)
+    asked = sum(len(row["response_ids"]) for row in rows) * continuations
+    done = 0
+    for spent in range(longest):  # prefixes of one length together: they have the same tokens left
+        wanted = [
+            (index, number)
+            for index, row in enumerate(rows)
+            if len(row["response_ids"]) > spent
+            for number in range(continuations)
+        ]
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
+            prompts = [
+                [*rows[index]["prompt_ids"], *rows[index]["response_ids"][:spent]] for index, _ in part
+            ]
+            keys = [seeds.key("continuation", rows[index]["key"], spent, number) for index, number in part]
+            items = []
+            for (index, _), one in zip(
+                part, _sample(policy, settings, prompts, keys, spent=spent), strict=True
+            ):
+                ids = [*rows[index]["response_ids"][:spent], *one.ids]
+                text = decoded(policy.tokenizer, ids)
+                items.append((problems[rows[index]["problem_id"]], text, one.finish_reason))
+            for (index, number), verdict in zip(part, task.verify_all(items), strict=True):
+                reward = tasks.reward_of(verdict)
+                values[index][spent, number] = math.nan if reward is None else reward
+            done += len(part)
+            progress(done, asked)
+    return values
+
+
+def value_changes(values: Floats) -> Floats:
+    """What each of n tokens changes in the value of its prefix: (n + 1, K) verdicts -> (n,)."""
+    return np.diff(np.nanmean(values, axis=1))

@@ -1,0 +1,175 @@
+"""Weights and gradients of a credit method on given rollouts, by the trainer itself, without moving the policy.
+
+The weights are those of `flowtracer.weigh` on the same rows; the gradient needs the trainer, whose loss it is of.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PrinterCallback, TrainerCallback
+
+import tasks
+from flowtracer import CreditGRPOTrainer
+from flowtracer.credit import CreditMethod
+from harness import seeds
+from harness.engines.base import FLOAT32
+from harness.errors import ExperimentError
+from harness.experiment import Training
+from harness.policy import Policy
+from harness.runs.settings import grpo_config
+from harness.studies.rollouts import Batches
+
+#: Gradients of more parameters than this are kept as a random projection to so many numbers, which keeps inner
+#: products up to 1 / sqrt(SKETCH) = 0.0007 of the lengths.
+SKETCH = 2**21
+
+
+@dataclass
+class Pass:
+    """What the trainer made of rollout batches under one credit method.
+
+    weights: one array a response, batch by batch. abstained: (batch, row) of responses that the method could not
+    judge. gradients: (batches, parameters) float32, or a projection of it; None once it is used up. gap: mean absolute
+    difference of log-probabilities from those recorded, 0 up to rounding where this policy wrote the rollouts.
+    """
+
+    weights: list[list[NDArray[np.float32]]] = field(default_factory=list)
+    advantages: list[list[float]] = field(default_factory=list)
+    abstained: set[tuple[int, int]] = field(default_factory=set)
+    gradients: NDArray[np.float32] | None = None
+    gap: float = math.nan
+
+
+class _Collector(TrainerCallback):
+    """Takes the gradient where the optimizer would, before it is cleared, and the weights that made it."""
+
+    def __init__(self, batches: Batches, signs: torch.Tensor | None) -> None:
+        self.batches, self.signs = batches, signs
+        self.result = Pass()
+        self.gradients: list[NDArray[np.float32]] = []
+        self.gaps: list[float] = []
+        self.trainer: CreditGRPOTrainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        batch, step = self.trainer.rollouts, state.global_step
+        assert batch is not None
+        lengths = [len(ids) for ids in batch.response_ids]
+        self.result.weights.append(
+            [weights[:length].cpu().numpy() for weights, length in zip(batch.weights, lengths, strict=True)]
+        )
+        self.result.advantages.append(batch.advantages.tolist())
+        self.result.abstained |= {(step, row) for row in batch.abstentions}
+        logprobs = batch.trainer_logprobs.cpu().numpy()
+        for row, now, length in zip(self.batches[step], logprobs, lengths, strict=True):
+            self.gaps += np.abs(now[:length] - row["sampler_logprobs"]).tolist()
+        self.gradients.append(flat_gradient(self.trainer.model, self.signs))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save = False
+
+    def collected(self) -> Pass:
+        self.result.gap = float(np.mean(self.gaps)) if self.gaps else math.nan
+        self.result.gradients = np.stack(self.gradients)
+        return self.result
+
+
+def gradients(
+    policy: Policy,
+    task: tasks.Task,
+    settings: Training,
+    batches: Batches,
+    method: CreditMethod,
+    dtype: str = FLOAT32,
+) -> Pass:
+    """The gradient that `method` gives on each of `batches`, and its weights; the policy does not move.
+
+    settings: the training whose loss is taken; its learning rate, steps, and clipping of the gradient's length play no
+    part, and each batch feeds one update. Raises ExperimentError for adapters.
+    """
+    if settings.lora_rank:
+        raise ExperimentError("replay takes the gradient of every parameter; set training.lora_rank to 0")
+    settings = replace(settings, steps=len(batches), updates_per_batch=1, max_gradient_norm=0.0)
+    collector = _Collector(batches, random_signs(policy.model))
+
+    def given(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
+        rows = batches[trainer.state.global_step]
+        return {
+            "prompt_ids": [list(row["prompt_ids"]) for row in rows],
+            "completion_ids": [list(row["response_ids"]) for row in rows],
+            "logprobs": [list(row["sampler_logprobs"]) for row in rows],
+            "recorded": [row["reward"] for row in rows],
+        }
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = CreditGRPOTrainer(
+            model=policy.model,
+            processing_class=policy.tokenizer,
+            rollout_func=given,
+            reward_funcs=_recorded_reward,
+            credit=method,
+            task=task,
+            args=grpo_config(settings, dtype, 0, Path(folder)),
+            train_dataset=Dataset.from_list(_asked(batches, settings.samples_per_prompt)),
+            callbacks=[collector],
+            # Plain descent at rate 0 has no state and moves nothing.
+            optimizers=(torch.optim.SGD(policy.model.parameters(), lr=0.0), None),
+        )
+        collector.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train()
+        finally:
+            policy.model.zero_grad(set_to_none=True)
+            policy.model.eval()
+    return collector.collected()
+
+
+def _asked(batches: Batches, samples: int) -> list[Mapping[str, str]]:
+    """A row of the data set for each group, in the order in which the trainer asks; prompts are given later."""
+    return [{"prompt": "", "question": row["question"]} for rows in batches for row in rows[::samples]]
+
+
+def _recorded_reward(completions: list[str], recorded: list[float | None], **_: Any) -> list[float | None]:
+    return recorded
+
+
+def random_signs(model: torch.nn.Module) -> torch.Tensor | None:
+    """One random sign a parameter, the same for every method, where gradients are projected."""
+    total = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if total <= SKETCH:
+        return None
+    generator = torch.Generator().manual_seed(seeds.integer(seeds.key("projection")))
+    return torch.randint(0, 2, (total,), dtype=torch.int8, generator=generator).mul_(2).sub_(1)
+
+
+def flat_gradient(model: torch.nn.Module, signs: torch.Tensor | None) -> NDArray[np.float32]:
+    """All gradients of a model as one vector; with `signs`, projected to SKETCH numbers.
+
+    The projection adds up every SKETCH-th entry under random signs: inner products keep their expectation (the count
+    sketch of Charikar, Chen, Farach-Colton 2002, with a fixed bucket for each entry).
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # One parameter at a time: put together on a GPU, the vector would take as much of its memory as the policy.
+    vector = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    for part, parameter in zip(
+        vector.split([parameter.numel() for parameter in parameters]), parameters, strict=True
+    ):
+        if parameter.grad is not None:
+            part.copy_(parameter.grad.detach().flatten())
+    if signs is None:
+        return vector.numpy()
+    vector *= signs
+    whole = len(vector) // SKETCH * SKETCH
+    folded = vector[:whole].view(-1, SKETCH).sum(0)
+    folded[: len(vector) - whole] += vector[whole:]
+    return folded.numpy()

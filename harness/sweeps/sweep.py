@@ -1,0 +1,234 @@
+"""Sweeps: every (method, seed) of an experiment, by workers of one thread each, here or on a Ray cluster.
+
+Training and evaluation run in processes of their own (lm-eval seeds the global generators), at most `workers` of them
+busy at once. Processes are reused, so imports are paid once. Nothing depends on how many there are, or on who runs
+what: every random choice of a run is keyed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from harness.engines.base import EngineChoice
+from harness.errors import ExperimentError
+from harness.experiment import Experiment, check_arm
+from harness.sweeps.job import (
+    DEFECT,
+    EVALUATE,
+    LOST,
+    MISTAKE,
+    PROGRESS,
+    TRAIN,
+    Job,
+    Progress,
+    Stopped,
+    Worker,
+    Workers,
+    run_folder,
+)
+from harness.sweeps.processes import Processes
+from leaderboards.declaration import BASELINE, UNTIL_DECIDED
+
+
+def reproduce(
+    experiment: Experiment,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+    only: tuple[str, int] | None = None,
+    elsewhere: Workers | None = None,
+    engine: EngineChoice | None = None,
+) -> None:
+    """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
+
+    By `workers` processes here, which sample by `engine` where one is given, or by those `elsewhere`. Finished runs are
+    not repeated. Where the experiment declares to stop when decided, seeds are run one after the other, all arms of
+    each, until every arm has an outcome.
+
+    Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
+    run has saved a checkpoint. The same call goes on from there.
+    """
+    from leaderboards import read_run
+
+    if workers < 1:
+        raise ExperimentError(f"--workers must be at least 1, not {workers}")
+    whole = experiment.training.steps + len(experiment.evaluation_steps())
+    # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
+    seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds)]
+    chosen = [[only]] if only else seeds
+    jobs = [[_job(folder, label, seed) for label, seed in pairs] for pairs in chosen]
+    finished = [job for job in chain.from_iterable(jobs) if _finished(job)]
+    for job in finished:  # they are not opened again, and must not be of another arm under the same label
+        check_arm(experiment, job.label, read_run(job.folder).manifest, job.folder)
+    claim(experiment, folder)
+    done = len(finished)
+    progress.begin(whole * sum(map(len, jobs)), whole * done)
+    if only is None and experiment.declaration.stopping == UNTIL_DECIDED:
+        rounds = _until_decided(experiment, folder, jobs)
+    else:
+        rounds = iter([list(chain.from_iterable(jobs))])
+    _Sweep(rounds, elsewhere or Processes(experiment, workers, engine), progress).run()
+
+
+def _job(folder: Path, label: str, seed: int) -> Job:
+    return Job(TRAIN, label, seed, run_folder(folder, label, seed))
+
+
+def _finished(job: Job) -> bool:
+    return (job.folder / "finished.json").exists()
+
+
+def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job]]) -> Iterator[list[Job]]:
+    """The jobs of one seed after the other, up to the seed after which every arm is decided."""
+    from leaderboards import compare, load
+
+    for seed, of_seed in enumerate(jobs):
+        yield of_seed
+        # A folder may hold later seeds, of arms that were there before another was added: the rule looks at none.
+        runs = [run for run in load(folder) if run.seed <= seed and run.method in experiment.methods]
+        if not compare(runs, baseline=BASELINE).undecided:
+            return
+
+
+def claim(experiment: Experiment, folder: Path) -> None:
+    """Writes experiment.json, or checks the one that is there."""
+    path = folder / "experiment.json"
+    record = {"experiment_hash": experiment.hash, "experiment": experiment.resolved()}
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())["experiment_hash"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ExperimentError(
+                f"{path} cannot be read: remove it, or give another folder with --out"
+            ) from None
+        if found != experiment.hash:
+            raise ExperimentError(
+                f"{folder} holds another experiment ({found[:12]}, this one is {experiment.hash[:12]}): "
+                "give another folder with --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ExperimentError(
+            f"{folder} is not empty and holds no experiment: give another folder with --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".experiment.json.{os.getpid()}")
+    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    aside.rename(path)
+
+
+class _Sweep:
+    """One sweep in progress."""
+
+    def __init__(self, rounds: Iterator[list[Job]], pool: Workers, progress: Progress) -> None:
+        self.rounds, self.pool, self.progress = rounds, pool, progress
+        self.waiting = {TRAIN: deque[Job](), EVALUATE: deque[Job]()}
+        self.workers: list[Worker] = []
+        self.lost: Counter[Path] = Counter()
+        self.told: Counter[Path] = Counter()
+        self.interrupted = False
+
+    def run(self) -> None:
+        try:
+            while self._assign() or self._busy() or self._next_round():
+                try:
+                    self._listen()
+                except KeyboardInterrupt:
+                    if self.interrupted:
+                        raise
+                    self.interrupted = True
+                    self.pool.stop()
+                    for queue in self.waiting.values():
+                        queue.clear()
+        except KeyboardInterrupt:
+            raise Stopped from None
+        finally:
+            for worker in self.workers:
+                worker.close()
+            self.pool.close()
+        if self.interrupted:
+            raise Stopped
+
+    def _next_round(self) -> bool:
+        """Fills the queue with the next jobs that are not finished. False when there are none."""
+        if self.interrupted:
+            return False
+        for jobs in self.rounds:
+            self.waiting[TRAIN].extend(job for job in jobs if not _finished(job))
+            if self.waiting[TRAIN]:
+                return True
+        return False
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _assign(self) -> bool:
+        """Gives waiting jobs to idle workers, evaluations first: they finish runs. True if it gave any."""
+        gave = False
+        for action in (EVALUATE, TRAIN):
+            while self.waiting[action] and len(self._busy()) < self.pool.limit():
+                idle = [worker for worker in self.workers if worker.takes(action) and worker.job is None]
+                if not idle:
+                    idle = [self.pool.start(action)]
+                    self.workers += idle
+                idle[0].give(self.waiting[action].popleft())
+                gave = True
+        return gave
+
+    def _listen(self) -> None:
+        """Handles what busy workers report."""
+        busy = self._busy()
+        if not busy:
+            return  # a round has only just begun
+        for worker, kind, value in self.pool.listen(busy):
+            job = worker.job
+            assert job is not None
+            if kind == PROGRESS:
+                self.progress.advance(job, value - worker.reported)
+                self.told[job.folder] += value - worker.reported
+                worker.reported = value
+            elif kind == MISTAKE:
+                raise ExperimentError(value)
+            elif kind == DEFECT:
+                raise RuntimeError(f"{job} failed:\n{value}")
+            elif kind == LOST:
+                self._again(worker, job, value)
+            else:
+                worker.job = None
+                if value and job.action == TRAIN and not self.interrupted:
+                    evaluation = Job(EVALUATE, job.label, job.seed, job.folder)
+                    # On the same worker if it does both: the run's files are there.
+                    if worker.takes(EVALUATE):
+                        worker.give(evaluation)
+                    else:
+                        self.waiting[EVALUATE].append(evaluation)
+                elif value:
+                    self.progress.finished(job)
+
+    def _again(self, worker: Worker, job: Job, reason: str) -> None:
+        """Puts the job of a worker that is gone in front of the others, or gives up."""
+        worker.close()
+        self.workers.remove(worker)
+        self.lost[job.folder] += 1
+        if self.lost[job.folder] > self.pool.losses:
+            raise ExperimentError(
+                f"the process of {job} {reason}; {_last_checkpoint(job.folder)}: "
+                "run the same command again, it goes on"
+            )
+        self.progress.advance(job, -self.told.pop(job.folder, 0))
+        if self.interrupted:
+            return
+        self.progress.note(f"the process of {job} {reason}; it is started again")
+        self.waiting[TRAIN].appendleft(Job(TRAIN, job.label, job.seed, job.folder))
+
+
+def _last_checkpoint(folder: Path) -> str:
+    """Where a run that was cut off goes on from, in words."""
+    from harness.runs.checkpoints import last_checkpoint
+
+    found = last_checkpoint(folder)
+    return f"its last good checkpoint is {found}" if found else "it has no checkpoint yet"

@@ -1,0 +1,110 @@
+"""What a reader of a comparison must know: how far it can be repeated, what is missing, what is mixed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from leaderboards import estimates
+from leaderboards.declaration import Declaration
+from leaderboards.manifest import DISTRIBUTION, weakest
+from leaderboards.records import Run
+from leaderboards.scores import RunScores
+
+
+def tier(runs: Sequence[Run], scores: Sequence[RunScores]) -> str:
+    """The weakest tier of the runs; T2 where places are mixed, or a timeout depended on the machine."""
+    claimed = [run.manifest.tier for run in runs]
+    claimed += [
+        str(run.closing["summary"]["tier"])
+        for run in runs
+        if run.closing and "tier" in run.closing["summary"]
+    ]
+    timeouts = sum(score.total("timeout") + score.training.get("timeout", 0) for score in scores)
+    mixed = any(len(_places(runs, key)) > 1 for key in ("versions", "hardware"))
+    return weakest([*claimed, *([DISTRIBUTION] if mixed or timeouts else [])])
+
+
+def _places(runs: Sequence[Run], key: str) -> list[Any]:
+    """The different values that a key of the places has where the runs were made."""
+    values: list[Any] = []
+    for run in runs:
+        for place in run.manifest.places:
+            if getattr(place, key) not in values:
+                values.append(getattr(place, key))
+    return values
+
+
+def notes(
+    runs: Sequence[Run],
+    finished: Sequence[Run],
+    scores: Mapping[tuple[str, int], RunScores],
+    methods: Mapping[str, Any],
+    declaration: Declaration,
+) -> Iterator[str]:
+    """Sentences on unfinished and missing runs, mixed places, rollouts left out and answers that were not judged."""
+    unfinished = [f"{run.method} seed {run.seed}" for run in runs if not run.finished]
+    if unfinished:
+        yield f"{len(unfinished)} unfinished, not counted: {_some(unfinished)}"
+    absent = [label for label in methods if label not in {run.method for run in finished}]
+    if absent:
+        yield f"declared but without a finished run: {', '.join(absent)}"
+    declared = finished[0].manifest.experiment.get("seeds")
+    if not declaration.sequential and isinstance(declared, int):
+        counts = sorted(Counter(run.method for run in finished).values())
+        if counts[0] < declared:
+            span = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
+            yield (
+                f"{span} of the {declared} declared seeds are run: an outcome before the last one is a look, not the "
+                "declared test"
+            )
+    for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):
+        places = _places(finished, key)
+        if len(places) > 1:
+            yield f"runs come from {len(places)} different {what}"
+    for label, shares in _left_out(finished).items():
+        if max(shares) > 0:
+            mean, most = 100 * sum(shares) / len(shares), 100 * max(shares)
+            yield (
+                f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most "
+                "in a run: engine and trainer gave them other probabilities"
+            )
+    for verdict, what in (("timeout", "timed out"), ("error", "could not be judged")):
+        hit = [
+            f"{label} seed {seed}"
+            for (label, seed), score in sorted(scores.items())
+            if score.total(verdict) or score.training.get(verdict)
+        ]
+        if hit:
+            yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
+
+
+def _left_out(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Per arm, the share that each run lost to importance sampling; only of engines that give another probability."""
+    shares: dict[str, list[float]] = {}
+    for run in runs:
+        assert run.closing is not None
+        if "left_out" in run.closing["summary"]:
+            shares.setdefault(run.method, []).append(float(run.closing["summary"]["left_out"]))
+    return shares
+
+
+def nothing_learnt(scores: Sequence[RunScores], declaration: Declaration) -> Iterator[str]:
+    """A comparison by evaluations, in which the baseline cannot be told from its own start, tests no credit."""
+    if declaration.metric == "training_reward_area" or any(len(score.accuracies) < 2 for score in scores):
+        return
+    gains = [
+        score.accuracies[max(score.accuracies)] - score.accuracies[min(score.accuracies)] for score in scores
+    ]
+    interval = estimates.t_interval(gains, 1 - declaration.alpha)
+    if interval is not None and interval[0] <= 0:
+        yield (
+            f"{scores[0].run.method} itself gains {math.fsum(gains) / len(gains):+.3f} "
+            f"[{interval[0]:+.3f}, {interval[1]:+.3f}] over its start: credit has little to show where little is learnt"
+        )
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

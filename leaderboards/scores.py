@@ -1,0 +1,186 @@
+"""One finished run reduced to numbers: its metrics, its curves, and what was asked at the last evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leaderboards import estimates
+from leaderboards.format import VERDICTS, RecordError
+from leaderboards.records import Run
+
+Problem = tuple[str, str]  # task, problem id
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """One finished run reduced to numbers."""
+
+    run: Run = field(repr=False)
+    #: Metric name to value; a metric that the run cannot give is absent.
+    metrics: dict[str, float]
+    #: Training step to mean reward; evaluation step to accuracy on the training task's own test problems
+    #: (the mean over tasks where that task is not among those evaluated).
+    rewards: dict[int, float] = field(repr=False)
+    accuracies: dict[int, float] = field(repr=False)
+    #: At the last evaluation: accuracy of each task, share of correct samples of each problem, verdicts by
+    #: task.
+    tasks: dict[str, float]
+    problems: dict[Problem, float] = field(repr=False)
+    verdicts: dict[str, dict[str, int]]
+    #: Means over training steps; `distance_from_start` is the last step's.
+    training: dict[str, float]
+    #: Seconds a step by phase, `seconds_total`, `tokens`.
+    cost: dict[str, float]
+    #: What was asked at the last evaluation, and with which sampling keys.
+    questions: str = field(repr=False)
+    keys: str = field(repr=False)
+
+    def total(self, verdict: str) -> int:
+        """How many samples of the last evaluation had this verdict, over all tasks."""
+        return sum(counts[verdict] for counts in self.verdicts.values())
+
+
+_TRAINING = (
+    "entropy",
+    "response_length",
+    "duplicate_share",
+    "signal_share",
+    "mean_weight",
+    "gradient_norm",
+    "sampler_gap",
+)
+_SECONDS = tuple(f"seconds_{phase}" for phase in ("rollout", "reward", "credit", "update", "step"))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def score_run(run: Run) -> RunScores:
+    """Reduce a finished run to numbers. RecordError that names the run for values that are not finite."""
+    training = _training(run)
+    evaluation = _evaluation(run)
+    metrics = metrics_of(training["rewards"], evaluation["accuracies"])
+    return RunScores(run=run, metrics=metrics, **training, **evaluation)
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """The fields of RunScores that come from the training steps."""
+    columns = (
+        "step",
+        "reward",
+        "abstained",
+        "distance_from_start",
+        "tokens",
+        *_TRAINING,
+        *_SECONDS,
+        *VERDICTS,
+    )
+    steps = run.table("steps", columns).to_pydict()
+    rewards = dict(zip(steps["step"], steps["reward"], strict=True))
+    for step, reward in rewards.items():
+        if not math.isfinite(reward):
+            raise RecordError(
+                f"{run.folder}: the reward of step {step} is {reward}; remove the run and repeat it"
+            )
+    if not rewards:
+        return {"rewards": {}, "training": {}, "cost": {}}
+    rollouts = max(1, sum(sum(steps[verdict]) for verdict in VERDICTS))
+    training = {name: math.fsum(steps[name]) / len(rewards) for name in _TRAINING}
+    training["truncated"] = sum(steps["truncated"]) / rollouts
+    training["timeout"] = sum(steps["timeout"])
+    training["error"] = sum(steps["error"])
+    training["abstained"] = sum(steps["abstained"]) / rollouts
+    training["distance_from_start"] = steps["distance_from_start"][-1]
+    cost = {name: math.fsum(steps[name]) / len(rewards) for name in _SECONDS}
+    cost["seconds_total"] = math.fsum(steps["seconds_step"])
+    cost["tokens"] = sum(steps["tokens"])
+    return {"rewards": rewards, "training": training, "cost": cost}
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    """The fields of RunScores that come from the evaluation samples."""
+    samples = run.table("samples", ["step", "task", "problem_id", "sample", "key", "verdict", "reward"])
+    if pc.any(pc.is_nan(pc.fill_null(samples["reward"], 0.0))).as_py():
+        raise RecordError(f"{run.folder}: an evaluation reward is NaN; remove the run and repeat it")
+    unknown = sorted(set(samples["verdict"].unique().to_pylist()) - set(VERDICTS))
+    if unknown:
+        raise RecordError(
+            f"{run.folder}: an evaluation has the verdict {unknown[0]!r}; there are {', '.join(VERDICTS)}"
+        )
+    by_step = _shares(samples)
+    trained = run.manifest.task
+    accuracies = {step: accuracy(over_tasks(problems), trained) for step, problems in by_step.items()}
+    if any(math.isnan(value) for value in accuracies.values()):
+        raise RecordError(f"{run.folder}: no sample of an evaluation could be scored (verdict error)")
+    if not accuracies:
+        empty: dict[str, Any] = {"accuracies": {}, "tasks": {}, "problems": {}, "verdicts": {}}
+        return {**empty, "questions": "", "keys": ""}
+    last = max(accuracies)
+    final = samples.filter(pc.equal(samples["step"], last)).to_pydict()
+    counts = Counter(zip(final["task"], final["verdict"], strict=True))
+    asked = list(zip(final["task"], final["problem_id"], final["sample"], final["key"], strict=True))
+    return {
+        "accuracies": accuracies,
+        "tasks": over_tasks(by_step[last]),
+        "problems": by_step[last],
+        "verdicts": {
+            name: {verdict: counts[name, verdict] for verdict in VERDICTS}
+            for name in sorted({name for name, _ in counts})
+        },
+        "questions": _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample, _ in asked),
+        "keys": _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked),
+    }
+
+
+def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) -> dict[str, float]:
+    """The metrics that these curves give: training step to mean reward, evaluation step to accuracy."""
+    metrics = {}
+    if rewards:
+        metrics["training_reward_area"] = math.fsum(rewards.values()) / len(rewards)
+    if accuracies:
+        metrics["final_accuracy"] = accuracies[max(accuracies)]
+    if len(accuracies) > 1:
+        area = estimates.area_under_curve(list(accuracies), list(accuracies.values()))
+        metrics["evaluation_area"] = area
+    return metrics
+
+
+def _shares(samples: pa.Table) -> dict[int, dict[Problem, float]]:
+    """Step to problem to the share of correct samples; those that could not be judged are left out."""
+    judged = samples.filter(pc.not_equal(samples["verdict"], "error"))
+    correct = pc.equal(judged["verdict"], "correct").cast(pa.float64())
+    judged = judged.append_column("correct", correct)
+    means = judged.group_by(["step", "task", "problem_id"], use_threads=False).aggregate(
+        [("correct", "mean")]
+    )
+    shares: dict[int, dict[Problem, float]] = {step: {} for step in sorted(set(samples["step"].to_pylist()))}
+    for row in sorted(means.to_pylist(), key=lambda row: (row["step"], row["task"], row["problem_id"])):
+        shares[row["step"]][row["task"], row["problem_id"]] = row["correct_mean"]
+    return shares
+
+
+def over_tasks(problems: Mapping[Problem, float]) -> dict[str, float]:
+    """The mean over each task's problems."""
+    by_task: dict[str, list[float]] = {}
+    for (task, _), value in problems.items():
+        by_task.setdefault(task, []).append(value)
+    return {task: math.fsum(values) / len(values) for task, values in sorted(by_task.items())}
+
+
+def accuracy(tasks: Mapping[str, float], trained: str | None) -> float:
+    """The accuracy on the task that was trained, which the declared metrics are about.
+
+    The mean over tasks where the trained one is not among them; NaN without any.
+    """
+    if trained is not None and trained in tasks:
+        return tasks[trained]
+    return math.fsum(tasks.values()) / len(tasks) if tasks else math.nan

@@ -1,0 +1,121 @@
+"""Protects replay as a whole: what it says of `decision` is what is known of it, and nothing breaks without signal."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from flowtracer import credit
+from harness import ExperimentError, cli
+from harness.runs import run
+from harness.studies import replay, rollouts
+
+
+@pytest.fixture
+def policy(tiny_experiment):
+    return run.policy_of(tiny_experiment())
+
+
+def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
+    built = tiny_experiment(("uniform", "oracle_mask"))
+    batches = rollouts.fresh(built, policy, 6, 0)
+    methods = replay.methods_of(built, ["oracle_mask", "flow", "anti_oracle", "constant"])
+    assert list(methods)[0] == "uniform"
+    found = replay.replay(built, policy, batches, "here", methods, valued=6, continuations=8)
+    figures = {one.label: one for one in found.figures}
+    assert figures["oracle_mask"].decisive[0] == 1 and figures["anti_oracle"].decisive[0] == 0
+    assert figures["uniform"].decisive[0] == 0.5 and figures["uniform"].to_uniform[0] == pytest.approx(1)
+    assert figures["constant"].to_uniform[0] == pytest.approx(1)
+    assert figures["constant"].ratio == pytest.approx(figures["uniform"].ratio, abs=1e-3)
+    assert figures["constant"].ratio_difference == pytest.approx(0, abs=1e-3)
+    assert figures["oracle_mask"].value_direction[0] > 0.2 > figures["anti_oracle"].value_direction[0]
+    assert figures["uniform"].value_size is None, "weights that are all equal rank nothing"
+    assert "uniform" not in found.correlations
+    assert found.correlations["oracle_mask"]["anti_oracle"] == pytest.approx(-1)
+    assert found.overlaps["flow"]["flow"] == pytest.approx(1)
+    for sheet in replay.sheets(found):
+        assert all(len(row) == len(sheet.columns) for row in sheet.rows)
+    assert any("6 batches, 96 responses" in line for line in replay.facts(found))
+
+
+def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, policy):
+    """Every response has the same reward: no gradient, no direction, no crash."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 3, 0)
+    dead = [[{**row, "reward": 0.0, "verdict": "wrong"} for row in rows] for rows in batches]
+    found = replay.replay(built, policy, dead, "here", replay.methods_of(built, ["flow"]), continuations=0)
+    assert found.dead == 3 and found.valued == 0
+    for one in found.figures:
+        assert one.ratio is one.to_large is one.to_uniform is None
+        assert one.mean_weight >= 1
+    assert any("3 of 3 batches" in line for line in replay.facts(found))
+    assert replay.sheets(found)
+
+
+def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
+    """Flow abstains on all of them, and says so; a single batch has no spread."""
+    built = tiny_experiment(max_response_tokens=4)
+    batches = rollouts.fresh(built, policy, 1, 0)
+    assert {row["verdict"] for row in batches[0]} == {"truncated"}
+    batches = [[{**row, "reward": float(index % 2)} for index, row in enumerate(batches[0])]]
+    found = replay.replay(built, policy, batches, "here", replay.methods_of(built, ["flow"]), continuations=0)
+    flow = next(one for one in found.figures if one.label == "flow")
+    assert flow.abstained == 1 and flow.decisive is None
+    assert flow.ratio is None and flow.to_large is None
+    assert flow.to_uniform[0] == pytest.approx(1)
+    assert replay.sheets(found)
+
+
+def test_a_task_that_does_not_know_its_decisive_tokens_leaves_the_oracles_out(policy, tiny_experiment):
+    built = tiny_experiment()
+    built = replace(built, policy=replace(built.policy, name="arithmetic"), task={"name": "arithmetic"})
+    policy = run.policy_of(built)
+    batches = rollouts.fresh(built, policy, 2, 0)
+    methods = replay.methods_of(built, ["oracle", "position"])
+    found = replay.replay(built, policy, batches, "here", methods, continuations=0)
+    assert set(found.left_out) == {"oracle"} and [one.label for one in found.figures] == [
+        "uniform",
+        "position",
+    ]
+    assert all(one.decisive is None for one in found.figures)
+
+
+def test_arms_with_options_join_the_registry(tiny_experiment):
+    built = tiny_experiment()
+    built = replace(
+        built, methods={"uniform": {"credit": "uniform"}, "strong": {"credit": "flow", "gamma": 3.0}}
+    )
+    methods = replay.methods_of(built, None)
+    assert set(methods) == {*credit.names(), "strong"} and methods["strong"][0].gamma == 3.0
+    with pytest.raises(ExperimentError, match="unknown credit method 'folw'"):
+        replay.methods_of(built, ["folw"])
+
+
+def test_the_command_prints_and_exports(tmp_path, capsys):
+    export = tmp_path / "replay.json"
+    wanted = ["replay", "decision", "--batches", "2", "--prompts", "2", "--methods", "flow,oracle_mask"]
+    assert cli.main([*wanted, "--valued", "2", "--continuations", "2", "--export", str(export)]) == 0
+    printed = capsys.readouterr().out
+    assert "oracle_mask" in printed and "signal/noise" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    figures = {one["label"]: one for one in json.loads(export.read_text())["figures"]}
+    assert set(figures) == {"uniform", "flow", "oracle_mask"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["decsion"], "unknown experiment"),
+        (["decision", "--batches", "0"], "--batches 0"),
+        (["decision", "--methods", "folw"], "folw"),
+        (["decision", "--export", "x.html"], ".json, .md"),
+        (["decision", "--policy", "/nowhere"], "/nowhere"),
+        (["HERE"], "no run in it"),
+        (["HERE", "--policy", "decision"], "goes with an experiment"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
+    arguments = [str(tmp_path) if one == "HERE" else one for one in arguments]
+    assert cli.main(["replay", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
