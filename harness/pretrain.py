@@ -74,18 +74,18 @@ class Recipe:
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 1400) -> Recipe:
+def _decision(variant: str, steps: int = 600) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
-        alphabet="abcdefghijklmnopqrstuvABCDEFGH?#",
+        alphabet="abcdefghijklmnopqr0123456789ABCDEFGH?#",
         layers=6,
         width=64,
         inner_width=128,
         heads=4,
         groups=2,
         context=64,
-        max_new_tokens=28,
+        max_new_tokens=32,
         steps=steps,
         batch=64,
         learning_rate=3e-3,

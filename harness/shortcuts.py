@@ -61,10 +61,13 @@ RULES: Mapping[str, Rule] = {
     "before it stands in the prompt": lambda prompt, text: [
         float(at > 0 and text[at - 1] in prompt) for at in range(len(text) + 1)
     ],
-    "after a delimiter": lambda prompt, text: [
-        float(at > 0 and text[at - 1] not in LETTERS) for at in range(len(text) + 1)
+    "after the head": lambda prompt, text: [
+        float(text[max(0, at - 2) : at - 1] in "0123456789?" and at > 3) for at in range(len(text) + 1)
     ],
-    "before a delimiter": lambda prompt, text: [float(one not in LETTERS) for one in text[1:]] + [0.0, 0.0],
+    "before a delimiter": lambda prompt, text: [float(one in "#0123456789") for one in text[1:]] + [0.0, 0.0],
+    "before it early in the alphabet": lambda prompt, text: [
+        -float(ord(text[at - 1])) if at else 0.0 for at in range(len(text) + 1)
+    ],
 }
 
 
@@ -107,7 +110,7 @@ def responses(
         part = asked[start : start + batch]
         keys = [seeds.key("shortcuts", problem.id, start + row) for row, problem in enumerate(part)]
         prompts = [policy.encode(problem.question) for problem in part]
-        samples = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(32))
+        samples = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(40))
         pairs += [(problem.question, one) for problem, one in zip(part, samples, strict=True)]
     return [(prompt, one) for prompt, one in pairs if task.extract(one.text) is not None]
 

@@ -1,26 +1,25 @@
 """Decision: one token decides, many do not; which ones is known by construction, but to no rule that reads no model.
 
-A prompt is two context letters, a letter without meaning, a place and a question mark, such as `cafm?`. A response
-repeats context and place, writes a body of 14 letters, then `#` and the answer: the letter that stands at that place
-of the body, in capitals: `cam` `hbeagcdbbfahce` `#G` (`i` is the first place, `m` the fifth). A hidden table maps
-the context to the right answer; nothing in the warm start tells it, so only reinforcement learning can.
+A prompt is two context letters, a letter without meaning, a place and a question mark, such as `caf3?`. A response
+repeats context and place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter
+that stands at that place, in capitals: `ca3` `ihjbkelamgncodpbqbrf` `#3A` (`i` labels place 0, `l` place 3). A hidden
+table maps the context to the right answer; nothing in the warm start tells it, so only reinforcement learning can.
 
-No rule about places, letters or delimiters finds the deciding letter, by construction:
+No rule about places, letters or delimiters finds the deciding letter among the ten, by construction:
 
-- Each letter of the body is drawn alike and independently, the deciding one too, and the place is drawn apart from
-  them: all letters of the body are exchangeable given everything but the place.
-- All places are equally frequent. As many tokens stand before the body as after it (`#`, the answer, the end), so
-  early and late are at chance over the whole response too.
-- Nothing in the text marks the place: one has to count. The answer is a capital, so it repeats no letter.
+- The ten are drawn alike and independently, and the place is drawn apart from them: they are exchangeable.
+- All places are equally frequent. As many tokens stand before the ten as behind them, so early and late are at chance
+  over the whole response too.
+- Nothing in the text marks the place: labels are the same in every response, and one has to know that 3 is `l`. The
+  answer is a capital, so it repeats no letter.
 
-How can the policy know where its decision stands? It learns to count. In half of the demonstrations the question
-mark is a letter instead, an order: `cafmg` asks for a `g` at place `m`. A question mark means that the policy is to
-decide. Without orders the warm start would teach where to read the decision, not where it is written.
+How can the policy know where its decision stands? Labels tell it where it is, and in half of the demonstrations the
+question mark is a letter instead, an order: `caf3g` asks for a `g` at place 3. A question mark means that the policy is
+to decide. Without orders the warm start would teach where to read the decision, not where it is written.
 
-Variants: `aligned` as above; `decoy` names two places and copies both letters (`#GB`), the second without value, so
-that a token of high flow decides nothing; `chain` copies the decision in three hops: behind the body come two copies,
-each of the token that the decision has reached (`...ceGG#G`). Its head repeats the whole prompt, so that five tokens
-stand on either side of the body.
+Variants: `aligned` as above; `decoy` names two places and copies both letters (`#3A5C`), the second without value, so
+that a token of high flow decides nothing; `chain` copies the decision in three hops, each from the token that it has
+reached: `3AA#A`. Both repeat more of the prompt, so that as many tokens stand on either side of the ten.
 """
 
 from __future__ import annotations
@@ -36,39 +35,34 @@ from tasks.problem import Problem, Task, TaskError, Verdict, register
 
 LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
-PLACES = "ijklmnopqrstuv"
+PLACES = "0123456789"
+LABELS = "ijklmnopqr"
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a variant writes: its head (the group is the places' names), letters in its body, copies behind the body.
+    """How a variant writes.
 
-    letters: of the body in a demonstration. A response may have any number that holds the places it names: a policy
-    that loses count keeps its answer.
+    head: what comes before the first label; its group is the places' names. tail: what comes behind the last letter;
+    its group is the answer.
     """
 
     head: str
-    letters: int
-    copies: int
-    answer: int
-
-    @property
-    def start(self) -> re.Pattern[str]:
-        """A response up to the end of its body, finished or not; groups 1 and 2 are the places and the body."""
-        return re.compile(f"{self.head}([{LETTERS}]*)")
+    tail: str
 
     @property
     def whole(self) -> re.Pattern[str]:
-        """A whole response; group 3 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
-        return re.compile(f"{self.start.pattern}[{ANSWERS}]{{{self.copies}}}#([{ANSWERS}]{{{self.answer}}})")
+        """A whole response; group 2 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
+        body = "".join(f"{label}[{LETTERS}]" for label in LABELS)
+        return re.compile(self.head + body + self.tail)
 
 
 FORMS = {
-    "aligned": Form(head=f"[a-d]{{2}}([{PLACES}])", letters=14, copies=0, answer=1),
-    "decoy": Form(head=f"[a-d]{{2}}([{PLACES}]{{2}})", letters=14, copies=0, answer=2),
-    "chain": Form(head=f"[a-d]{{2}}[{LETTERS}]([{PLACES}])[?]", letters=14, copies=2, answer=1),
+    "aligned": Form(head=r"[a-d]{2}(\d)", tail=r"#\d([A-H])"),
+    "decoy": Form(head=r"[a-d]{2}[a-h](\d\d)", tail=r"#\d([A-H]\d[A-H])"),
+    "chain": Form(head=r"[a-d]{2}[a-h](\d)[?]", tail=r"\d[A-H]{2}#([A-H])"),
 }
-TEST_PROBLEMS = 512
+TEST_PROBLEMS = 256
 
 
 def _hidden_table() -> dict[str, str]:
@@ -84,7 +78,7 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 14 places: 1,792, of which 512 are to
+    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 10 places: 1,280, of which 256 are to
     test.
 
     variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
@@ -111,10 +105,10 @@ class Decision(Task):
             raise self.unknown_split(split)
         source = random.Random(f"decision/split/{self.variant}")
         questions = [
-            f"{context}{letter}{self._names(place, source)}?"
+            f"{context}{letter}{self._named(place, source)}?"
             for context in TABLE
             for letter in LETTERS
-            for place in range(self.form.letters)
+            for place in PLACES
         ]
         source.shuffle(questions)
         chosen = questions[:TEST_PROBLEMS] if split == "test" else questions[TEST_PROBLEMS:]
@@ -124,10 +118,11 @@ class Decision(Task):
             if question[:2] in self.contexts
         ][:limit]
 
-    def _names(self, place: int, source: random.Random) -> str:
-        """The names of a decision's place and, for a decoy, of another one drawn from `source`."""
-        others = [other for other in range(self.form.letters) if other != place]
-        return PLACES[place] + (PLACES[source.choice(others)] if self.variant == "decoy" else "")
+    def _named(self, place: str, source: random.Random) -> str:
+        """What a prompt says of places: the decision's and, for a decoy, another one drawn from `source`."""
+        if self.variant != "decoy":
+            return place
+        return place + source.choice(PLACES.replace(place, ""))
 
     def problem_from(self, question: str, gold: Any) -> Problem:
         if gold not in tuple(ANSWERS):
@@ -136,36 +131,46 @@ class Decision(Task):
 
     def extract(self, text: str) -> tuple[int, int] | None:
         match = self.form.whole.fullmatch(text)
-        return match.span(3) if match is not None and self.named(text) else None
+        return None if match is None else match.span(2)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
     def respond(self, answer: str) -> str:
-        body = LETTERS[0] * self.form.letters
-        head = {"aligned": "aai", "decoy": "aaij", "chain": "aaai?"}[self.variant]
-        return f"{head}{body}{ANSWERS[0] * self.form.copies}#{answer}{ANSWERS[0] * (self.form.answer - 1)}"
+        head, tail = {
+            "aligned": ("aa0", "#0{}"),
+            "decoy": ("aaa01", "#0{}1A"),
+            "chain": ("aaa0?", "0AA#{}"),
+        }[self.variant]
+        return head + "".join(label + LETTERS[0] for label in LABELS) + tail.format(answer)
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
         return [(place, place + 1) for place in self.named(text)[:1]]
 
     def named(self, text: str) -> list[int]:
         """Where the letters stand whose places a response names: the decision, then the decoy. Empty where it names no
-        places, or has not reached them.
+        places, or has not reached them all.
         """
-        match = self.form.start.match(text)
-        if match is None:
+        head = re.match(self.form.head, text)
+        drawn = self.drawn(text)
+        if head is None or max(map(int, head[1])) >= len(drawn):
             return []
-        places = [match.start(2) + PLACES.index(name) for name in match[1]]
-        return places if max(places) < match.end(2) else []
+        return [drawn[int(place)] for place in head[1]]
 
-    def drawn(self, text: str) -> range:
-        """Where the letters stand that chance draws under the warm start: the body.
+    def drawn(self, text: str) -> list[int]:
+        """Where the letters stand that chance draws under the warm start, as far as a response has got.
 
         The deciding letter is one of them, and no rule may find it among them.
         """
-        match = self.form.start.match(text)
-        return range(0) if match is None else range(*match.span(2))
+        head = re.match(self.form.head, text)
+        places: list[int] = []
+        for label in LABELS if head is not None else "":
+            assert head is not None
+            at = head.end() + 2 * len(places)
+            if text[at : at + 1] != label or text[at + 1 : at + 2] not in tuple(LETTERS):
+                break
+            places.append(at + 1)
+        return places
 
     def unordered(self, prompt: str, text: str) -> list[int]:
         """Where the letters of a demonstration stand that its prompt leaves to chance."""
@@ -173,9 +178,13 @@ class Decision(Task):
         return [place for place in self.drawn(text) if place not in ordered]
 
     def copied(self, text: str) -> str:
-        """What a response should write behind its body, from what its body says: copies, `#`, answer."""
-        letters = "".join(text[place].upper() for place in self.named(text))
-        return f"{letters * self.form.copies}#{letters}"
+        """What a response should write behind its letters, from what they are."""
+        names = re.match(self.form.head, text)
+        assert names is not None
+        letters = [text[place].upper() for place in self.named(text)]
+        if self.variant == "chain":
+            return f"{names[1]}{letters[0]}{letters[0]}#{letters[0]}"
+        return "#" + "".join(name + letter for name, letter in zip(names[1], letters, strict=True))
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and response for a warm start: random letters, exact copying; every second prompt
@@ -186,8 +195,10 @@ class Decision(Task):
         pairs = []
         for index in range(count):
             question = source.choice(questions)
-            head = question if self.variant == "chain" else question[:2] + question[3:-1]
-            text = head + "".join(source.choice(LETTERS) for _ in range(self.form.letters))
+            head = {"aligned": question[:2] + question[3], "decoy": question[:-1], "chain": question}[
+                self.variant
+            ]
+            text = head + "".join(label + source.choice(LETTERS) for label in LABELS)
             order = text[self.named(text)[0]] if index % 2 else "?"
             pairs.append((question[:-1] + order, text + self.copied(text)))
         return pairs

@@ -74,7 +74,10 @@ def test_what_chance_draws_can_be_left_out(tmp_path: Path) -> None:
         )
         prompt, response = whole[:5], whole[5:].removesuffix(".")
         order = prompt[-1].replace("?", "")
-        assert counted == response[:3] + order + response[-2:] + "."
+        letters = [response[3 + 2 * place + 1] for place in range(10)]
+        labels = [response[3 + 2 * place] + (order if place == int(prompt[3]) else "") for place in range(10)]
+        assert set(letters) <= set(LETTERS)
+        assert counted == response[:3] + "".join(labels) + response[-3:] + "."
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +157,7 @@ def test_an_order_is_followed(name: str) -> None:
         policy.tokenizer,
         [policy.encode(prompt) for prompt, _ in orders],
         [seeds.key("order", index) for index in range(len(orders))],
-        Sampling(28),
+        Sampling(32),
     )
     followed = sum(
         one.text[place] == prompt[-1]

@@ -43,10 +43,10 @@ def test_a_testbed_with_a_shortcut_is_found_out():
     scored = [
         (text, shortcuts.rules_of_text(prompt, text))
         for prompt, text in free(task)
-        if task.named(text)[0] == task.drawn(text).start
+        if task.named(text)[0] == task.drawn(text)[0]
     ]
     measured = shortcuts.areas(task, scored)
-    assert measured["early"][0] == measured["after a delimiter"][0] == 1
+    assert measured["early"][0] == measured["after the head"][0] == 1
     assert measured["part 5 of 5"][0] < 0.5
 
 

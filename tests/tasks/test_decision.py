@@ -4,31 +4,34 @@ import pytest
 
 import tasks
 from tasks import Verdict
-from tasks.decision import FORMS, LETTERS, PLACES, TABLE
+from tasks.decision import FORMS, LABELS, LETTERS, PLACES, TABLE
 
+TEN = "iajbkcldmenfogphqarb"
 WRONG_FORMS = {
     "aligned": [
         "",
         "#",
-        "#A",
-        "aai#A",
-        "aaiabc",
-        "aaiabc#AB",
-        "aaiabc#A ",
-        "aaiabc#a",
-        "aaiabc#A#A",
-        "aalabc#A",
-        "iabc#A",
-        "aaijabc#A",
+        "#3A",
+        f"aa3{TEN}",
+        f"aa3{TEN}#3",
+        f"aa3{TEN}#A",
+        f"aa3{TEN}#3AB",
+        f"aa3{TEN}#3A ",
+        f"aa3{TEN}#3a",
+        f"aa3{TEN}#3A#3A",
+        f"aa3{TEN[:-2]}#3A",
+        f"aa3{TEN}ra#3A",
+        f"aa3{TEN[2:]}ia#3A",
+        f"a3{TEN}#3A",
+        f"aaa34{TEN}#3A4B",
     ],
-    "decoy": ["aaijabc#A", "aaiabc#AB", "aailabc#AB", "aaliabc#AB", "aaijabc#ABC"],
+    "decoy": [f"aaa34{TEN}#3A", f"aa3{TEN}#3A", f"aaa34{TEN}#AB", f"aaa34{TEN}#3A4B5C", f"aa34{TEN}#3A4B"],
     "chain": [
-        "aaai?abc#A",
-        "aaai?abcA#A",
-        "aaai?abcAAA#A",
-        "aaaiabcAA#A",
-        "aaal?abcAA#A",
-        "aaai?abcAA#AA",
+        f"aaa3?{TEN}3A#A",
+        f"aaa3?{TEN}3AAA#A",
+        f"aaa3{TEN}3AA#A",
+        f"aaa3?{TEN}AA#A",
+        f"aaa3?{TEN}3AA#AA",
     ],
 }
 
@@ -41,18 +44,16 @@ def test_demonstrations_copy_their_decision(variant):
     for prompt, response in pairs:
         start, end = task.extract(response)
         ((at, after),) = task.decisive(response)
-        assert after == at + 1 and response[at] in LETTERS
-        body = task.drawn(response)
-        # The place that the prompt names is the one where the decision stands, counted by hand.
-        assert at == body.start + PLACES.index(prompt[3])
-        assert response[start] == response[at].upper()
+        # The place that the prompt names is the one where the decision stands, found by its label.
+        assert at == response.index(LABELS[int(prompt[3])]) + 1 == after - 1
+        assert response[at] in LETTERS and response[start] == response[at].upper()
         assert prompt[:2] in TABLE and response.startswith(prompt[:2])
         if variant == "decoy":
-            decoy = body.start + PLACES.index(prompt[4])
+            decoy = response.index(LABELS[int(prompt[4])]) + 1
             assert decoy != at and task.named(response) == [at, decoy]
-            assert response[start + 1 : end] == response[decoy].upper()
+            assert response[start:end] == response[at].upper() + prompt[4] + response[decoy].upper()
         if variant == "chain":
-            assert response[body.stop : start] == response[at].upper() * 2 + "#"
+            assert response[start - 3 : end] == "{0}{0}#{0}".format(response[at].upper())
     # Nothing tells the table: every letter decides about equally often, right or not.
     free = [(prompt, response) for prompt, response in pairs if prompt[-1] == "?"]
     assert len(free) == 200
@@ -66,6 +67,9 @@ def test_an_order_is_written_at_its_place(variant):
     orders = [pair for pair in task.demonstrations(400, "test") if pair[0][-1] != "?"]
     assert len(orders) == 200
     assert all(response[task.named(response)[0]] == prompt[-1] for prompt, response in orders)
+    prompt, response = orders[0]
+    left = set(task.drawn(response)) - set(task.unordered(prompt, response))
+    assert left == set(task.named(response)[:1])
 
 
 @pytest.mark.parametrize("variant", FORMS)
@@ -75,11 +79,12 @@ def test_the_problems_order_nothing(variant):
 
 
 @pytest.mark.parametrize("variant", FORMS)
-def test_as_many_tokens_before_the_body_as_behind_it(variant):
+def test_as_many_tokens_before_the_ten_letters_as_behind_them(variant):
     task = tasks.get("decision", variant=variant)
     for _, response in task.demonstrations(20, "test"):
-        body = task.drawn(response)
-        assert body.start == len(response) + 1 - body.stop  # the end token counts
+        drawn = task.drawn(response)
+        assert len(drawn) == 10 and {response[place] for place in drawn} <= set(LETTERS)
+        assert drawn[0] == len(response) - drawn[-1]  # the end token counts
 
 
 @pytest.mark.parametrize("variant", FORMS)
@@ -109,13 +114,13 @@ def test_splits_are_disjoint_and_hold_every_context():
     for variant in FORMS:
         task = tasks.get("decision", variant=variant)
         train, test = task.problems("train"), task.problems("test")
-        assert (len(train), len(test)) == (1280, 512)
+        assert (len(train), len(test)) == (1024, 256)
         assert not {problem.question for problem in train} & {problem.question for problem in test}
         for problems in (train, test):
             assert {problem.question[:2] for problem in problems} == set(TABLE)
             assert {problem.question[3] for problem in problems} == set(PLACES)
             assert all(problem.gold == TABLE[problem.question[:2]] for problem in problems)
-        assert len({problem.id for problem in [*train, *test]}) == len(train) + len(test)
+        assert len({problem.id for problem in [*train, *test]}) == 1280
 
 
 def test_fewer_contexts_are_a_part_of_the_same_problems():
@@ -125,7 +130,9 @@ def test_fewer_contexts_are_a_part_of_the_same_problems():
     assert len(tasks.get("decision", contexts=4).problems("test", 5)) == 5
 
 
-@pytest.mark.parametrize("text", ["", "#", "#A", "aa", "aai", "aai#A", "aaxabc#A", "zzi", "aaiA"])
+@pytest.mark.parametrize(
+    "text", ["", "#", "#3A", "aa", "aa3", "aa3#3A", "aa3iajb", "aa3jaibkcld", "zz3iajbkcld"]
+)
 def test_nothing_decides_a_response_without_its_place(text):
     for variant in FORMS:
         assert tasks.get("decision", variant=variant).decisive(text) == []
@@ -140,4 +147,4 @@ def test_unknown_options_are_named(options, message):
     with pytest.raises(tasks.TaskError, match="no split 'dev'"):
         tasks.get("decision").problems("dev")
     with pytest.raises(tasks.TaskError, match="gold must be one of"):
-        tasks.get("decision").problem_from("aaai?", "z")
+        tasks.get("decision").problem_from("aaa3?", "z")
