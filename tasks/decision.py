@@ -1,17 +1,21 @@
 """Decision: one token decides, many do not; which ones is known by construction, but to no rule that reads no model.
 
-A prompt is two context letters, a letter without meaning, a place and a question mark, such as `caf3?`. A response
-repeats context and place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter
-that stands at that place, in capitals: `ca3` `ihjbkelamgncodpbqbrf` `#3A` (`i` labels place 0, `l` place 3). A hidden
-table maps the context to the right answer; nothing in the warm start tells it, so only reinforcement learning can.
+A prompt is two context letters, a turn, a place and a question mark, such as `cab3?`. A response repeats context and
+place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter that stands at that
+place, in capitals: `ca3` `jbkelamgncodpbqbrfih` `#3A` (`i` labels place 0, `l` place 3; a turn of `b` begins at `j`). A
+hidden table maps the context to the right answer; nothing in the warm start tells it, so only reinforcement learning
+can.
 
 No rule about places, letters or delimiters finds the deciding letter among the ten, by construction:
 
 - The ten are drawn alike and independently, and the place is drawn apart from them: they are exchangeable.
 - All places are equally frequent. As many tokens stand before the ten as behind them, so early and late are at chance
   over the whole response too.
-- Nothing in the text marks the place: labels are the same in every response, and one has to know that 3 is `l`. The
-  answer is a capital, so it repeats no letter.
+- Nothing in the text marks the place: every label is in every response, and one has to know that 3 is `l`. The answer
+  is a capital, so it repeats no letter.
+
+The turn makes the policy read labels: with the same label first in every response it copies from a distance that the
+place fixes, in its first layer, where no information has been routed yet.
 
 How can the policy know where its decision stands? Labels tell it where it is, and in half of the demonstrations the
 question mark is a letter instead, an order: `caf3g` asks for a `g` at place 3. A question mark means that the policy is
@@ -29,6 +33,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, TaskError, Verdict, register
@@ -37,6 +42,11 @@ LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
 PLACES = "0123456789"
 LABELS = "ijklmnopqr"
+
+
+def _labels(turn: int) -> str:
+    """All labels in their order, `turn` of them put last."""
+    return LABELS[turn:] + LABELS[:turn]
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,11 @@ class Form:
     head: str
     tail: str
 
-    @property
+    @cached_property
     def whole(self) -> re.Pattern[str]:
         """A whole response; group 2 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
-        body = "".join(f"{label}[{LETTERS}]" for label in LABELS)
-        return re.compile(self.head + body + self.tail)
+        bodies = ("".join(f"{label}[{LETTERS}]" for label in _labels(turn)) for turn in range(len(LABELS)))
+        return re.compile(f"{self.head}(?:{'|'.join(bodies)}){self.tail}")
 
 
 FORMS = {
@@ -78,7 +88,7 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; a prompt for each of 16 contexts, 8 letters without meaning and 10 places: 1,280, of which 256 are to
+    """Generated; a prompt for each of 16 contexts, 8 turns and 10 places: 1,280, of which 256 are to
     test.
 
     variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
@@ -105,9 +115,9 @@ class Decision(Task):
             raise self.unknown_split(split)
         source = random.Random(f"decision/split/{self.variant}")
         questions = [
-            f"{context}{letter}{self._named(place, source)}?"
+            f"{context}{turn}{self._named(place, source)}?"
             for context in TABLE
-            for letter in LETTERS
+            for turn in LETTERS
             for place in PLACES
         ]
         source.shuffle(questions)
@@ -152,10 +162,11 @@ class Decision(Task):
         places, or has not reached them all.
         """
         head = re.match(self.form.head, text)
-        drawn = self.drawn(text)
-        if head is None or max(map(int, head[1])) >= len(drawn):
+        if head is None:
             return []
-        return [drawn[int(place)] for place in head[1]]
+        behind = {text[at - 1]: at for at in self.drawn(text)}
+        places = [behind.get(LABELS[int(place)]) for place in head[1]]
+        return [place for place in places if place is not None] if None not in places else []
 
     def drawn(self, text: str) -> list[int]:
         """Where the letters stand that chance draws under the warm start, as far as a response has got.
@@ -163,13 +174,14 @@ class Decision(Task):
         The deciding letter is one of them, and no rule may find it among them.
         """
         head = re.match(self.form.head, text)
+        if head is None or text[head.end() : head.end() + 1] not in tuple(LABELS):
+            return []
         places: list[int] = []
-        for label in LABELS if head is not None else "":
-            assert head is not None
-            at = head.end() + 2 * len(places)
-            if text[at : at + 1] != label or text[at + 1 : at + 2] not in tuple(LETTERS):
+        for at, label in enumerate(_labels(LABELS.index(text[head.end()]))):
+            place = head.end() + 2 * at + 1
+            if text[place - 1 : place] != label or text[place : place + 1] not in tuple(LETTERS):
                 break
-            places.append(at + 1)
+            places.append(place)
         return places
 
     def unordered(self, prompt: str, text: str) -> list[int]:
@@ -198,7 +210,8 @@ class Decision(Task):
             head = {"aligned": question[:2] + question[3], "decoy": question[:-1], "chain": question}[
                 self.variant
             ]
-            text = head + "".join(label + source.choice(LETTERS) for label in LABELS)
+            labels = _labels(LETTERS.index(question[2]))
+            text = head + "".join(label + source.choice(LETTERS) for label in labels)
             order = text[self.named(text)[0]] if index % 2 else "?"
             pairs.append((question[:-1] + order, text + self.copied(text)))
         return pairs

@@ -13,7 +13,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, load_policy
 from tasks import Problem, Task
-from tasks.decision import LETTERS, Decision
+from tasks.decision import LABELS, LETTERS, Decision
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,10 @@ def test_what_chance_draws_can_be_left_out(tmp_path: Path) -> None:
         prompt, response = whole[:5], whole[5:].removesuffix(".")
         order = prompt[-1].replace("?", "")
         letters = [response[3 + 2 * place + 1] for place in range(10)]
-        labels = [response[3 + 2 * place] + (order if place == int(prompt[3]) else "") for place in range(10)]
+        ordered = response.index(LABELS[int(prompt[3])])
+        labels = [
+            response[3 + 2 * place] + (order if 3 + 2 * place == ordered else "") for place in range(10)
+        ]
         assert set(letters) <= set(LETTERS)
         assert counted == response[:3] + "".join(labels) + response[-3:] + "."
 

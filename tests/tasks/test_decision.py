@@ -21,7 +21,8 @@ WRONG_FORMS = {
         f"aa3{TEN}#3A#3A",
         f"aa3{TEN[:-2]}#3A",
         f"aa3{TEN}ra#3A",
-        f"aa3{TEN[2:]}ia#3A",
+        f"aa3{TEN[2:]}ra#3A",
+        f"aa3{TEN[2:4]}{TEN[:2]}{TEN[4:]}#3A",
         f"a3{TEN}#3A",
         f"aaa34{TEN}#3A4B",
     ],
@@ -46,6 +47,7 @@ def test_demonstrations_copy_their_decision(variant):
         ((at, after),) = task.decisive(response)
         # The place that the prompt names is the one where the decision stands, found by its label.
         assert at == response.index(LABELS[int(prompt[3])]) + 1 == after - 1
+        assert response[task.drawn(response)[0] - 1] == LABELS[LETTERS.index(prompt[2])]
         assert response[at] in LETTERS and response[start] == response[at].upper()
         assert prompt[:2] in TABLE and response.startswith(prompt[:2])
         if variant == "decoy":
