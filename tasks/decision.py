@@ -72,7 +72,6 @@ FORMS = {
     "decoy": Form(head=r"[a-d]{2}[a-h](\d\d)", tail=r"#\d([A-H]\d[A-H])"),
     "chain": Form(head=r"[a-d]{2}[a-h](\d)[?]", tail=r"\d[A-H]{2}#([A-H])"),
 }
-TEST_PROBLEMS = 256
 
 
 def _hidden_table() -> dict[str, str]:
@@ -88,7 +87,7 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; a prompt for each of 16 contexts, 8 turns and 10 places: 1,280, of which 256 are to
+    """Generated; a prompt for each of 16 contexts, 8 turns and 10 places: 1,280, of which 320 are to
     test.
 
     variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
@@ -113,18 +112,19 @@ class Decision(Task):
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
             raise self.unknown_split(split)
-        source = random.Random(f"decision/split/{self.variant}")
+        source = random.Random(f"decision/{split}/{self.variant}")
+        # Every fourth context of each turn and place is to test, so that both splits hold all places equally often.
         questions = [
             f"{context}{turn}{self._named(place, source)}?"
-            for context in TABLE
+            for number, context in enumerate(TABLE)
             for turn in LETTERS
             for place in PLACES
+            if ((number + LETTERS.index(turn) + int(place)) % 4 == 0) == (split == "test")
         ]
         source.shuffle(questions)
-        chosen = questions[:TEST_PROBLEMS] if split == "test" else questions[TEST_PROBLEMS:]
         return [
             Problem(id=f"decision/{split}/{index}", question=question, gold=TABLE[question[:2]])
-            for index, question in enumerate(chosen)
+            for index, question in enumerate(questions)
             if question[:2] in self.contexts
         ][:limit]
 

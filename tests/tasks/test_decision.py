@@ -1,5 +1,7 @@
 """Protects the ground truth: the decisive token is where it is said to be, and no response gains by tricks."""
 
+from collections import Counter
+
 import pytest
 
 import tasks
@@ -116,11 +118,13 @@ def test_splits_are_disjoint_and_hold_every_context():
     for variant in FORMS:
         task = tasks.get("decision", variant=variant)
         train, test = task.problems("train"), task.problems("test")
-        assert (len(train), len(test)) == (1024, 256)
+        assert (len(train), len(test)) == (960, 320)
         assert not {problem.question for problem in train} & {problem.question for problem in test}
         for problems in (train, test):
             assert {problem.question[:2] for problem in problems} == set(TABLE)
-            assert {problem.question[3] for problem in problems} == set(PLACES)
+            cells = Counter((problem.question[2], problem.question[3]) for problem in problems)
+            assert set(cells) == {(turn, place) for turn in LETTERS for place in PLACES}
+            assert len(set(cells.values())) == 1
             assert all(problem.gold == TABLE[problem.question[:2]] for problem in problems)
         assert len({problem.id for problem in [*train, *test]}) == 1280
 
