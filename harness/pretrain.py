@@ -74,7 +74,7 @@ class Recipe:
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 600) -> Recipe:
+def _decision(variant: str, steps: int = 1500) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
