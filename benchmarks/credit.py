@@ -2,13 +2,14 @@
 
 All on one sequence of random tokens, credit by flow over the middle third of the layers:
 
-training step        forward and backward with every token's log-probability, without credit
-plain forward        the decoder without its head, no gradient: what the tap sits in
+training step        forward and backward with every token's log-probability, without credit and the optimizer
+plain forward        the decoder without its head: what the tap sits in
 credit               tap and solves, as what they add to that forward
 extra forward        a forward of its own, eager with output_attentions=True, and vectorised solves
 extra forward, loops the same with Python loops for h and f, up to LOOPS tokens
 
-On SmolLM2-135M, and on a GPU then on a random policy of the shape of LARGE, whose training step recomputes activations.
+On SmolLM2-135M without gradients, and on a GPU then on a random policy of the shape of LARGE, whose training step
+recomputes activations; its forwards are those of training, with gradients recorded.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from pathlib import Path
 import measure
 import psutil
 import torch
+from random_policy import log_probabilities, shaped, with_trainers_head
 from report import Report, Row, Table, figure, spread
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from flowtracer import AttentionTap, solve_flow, traced_layers
-from harness.plan import SHAPES
 from harness.policy import SMOLLM2, load_policy
+from harness.shapes import SHAPES
 
 STEP, FORWARD, CREDIT = "training step", "plain forward", "credit"
 EXTRA, LOOPED = "extra forward", "extra forward, loops"
@@ -56,10 +57,16 @@ class Case:
         torch.set_num_threads(1 if self.processor_time else measure.cores())
         device = measure.device()
         dtype = "bfloat16" if device == "cuda" else "float32"
-        if self.policy in SHAPES:
-            self.model = shaped(self.policy, getattr(torch, dtype), self.attention, device)
+        self.gradients = self.policy in SHAPES
+        if self.gradients:
+            self.model = shaped(SHAPES[self.policy], getattr(torch, dtype), self.attention, device)
         else:
             self.model = load_policy(self.policy, dtype=dtype, attention=self.attention).model.to(device)
+        with_trainers_head(self.model)
+        if (
+            measure.stand_in
+        ):  # its backward runs in threads that do not see it: nothing can be computed anew there
+            self.model.gradient_checkpointing_disable()
         self.dtype = self.model.dtype
         self.decoder = self.model.get_decoder()
         config = self.model.config
@@ -96,19 +103,18 @@ class Case:
 
     def train(self) -> None:
         """Forward and backward of a training step."""
-        self.model(self.ids, labels=self.ids, use_cache=False).loss.backward()
+        log_probabilities(self.model, self.ids).mean().backward()
         self.model.zero_grad(set_to_none=True)
 
-    @torch.no_grad()
     def forward(self) -> None:
-        """The forward that a step takes anyway, less the head, whose logits would hide what credit needs."""
-        self.decoder(self.ids, use_cache=False)
+        """The forward that a step takes anyway, without the head, whose tiles would hide what credit needs."""
+        with torch.set_grad_enabled(self.gradients):
+            self.decoder(self.ids, use_cache=False)
 
-    @torch.no_grad()
     def forward_with_credit(self) -> tuple[Tensor, float]:
         """The same with the tap open, and the solves: throughput (T,), and seconds by the host's clock."""
         with self.tap.open(self.mask) as capture:
-            self.decoder(self.ids, use_cache=False)
+            self.forward()
         found: list[Tensor] = []
         seconds = self.clock(
             lambda: found.append(solve_flow(capture.capacity, self.source, self.answer).throughput)
@@ -126,29 +132,6 @@ class Case:
     def tap(self) -> AttentionTap:
         """A tap on the traced layers."""
         return AttentionTap(self.model, self.layers)
-
-
-def shaped(name: str, dtype: torch.dtype, attention: str, device: str) -> Qwen3ForCausalLM:
-    """A random policy of the shape called `name`, whose training recomputes activations."""
-    shape = SHAPES[name]
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
-        head_dim=shape.head_width,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=shape.tied,
-        dtype=dtype,
-        attn_implementation=attention,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = Qwen3ForCausalLM(config)
-    model.gradient_checkpointing_enable()
-    return model.to(dtype).train()
 
 
 def vectorised(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
@@ -178,6 +161,11 @@ def loops(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
     return 2.0 * flow
 
 
+def repeated(case: Case) -> bool:
+    """Whether the case is measured several times."""
+    return case.ids.is_cuda or case.tokens <= REPEATED
+
+
 def measure_step(policy: str, tokens: int, repeats: int, processor_time: bool) -> list[Row]:
     """The training step without credit, in this process."""
     case = Case(policy, tokens, processor_time)
@@ -199,7 +187,7 @@ def _alone(case: Case, function: Callable[[], None], repeats: int) -> Row:
     case.warm_up(function)
     held = measure.restart_peak()
     first = case.clock(function)
-    seconds = [case.clock(function) for _ in range(repeats)] if case.tokens <= REPEATED else [first]
+    seconds = [case.clock(function) for _ in range(repeats)] if repeated(case) else [first]
     return {"seconds": measure.quartiles(seconds), "megabytes": measure.peak() - held}
 
 
@@ -215,7 +203,7 @@ def measure_credit(policy: str, tokens: int, repeats: int, processor_time: bool)
     added = [case.clock(lambda: found.append(case.forward_with_credit())) - forwards[0]]
     throughput, clocks = found[0][0], [found[0][1]]
     extra = max(0.0, measure.peak() - forward_peak)
-    if case.tokens <= REPEATED:
+    if repeated(case):
         forwards, added, clocks = [], [], []
         for _ in range(repeats):
             forwards.append(case.clock(case.forward))
@@ -243,7 +231,7 @@ def run(settings: measure.Settings) -> Report:
     lengths = [32, 64] if settings.smoke else []
     while not settings.smoke and 256 << len(lengths) <= settings.max_tokens:
         lengths.append(256 << len(lengths))
-    found = [[row for tokens in lengths for row in _at(policy, tokens, settings)] for policy in policies]
+    found = [[row for tokens in lengths for row in at(policy, tokens, settings)] for policy in policies]
     kind = (
         "bfloat16 on the GPU"
         if measure.device() == "cuda"
@@ -279,17 +267,23 @@ def run(settings: measure.Settings) -> Report:
     return Report("credit", "What credit costs, by length", text, tables, partial(plot, found[0]))
 
 
-def _at(policy: str, tokens: int, settings: measure.Settings) -> list[Row]:
-    """The rows of one length. Raises ValueError if two methods disagree about the throughput."""
+def at(
+    policy: str, tokens: int, settings: measure.Settings, record: Callable[[list[Row]], None] | None = None
+) -> list[Row]:
+    """The rows of one length. record: called with what is measured so far, after each method.
+
+    Raises ValueError if two methods disagree about the throughput.
+    """
     found: dict[str, Row] = {}
+    rows: list[Row] = []
     what = (policy, tokens, settings.repeats, settings.processor_time)
     parts: list[tuple[str, Callable[[], list[Row]]]] = [
-        (STEP, lambda: measure.fresh(measure_step, *what)),
-        (CREDIT, lambda: measure.fresh(measure_credit, *what)),
-        (EXTRA, lambda: measure.fresh(measure_extra, *what, False)),
+        (CREDIT, lambda: measure.apart(measure_credit, *what)),
+        (STEP, lambda: measure.apart(measure_step, *what)),
+        (EXTRA, lambda: measure.apart(measure_extra, *what, False)),
     ]
     if tokens <= LOOPS:
-        parts.append((LOOPED, lambda: measure.fresh(measure_extra, *what, True)))
+        parts.append((LOOPED, lambda: measure.apart(measure_extra, *what, True)))
     for method, part in parts:
         measure.progress(f"credit: {method}, {tokens} tokens")
         try:
@@ -297,13 +291,22 @@ def _at(policy: str, tokens: int, settings: measure.Settings) -> list[Row]:
         except (MemoryError, torch.OutOfMemoryError) as error:
             measured = [{"method": method, "note": str(error).splitlines()[0]}]
         found |= {row["method"]: row for row in measured}
-    found.setdefault(LOOPED, {"method": LOOPED, "note": f"not run beyond {LOOPS} tokens"})
-    credit, step = found[CREDIT], found[STEP]
+        rows = _together(found, policy, tokens)
+        if record is not None:
+            record(rows)
+    return rows
+
+
+def _together(found: dict[str, Row], policy: str, tokens: int) -> list[Row]:
+    """The rows of what was measured at one length, held against each other; `found` is left as it is."""
+    rows = {method: dict(row) for method, row in found.items()}
+    rows.setdefault(LOOPED, {"method": LOOPED, "note": f"not run beyond {LOOPS} tokens"})
+    credit, step = rows.get(CREDIT, {}), rows.get(STEP, {})
     cost = credit.get("own_clock") or credit.get("seconds")
     expected = credit.pop("throughput", None)
     for method in METHODS:
-        row = found.setdefault(method, {"method": method, "note": "not run"})
-        row["tokens"] = tokens
+        row = rows.setdefault(method, {"method": method, "note": "not run"})
+        row |= {"policy": policy, "tokens": tokens}
         throughput = row.pop("throughput", None)
         if throughput is not None and expected is not None:
             apart = max(abs(a - b) for a, b in zip(throughput, expected, strict=True)) / max(expected)
@@ -311,11 +314,11 @@ def _at(policy: str, tokens: int, settings: measure.Settings) -> list[Row]:
                 raise ValueError(f"{method} at {tokens} tokens: its throughput is off by {apart:.1e}")
             row["difference"] = apart
         if "seconds" in row:
-            own = cost if method == CREDIT else row["seconds"]
+            median = (cost if method == CREDIT else row["seconds"])["median"]
             for name, base in (("of_step", step.get("seconds")), ("of_credit", cost)):
                 if base is not None and base["median"] > 0:
-                    row[name] = own["median"] / base["median"]
-    return [found[method] for method in METHODS]
+                    row[name] = median / base["median"]
+    return [rows[method] for method in METHODS]
 
 
 def _note(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -42,9 +43,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+#: The device to measure on where it is neither the GPU nor the CPU: the tests' stand-in for a GPU.
+stand_in: str | None = None
+
+
 def device() -> str:
-    """ "cuda" where torch can use a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """ "cuda" where torch can use a GPU, else "cpu"; or the stand-in."""
+    return stand_in or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def progress(line: str) -> None:
@@ -65,6 +70,22 @@ def fresh(function: Callable[..., Result], *arguments: Any) -> Result:
             return process.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise MemoryError("its process was killed, most likely for memory") from None
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """`function(*arguments)`, its memory counted apart from what ran before it.
+
+    On a CPU in a process of its own. On a GPU in this one, which starts no libraries anew: torch counts its memory from
+    any moment on, and gives back what the last one left.
+    """
+    if device() == "cpu":
+        return fresh(function, *arguments)
+    try:
+        return function(*arguments)
+    finally:
+        gc.collect()
+        if device() == "cuda":
+            torch.cuda.empty_cache()
 
 
 def clock(function: Callable[[], Any], processor_time: bool = False) -> float:

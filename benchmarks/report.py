@@ -29,6 +29,16 @@ class Table:
         return [[show(row) for show in self.columns.values()] for row in self.rows]
 
 
+def made_here() -> Row:
+    """Today, this machine, its versions, and the commit."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(),
+    }
+
+
 @dataclass(frozen=True)
 class Report:
     """What a benchmark found. text: how it was measured, and what follows from the rows, a paragraph each.
@@ -41,14 +51,7 @@ class Report:
     text: list[str]
     tables: list[Table]
     plot: Callable[[Path], None] | None = None
-    made_on: Row = field(
-        default_factory=lambda: {
-            "date": datetime.date.today().isoformat(),
-            "hardware": provenance.hardware(),
-            "versions": provenance.versions(),
-            "git_commit": provenance.git_commit(),
-        }
-    )
+    made_on: Row = field(default_factory=made_here)
 
     def show(self, console: Console) -> None:
         """Prints the tables and the text."""

@@ -1,9 +1,10 @@
-"""The benchmarks of speed: python benchmarks/run.py [credit] [step] [verify] [leaderboard], all by default."""
+"""The benchmarks of speed, all or those named: python benchmarks/run.py [NAME ...]."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import shlex
@@ -22,6 +23,9 @@ BENCHMARKS = {
     "step": "training_step",
     "verify": "verification",
     "leaderboard": "leaderboard",
+    "kernels": "triton_kernels",
+    "memory": "memory",
+    "floor": "floor",
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     """Runs the benchmarks asked for, one after the other; prints each one's tables and keeps them."""
     parser = argparse.ArgumentParser(
-        description="Measure the speed of credit, of training steps, of verdicts, of leaderboards."
+        description="Measure credit, training steps, verdicts and leaderboards; work out what a GPU will show."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument(
@@ -60,6 +64,11 @@ def main() -> int:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name in options.names or BENCHMARKS:
+        if name == "kernels" and importlib.util.find_spec("triton") is None:
+            if options.names:
+                parser.error("kernels needs triton: pip install 'flowtracer[kernels]'")
+            print("kernels: not run, triton is not installed", file=sys.stderr)
+            continue
         report = importlib.import_module(BENCHMARKS[name]).run(settings)
         report.show(console)
         report.write(options.out, shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]))

@@ -14,7 +14,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,24 @@ def ours(experiment: Experiment, label: str, seed: int, folder: Path) -> list[Ro
     ]
 
 
-def measured(experiment: Experiment, arms: Sequence[str], repeats: int) -> dict[str, Row]:
-    """Steps and peak memory of some arms, in turns, in this process."""
+def short(name: str, steps: int) -> Experiment:
+    """The experiment of that name with the two arms of ours, `steps` steps and no evaluation on the way."""
+    experiment = experiments.load(name)
+    return dataclasses.replace(
+        experiment,
+        methods={label: {"credit": label} for label in (UNIFORM, FLOW)},
+        training=dataclasses.replace(experiment.training, steps=steps, save_every=steps),
+        evaluation=dataclasses.replace(experiment.evaluation, every=steps),
+    )
+
+
+def measured(
+    experiment: Experiment,
+    arms: Sequence[str],
+    repeats: int,
+    record: Callable[[dict[str, Row]], None] | None = None,
+) -> dict[str, Row]:
+    """Steps and peak memory of some arms, in turns, in this process. record: called with what is there, after each."""
     torch.set_num_threads(1)
     disable_progress_bar()
     found: dict[str, Row] = {arm: {"steps": [], "megabytes": []} for arm in arms}
@@ -151,19 +167,15 @@ def measured(experiment: Experiment, arms: Sequence[str], repeats: int) -> dict[
                     steps = ours(experiment, arm, repeat, place)
                 found[arm]["steps"] += steps[WARM_UP:-1]
                 found[arm]["megabytes"].append(measure.peak())
+                if record is not None:
+                    record({arm: row for arm, row in found.items() if row["megabytes"]})
     return found
 
 
 def run(settings: measure.Settings) -> Report:
     """Short runs of all arms on each engine, `settings.repeats` of each."""
     steps = WARM_UP + 4 if settings.smoke else STEPS
-    experiment = experiments.load("decision")
-    experiment = dataclasses.replace(
-        experiment,
-        methods={label: {"credit": label} for label in (UNIFORM, FLOW)},
-        training=dataclasses.replace(experiment.training, steps=steps, save_every=steps),
-        evaluation=dataclasses.replace(experiment.evaluation, every=steps),
-    )
+    experiment = short("decision", steps)
     rows = []
     for engine in ENGINES:
         on_it = dataclasses.replace(experiment, engine=engine)
@@ -181,7 +193,7 @@ def run(settings: measure.Settings) -> Report:
                 note = f"does not run here: {reason(error)}"
                 rows += [{"engine": engine, "arm": STOCK, "note": note}]
             else:
-                rows += [_row(engine, arm, found[arm]) for arm in arms]
+                rows += [row(engine, arm, found[arm]) for arm in arms]
     training = experiment.training
     text = [
         f"Policy decision, {training.rollouts} responses of at most {training.max_response_tokens} tokens a step, one "
@@ -219,17 +231,18 @@ def _compared(engine: str, rows: list[Row]) -> str:
     return f"{line}."
 
 
-def _row(engine: str, arm: str, found: Row) -> Row:
+def row(engine: str, arm: str, found: Row) -> Row:
+    """The row of one arm: medians and quartiles of its steps, and the most memory of its runs."""
     steps = found["steps"]
-    row: Row = {"engine": engine, "arm": arm, "steps": len(steps), "megabytes": max(found["megabytes"])}
+    result: Row = {"engine": engine, "arm": arm, "steps": len(steps), "megabytes": max(found["megabytes"])}
     for name in (*PHASES, "step", "processor"):
-        row[name] = measure.quartiles([step[name] for step in steps])
+        result[name] = measure.quartiles([step[name] for step in steps])
     rest = [step["step"] - sum(step[phase] for phase in PHASES) for step in steps]
     rate = [step["tokens"] / step["step"] for step in steps]
     share = [step["credit"] / step["step"] for step in steps]
     for name, values in (("rest", rest), ("tokens_a_second", rate), ("credit_share", share)):
-        row[name] = measure.quartiles(values)
-    return row
+        result[name] = measure.quartiles(values)
+    return result
 
 
 def _median(row: Row, name: str) -> str:

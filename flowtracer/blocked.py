@@ -65,22 +65,22 @@ class BlockedCapacity:
         return self._token.device
 
     def __getitem__(self, row: int) -> BlockedCapacity:
-        own = slice(row, row + 1)
-        one = BlockedCapacity(
-            self._token[own],
+        rows = slice(row, row + 1)
+        single = BlockedCapacity(
+            self._token[rows],
             [
                 replace(
                     layer,
-                    query=layer.query[own],
-                    key=layer.key[own],
-                    normalizers=layer.normalizers[own],
-                    mask=None if layer.mask is None else layer.mask[own],
+                    query=layer.query[rows],
+                    key=layer.key[rows],
+                    normalizers=layer.normalizers[rows],
+                    mask=None if layer.mask is None else layer.mask[rows],
                 )
                 for layer in self._layers
             ],
         )
-        one._batched = False
-        return one
+        single._batched = False
+        return single
 
     def batch(self) -> BlockedCapacity:
         """One sequence as a batch of one, (1, T, T)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
+from flowtracer.layout import Padded, Turn
 from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 
 #: What a credit method can need that only a forward of the policy shows.
@@ -84,11 +85,11 @@ def credit_method(credit: Any) -> CreditMethod:
     """The credit method that is meant, by its name or itself. Raises CreditError for anything else."""
     if isinstance(credit, str):
         return credit_methods.get(credit)
-    if isinstance(credit, CreditMethod):
-        return credit
     if isinstance(credit, type):
         name = getattr(credit, "name", credit.__name__)
         raise CreditError(f"credit={credit.__name__}: this is a class; give credit.get({name!r}, ...)")
+    if isinstance(credit, CreditMethod):
+        return credit
     raise CreditError(
         f"credit={credit!r} is no credit method: give a name ({', '.join(credit_methods.names())}) or "
         "credit.get(name, **options); 'uniform' is GRPO as it is"
@@ -108,20 +109,6 @@ def stream(seed: int, step: int, group: int, sample: int) -> int:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A part of a response that the policy wrote in one go: tokens `start` to `end` - 1.
-
-    text: its content, as the reward saw it; None where that is all that the tokens say. calls: what it asked of tools,
-    each call as its name and the texts of its arguments, which stand behind the content.
-    """
-
-    start: int
-    end: int
-    text: str | None = None
-    calls: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
 class Located:
     """Tokens of one response, counted from its first: of the answer, and of what decides it.
 
@@ -131,20 +118,6 @@ class Located:
     answer: list[int] = field(default_factory=list)
     decisive: list[int] = field(default_factory=list)
     trouble: str | None = None
-
-
-def turns_of(mask: Sequence[int] | None, length: int) -> list[Turn]:
-    """The parts of a response of `length` tokens that the policy wrote, by its mask: 1 = its own token."""
-    if mask is None:
-        return [Turn(0, length)]
-    turns, start = [], None
-    for index, own in enumerate([*mask, 0]):
-        if own and start is None:
-            start = index
-        elif not own and start is not None:
-            turns.append(Turn(start, index))
-            start = None
-    return turns
 
 
 def locate(
@@ -226,52 +199,6 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 # ------------------------------------------------------------------------------------- a batch
 
 
-@dataclass(frozen=True)
-class Padded:
-    """B sequences as a trainer lays them out: prompts padded on the left, responses on the right.
-
-    input_ids, attention_mask: (B, T) integers. length: columns of the responses, the last ones.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    length: int
-
-    def __getitem__(self, rows: slice) -> Padded:
-        return Padded(self.input_ids[rows], self.attention_mask[rows], self.length)
-
-    def on_response(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Tokens of each response, counted from its first, as a mask (B, T)."""
-        mask = torch.zeros(self.input_ids.shape, dtype=torch.bool)
-        first = mask.shape[1] - self.length
-        for row, positions in enumerate(tokens):
-            mask[row, [first + position for position in positions]] = True
-        return mask.to(self.input_ids.device) & self.attention_mask.bool()
-
-    def on_prompt(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Tokens of each prompt, counted from its first, as a mask (B, T)."""
-        mask = torch.zeros(self.input_ids.shape, dtype=torch.bool)
-        # Prompts are left-padded: count from the first real token.
-        firsts = self.attention_mask.to(torch.uint8).argmax(1).tolist()
-        for row, (first, positions) in enumerate(zip(firsts, tokens, strict=True)):
-            mask[row, [first + position for position in positions]] = True
-        return mask.to(self.input_ids.device)
-
-
-def pad(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: Any
-) -> Padded:
-    """The batch of these token ids, padded with `pad_id` to the longest prompt and the longest response."""
-    left, length = max(map(len, prompts)), max(map(len, responses))
-    input_ids = torch.full((len(prompts), left + length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        columns = slice(left - len(prompt), left + len(response))
-        input_ids[row, columns] = torch.tensor([*prompt, *response], dtype=torch.long)
-        attention_mask[row, columns] = 1
-    return Padded(input_ids.to(device), attention_mask.to(device), length)
-
-
 class ContextBuilder:
     """Makes the contexts of one credit method: what it needs of a batch is in them, and nothing else costs anything."""
 
@@ -298,16 +225,19 @@ class ContextBuilder:
     def questions(
         self, prompt_ids: Sequence[Sequence[int]], questions: Sequence[Any] | None
     ) -> list[list[int]] | None:
-        """Tokens of the question in each prompt, for methods whose source is the question alone; else None."""
+        """Tokens of the question in each prompt, for methods whose source is the question alone; else None.
+
+        No tokens where a prompt does not hold its question: such a response cannot be judged.
+        """
         if not self.wants_question:
             return None
-        if questions is None or not all(isinstance(question, str) and question for question in questions):
+        if questions is None:
             raise CreditError(
                 f"credit {self.method.name!r} with source='question' needs the question's text for each prompt: a "
                 "column `question` of the data set, or questions=[...]"
             )
         return [
-            question_tokens(self.tokenizer, ids, question)
+            question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)
         ]
 
@@ -334,6 +264,8 @@ class ContextBuilder:
         )
         if self.wants_decisive:
             context.decisive = batch.on_response([row.decisive for row in located])
+        if "ends" in self.method.needs:
+            context.ends = context.response & (batch.input_ids == self.tokenizer.eos_token_id)
         for name, value in (fields or {}).items():
             setattr(context, name, value)
         return context
@@ -376,31 +308,21 @@ class ContextBuilder:
         return {**{name: value for name, value in fields.items() if name not in MAPS}, "scores": scores}
 
 
-@dataclass(frozen=True)
-class _Assessed:
-    weights: Tensor | None
-    addend: Tensor | None
-    abstentions: dict[int, str]
-
-
-def assess(method: CreditMethod, context: CreditContext) -> Any:
-    """The method's judgement of a context, which is left as it was."""
-    if hasattr(method, "assess"):
-        return method.assess(context)
-    # Until every method has `assess`: the first row's stream for all.
-    streams = getattr(context, "streams", None)
-    copy = replace(context, abstentions={})
-    if streams:
-        copy.generator = torch.Generator().manual_seed(streams[0])
-    return _Assessed(method(copy), None, copy.abstentions)
-
-
-def named(abstentions: dict[int, str], located: Sequence[Located]) -> dict[int, str]:
-    """Abstentions with the reason why an answer's tokens are not known, where there is one."""
-    return {
-        row: (located[row].trouble or reason) if reason == NO_ANSWER else reason
-        for row, reason in abstentions.items()
-    }
+def named(
+    abstentions: dict[int, str],
+    located: Sequence[Located],
+    source: Sequence[Sequence[int]] | None = None,
+) -> dict[int, str]:
+    """Abstentions by row, with what is known of why: of an answer's tokens, and of the question's."""
+    reasons = {}
+    for row, reason in abstentions.items():
+        if reason == NO_ANSWER:
+            reasons[row] = located[row].trouble or reason
+        elif source is not None and not source[row]:
+            reasons[row] = "question not in the prompt"
+        else:
+            reasons[row] = reason
+    return reasons
 
 
 def answer_gradient(

@@ -1,4 +1,20 @@
-"""The tap for plain PyTorch: models built from torch.nn.MultiheadAttention, such as a causal nn.TransformerEncoder."""
+"""The tap for plain PyTorch: models built from torch.nn.MultiheadAttention, such as a causal nn.TransformerEncoder.
+
+From a forward to the flow between two of its positions:
+
+    import torch
+    from flowtracer import solve_flow, tap_multihead
+
+    layer = torch.nn.TransformerEncoderLayer(d_model=32, nhead=4, dropout=0.0, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, num_layers=3, enable_nested_tensor=False).eval()
+    states, token = torch.randn(2, 12, 32), torch.ones(2, 12)
+    causal = torch.nn.Transformer.generate_square_subsequent_mask(12)
+    with torch.no_grad(), tap_multihead(model, token, layers="middle") as capture:
+        model(states, mask=causal)
+    source, answer = torch.zeros(2, 12, dtype=torch.bool), torch.zeros(2, 12, dtype=torch.bool)
+    source[:, :4], answer[:, 11] = True, True
+    throughput = solve_flow(capture.capacity, source, answer).throughput
+"""
 
 from __future__ import annotations
 

@@ -16,9 +16,10 @@ from flowtracer.attention import AttentionTap, Layers
 from flowtracer.blocked import BlockedCapacity
 from flowtracer.contexts import Extract
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.controls import TwoLevel
+from flowtracer.credit.levels import TwoLevel
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, Flow, solve_flow
+from flowtracer.layout import pad, turns_of
 from flowtracer.readings import DENSE_TOKENS, MeanMap
 from flowtracer.spans import AnswerTask, Span, decode
 
@@ -77,9 +78,9 @@ class Trace:
         return "".join(self.tokens[position] for position in self.answer.nonzero().flatten().tolist())
 
     def top(self, ratio: float = 0.4) -> list[int]:
-        """Positions of the response tokens that credit `flow` raises at this ratio, in their order."""
-        raised = self.weights("flow", ratio=ratio) > 1
-        return (raised & self.response).nonzero().flatten().tolist()
+        """Positions of the response tokens that credit `flow` up-weights at this ratio, in their order."""
+        chosen = self.weights("flow", ratio=ratio) > 1
+        return (chosen & self.response).nonzero().flatten().tolist()
 
     def backbone(self, paths: int = view.PATHS) -> list[tuple[float, list[int]]]:
         """The most probable paths of the flow from the prompt to the answer, as (probability, positions)."""
@@ -123,11 +124,12 @@ class Trace:
             context.capacity = self._map()
         context.scores = scores
         try:
-            credit = contexts.assess(method, context)
+            credit = method.assess(context)
         except ValueError as error:
             raise CreditError(f"{error}; a trace holds one response, no advantages and no rewards") from None
         if credit.abstentions:
             raise CreditError(f"credit {method.name} abstains on this response: {credit.abstentions[0]}")
+        assert credit.weights is not None  # additive methods need a whole group
         return credit.weights[0].cpu()
 
     def _map(self) -> Capacity:
@@ -147,7 +149,7 @@ class Trace:
             answer=row(self.answer),
             decisive=None if self.decisive is None else row(self.decisive),
         )
-        context.streams = [contexts.stream(0, 0, 0, 0)]  # type: ignore[attr-defined]
+        context.streams = [contexts.stream(0, 0, 0, 0)]
         return context
 
 
@@ -181,7 +183,7 @@ def trace(
     text, spans = decode(tokenizer, response_ids)
     judged = contexts.answer_task(task)
     knows = hasattr(judged, "decisive") and judged.decisive(text) is not None
-    turns = contexts.turns_of(None, len(response_ids))
+    turns = turns_of(None, len(response_ids))
     located = contexts.locate(tokenizer, judged, response_ids, turns, decisive=knows)
     if located.trouble is not None:
         raise CreditError(f"the answer of the response, which ends {text[-40:]!r}, is empty")
@@ -190,7 +192,7 @@ def trace(
             f"no answer found in the response, which ends {text[-40:]!r}: trace one that gives an answer, "
             "or name the task whose answer format it uses"
         )
-    batch = contexts.pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
+    batch = pad([prompt_ids], [response_ids], 0, next(model.parameters()).device)
     training = model.training
     model.eval()
     try:
@@ -246,8 +248,8 @@ def _page_methods(traced: Trace) -> list[dict[str, Any]]:
             continue
         rule = (inspect.getdoc(type(method)) or "").split("\n\n")[0].replace("\n", " ")
         entry: dict[str, Any] = {"name": name, "rule": rule}
-        if isinstance(method, TwoLevel) and (raised_at := _raised_at(traced, method)) is not None:
-            entry |= {"gamma": method.gamma, "raisedAt": raised_at}
+        if isinstance(method, TwoLevel) and (smallest := _up_weighted_from(traced, method)) is not None:
+            entry |= {"gamma": method.gamma, "raisedAt": smallest}
         elif bool((weights == weights[0]).all()):
             entry["weights"] = round(float(weights[0]), 4)
         else:
@@ -256,10 +258,10 @@ def _page_methods(traced: Trace) -> list[dict[str, Any]]:
     return methods
 
 
-def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
-    """For each response token, the smallest percentage at which the method raises it; 0 = never.
+def _up_weighted_from(traced: Trace, method: TwoLevel) -> list[int] | None:
+    """For each response token, the smallest percentage at which the method up-weights it; 0 = never.
 
-    None for a method whose raised tokens at one ratio are not among those at a larger one: no slider can show it.
+    None for a method whose up-weighted tokens at one ratio are not among those at a larger one: no slider can show it.
     """
     scores = None
     if "capacity" in method.needs:
@@ -270,7 +272,7 @@ def _raised_at(traced: Trace, method: TwoLevel) -> list[int] | None:
         traced._weigh(replace(method, ratio=percentage / 100), scores)[traced.response] != 1.0
         for percentage in range(101)
     ]
-    raised = torch.stack(levels)
-    if bool((raised[:-1] & ~raised[1:]).any()):
+    chosen = torch.stack(levels)
+    if bool((chosen[:-1] & ~chosen[1:]).any()):
         return None
-    return torch.where(raised.any(0), raised.to(torch.uint8).argmax(0), 0).tolist()
+    return torch.where(chosen.any(0), chosen.to(torch.uint8).argmax(0), 0).tolist()

@@ -2,121 +2,147 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 
-from flowtracer import credit as credit_methods
+from flowtracer import contexts, seam
 from flowtracer.attention import AttentionTap
-from flowtracer.boxed import Boxed
+from flowtracer.batches import Observed, RolloutBatch
+from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
-from flowtracer.spans import AnswerTask, decode, tokens_in
+from flowtracer.layout import Padded
+from flowtracer.seam import Generated, LogprobPass, TrainerSeam
+from flowtracer.spans import AnswerTask
+from flowtracer.tracking import Described, collected, summed
 
 _ROLLOUT = "rollout_index"
 _WEIGHTS = "credit_weights"
-#: What a credit method can need that only a forward of the policy shows.
-_FROM_FORWARD = MAPS | {"logprobs", "entropies"}
+
+#: Generation batches in a row that a method may judge nothing of, before the training ends.
+SILENT_BATCHES = 10
 
 
-@dataclass
-class RolloutBatch:
-    """One generation batch of this process, row by row in the order in which it was generated.
+class ReadAt(Enum):
+    """Which forward of the policy a credit method is read in."""
 
-    rows: the data set's rows, one a rollout, with what a rollout function added. prompt_ids, response_ids: token ids
-    without pads. texts: responses without special tokens. rewards: None where unscorable. advantages: (B,). weights:
-    (B, C) over the padded response, once computed. trainer_logprobs: (B, C) of the first training forward.
-    abstentions: row -> reason. entropy: mean over response tokens.
-    """
-
-    rows: list[dict[str, Any]]
-    prompt_ids: list[list[int]]
-    response_ids: list[list[int]]
-    texts: list[str]
-    rewards: list[float | None]
-    advantages: Tensor
-    weights: Tensor
-    trainer_logprobs: Tensor
-    abstentions: dict[int, str]
-    group: Tensor
-    answer: list[list[int]]
-    decisive: list[list[int]]
-    source: list[list[int]] | None
+    #: The method needs none.
+    NOWHERE = "nowhere"
+    #: That of the training, micro-batch by micro-batch: one generation batch feeds one update.
+    TRAINING_FORWARD = "training forward"
+    #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
+    OLD_LOGPROBS = "old log-probabilities"
+    #: One of its own: the method judges whole groups or batches, which no training forward shows.
+    EXTRA_FORWARD = "extra forward"
 
 
-class CreditGRPOTrainer(GRPOTrainer):
+class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     """TRL's GRPOTrainer with token-level credit.
 
     credit: the name of a credit method, or a method from `flowtracer.credit.get(name, **options)`.
-    task: where the answer of a response stands (`extract(text) -> (start, end) or None`) and, for the oracle methods,
-        which tokens decide it (`decisive(text)`); any `tasks.Task` serves. Without one, the last `\\boxed{}` is it.
+    task: where the answer of a response stands, and for the oracle methods which tokens decide it: a task
+        (`extract(text) -> (start, end) or None`, `decisive(text)`; any `tasks.Task`), the name of a registered one, or
+        a function like `extract`. Without one, the last `\\boxed{}` is the answer.
     Everything else is TRL's.
 
-    The advantage of a response becomes a weight per token times the advantage, before TRL computes its loss. Where
-    one rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
+    The advantage A of a response becomes w A or A + delta for each token, before TRL computes its loss. Where one
+    rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
     itself, at no extra forward; else inside the pass that computes old log-probabilities, by the policy that wrote the
-    responses. Either way the weights of a rollout are computed once. In the first case a response without an answer
-    gets the mean weight of the other responses in its micro-batch, in the second that of the whole generation batch,
-    over all processes either way. On several processes credit is that of one, but for methods that draw at random.
+    responses. Either way the credit of a rollout is computed once. In the first case a response without an answer gets
+    the mean weight of the other responses in its micro-batch, in the second that of the whole generation batch, over
+    all processes either way. On several processes credit is that of one.
 
     Methods of group or batch scope see whole groups and batches, before micro-batches are made. One of them that needs
     a forward, where a generation batch is split over several micro-batches of one update, costs an extra forward
     without gradients; credit `gradient` costs an extra forward and backward.
 
-    Refused with a CreditError: sequence-level importance ratios (GSPO, LUSPO), whose loss averages token weights away;
-    image inputs; a policy whose attention cannot be tapped, where the method needs it; groups and batches that are
-    spread over processes, where the method needs them whole; gradients through a sharded policy.
-    """
+    An answer is looked for in what the policy wrote as content: neither in a call of a tool nor in what a tool or an
+    environment answered. A response that cannot be judged is a counted abstention, never the end of a training. After
+    a generation batch of nothing but abstentions a warning says what was looked for, and after ten in a row the
+    training ends with a CreditError: its weights are one constant.
 
-    # Declared as optional all the way down, and always there.
-    args: Any
-    model: Any
+    Trackers get `credit/mean_weight`, `credit/up_weighted`, `credit/abstained` and each reason's share,
+    `credit/answer_found`, `credit/top_share` (share of the scores on a response's top 10%) and `credit/seconds`, over
+    all processes; logged completions a column `credit_weights`; the model card the credit method.
+
+    Refused with a CreditError when built: sequence-level importance ratios (GSPO, LUSPO), whose loss averages token
+    weights away; image inputs; torch.compile, prompt tuning, and a policy whose attention cannot be tapped, where the
+    method reads it; groups and batches that are spread over processes, where the method needs them whole; gradients
+    through a sharded policy; a method that needs decisive tokens or a question which task or data set do not have;
+    additive methods with rewards that are normalised one by one.
+    """
 
     def __init__(
         self,
         *args: Any,
         credit: str | CreditMethod = "flow",
-        task: AnswerTask | None = None,
+        task: AnswerTask | Extract | str | None = None,
         **kwargs: Any,
     ) -> None:
+        # Before TRL loads models and data sets.
+        self.credit = contexts.credit_method(credit)
+        self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
-        self.credit = credit_methods.get(credit) if isinstance(credit, str) else credit
-        self.answer_task: AnswerTask = task if task is not None else Boxed()
-        if self.importance_sampling_level == "sequence" and self.credit.name != "uniform":
-            raise CreditError(
-                f"credit {self.credit.name!r} has no effect with importance_sampling_level='sequence' (GSPO, LUSPO): "
-                "one ratio a response averages token weights away; use 'token', or credit='uniform'"
-            )
-        if self._is_vlm:
-            raise CreditError("CreditGRPOTrainer trains text policies; image inputs are not traced")
-        self._check_whole()
-        self._tap = None
-        if self.credit.reading() is not None:
-            if self.args.torch_compile:
-                raise CreditError(
-                    f"credit {self.credit.name!r} reads attention inside the forward, which torch.compile would "
-                    "compile away; set torch_compile=False, or take a credit method that reads none"
-                )
-            self._tap = AttentionTap(self.model, getattr(self.credit, "layers", "middle"))
-        self._reads_forward = bool(self.credit.needs & _FROM_FORWARD)
-        #: The last generation batch, for records; None before the first.
+        self.builder = ContextBuilder(self.credit, self.answer_task, self.text_tokenizer)
+        self._check_settings()
+        self._check_scope()
+        self._check_inputs()
+        self.tap: AttentionTap | None = None
+        if self.builder.reads_attention:
+            self.tap = AttentionTap(self.model, getattr(self.credit, "layers", "middle"))
+        #: The generation batch in training, filled as it goes through its stages; None before the first.
         self.rollouts: RolloutBatch | None = None
         #: Seconds that credit took since the last generation began: tap, spans, solves and weights, host clock.
         self.credit_seconds = 0.0
-        self._generated: tuple[list[list[int]], list[list[int]], list[str]] | None = None
-        self._read: list[dict[str, Tensor]] | None = None
-        self._loss_inputs: dict[str, Any] | None = None
+        self._micro_batch: dict[str, Any] | None = None
+        self._silent_batches = 0
+        self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
 
-    def _check_whole(self) -> None:
+    def credit_settings(self) -> dict[str, Any]:
+        """Credit method, options and task, as trackers and the model card show them."""
+        task = getattr(self.answer_task, "name", None) or type(self.answer_task).__name__
+        options = asdict(self.credit) if is_dataclass(self.credit) else {}
+        return {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+
+    # What is refused, before anything is trained.
+
+    def _check_settings(self) -> None:
+        """Raises CreditError for settings of the trainer in which the method cannot act."""
+        name = self.credit.name
+        if self.averages_tokens_away and name != "uniform":
+            raise CreditError(
+                f"credit {name!r} has no effect with importance_sampling_level='sequence' (GSPO, LUSPO): "
+                "one ratio a response averages token weights away; use 'token', or credit='uniform'"
+            )
+        if self.trains_on_images:
+            raise CreditError("CreditGRPOTrainer trains text policies; image inputs are not traced")
+        if self.normalizes_each_reward and self.credit.additive:
+            raise CreditError(
+                f"credit {name!r} adds to the advantage in units of the reward, and "
+                "multi_objective_aggregation='normalize_then_sum' leaves none; use 'sum_then_normalize'"
+            )
+        if self.builder.reads_attention and self.args.torch_compile:
+            raise CreditError(
+                f"credit {name!r} reads attention inside the forward, which torch.compile would "
+                "compile away; set torch_compile=False, or take a credit method that reads none"
+            )
+        if (kind := seam.learns_prompts(self.model)) and self.builder.wants_answer:
+            raise CreditError(
+                f"credit {name!r} reads the policy token by token, and PEFT's {kind} puts learned vectors before "
+                "them; use LoRA, or a credit method that reads none"
+            )
+
+    def _check_scope(self) -> None:
         """Raises CreditError where the method needs what no process sees."""
         name, scope = self.credit.name, self.credit.scope
         rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
@@ -129,378 +155,251 @@ class CreditGRPOTrainer(GRPOTrainer):
                 f"credit {name!r} judges whole groups of {self.num_generations}, but a process generates {rows} "
                 "responses; make per_device_train_batch_size * steps_per_generation a multiple of num_generations"
             )
-        if "saliency" in self.credit.needs and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if "saliency" in self.credit.needs and self.splits_the_policy:
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
 
+    def _check_inputs(self) -> None:
+        """Raises CreditError where the data set lacks a column that the method reads."""
+        columns = getattr(self.train_dataset, "column_names", None)
+        if self.builder.wants_question and columns is not None and "question" not in columns:
+            raise CreditError(
+                f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
+                f"stands in the prompt; this one has {', '.join(columns)}"
+            )
+
     # Generation: remember what was generated and rewarded, and compute what needs no training forward.
 
-    def _generate(self, prompts: list[Any]) -> Any:
-        output = super()._generate(prompts)
-        prompt_ids, response_ids, completions = output[0], output[1], output[3]
-        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
-        self._generated = (prompt_ids, response_ids, texts)
-        return output
+    def read_at(self) -> ReadAt:
+        """Which forward the method is read in: a function of the settings, the same for every batch."""
+        if not self.builder.reads_forward:
+            return ReadAt.NOWHERE
+        if self.passes_over_old_logprobs:
+            return ReadAt.OLD_LOGPROBS
+        if self.args.steps_per_generation > 1 and self.credit.scope != "response":
+            return ReadAt.EXTRA_FORWARD
+        return ReadAt.TRAINING_FORWARD
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards = super()._calculate_rewards(*args, **kwargs)
-        self._rewards = rewards
-        return rewards
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def generated(self, generated: Generated) -> None:
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
-        self.credit_seconds = 0.0
-        self._pending_rows = inputs
-        # TRL's own condition for its pass over the old log-probabilities, which comes before any other forward.
-        reused = (
-            self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations)
-            != 0
-        )
-        corrected = self.use_vllm and self.vllm_importance_sampling_correction
-        self._read = [] if self._reads_forward and (reused or corrected) else None
-        output = super()._generate_and_score_completions(inputs)
-
-        assert self._generated is not None
-        prompt_ids, response_ids, texts = self._generated
-        rows = len(texts)
-        own = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-        weighted = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(1)
-        unscorable = self._rewards.isnan().all(1)
-        rewards = [None if none else float(value) for value, none in zip(weighted, unscorable, strict=True)][
-            own
-        ]
-        device = output["completion_ids"].device
-        positions = torch.arange(rows, device=device)
+            return
         begin = time.perf_counter()
-        answer, decisive = self._spans(response_ids, texts)
-        self.rollouts = RolloutBatch(
-            rows=inputs,
-            prompt_ids=prompt_ids,
-            response_ids=response_ids,
-            texts=texts,
-            rewards=rewards,
-            advantages=output["advantages"].clone(),
-            weights=torch.ones_like(output["completion_mask"], dtype=torch.float32),
-            trainer_logprobs=torch.full_like(output["completion_mask"], float("nan"), dtype=torch.float32),
-            abstentions={},
-            group=(positions + own.start) // self.num_generations,
-            answer=answer,
-            decisive=decisive,
-            source=self._question_tokens(inputs, prompt_ids),
-        )
-        output[_ROLLOUT] = positions
-        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
-        if self._reads_forward and self._read is None and split:
+        batch = self.rollouts
+        assert batch is not None
+        batch.prompt_ids, batch.response_ids = generated.prompt_ids, generated.response_ids
+        batch.texts = generated.texts
+        batch.located = [
+            self.builder.locate(ids, turns)
+            for ids, turns in zip(generated.response_ids, generated.turns, strict=True)
+        ]
+        questions = [row.get("question") for row in batch.rows]
+        batch.source = self.builder.questions(generated.prompt_ids, questions)
+        self.credit_seconds += time.perf_counter() - begin
+
+    def rewarded(self, rewards: Tensor) -> None:
+        if self.model.training:
+            assert self.rollouts is not None
+            self.rollouts.all_rewards = self.weighted(rewards)
+
+    def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super().roll_out(rows)
+        self.credit_seconds = 0.0
+        batch = self.rollouts = RolloutBatch(rows=rows, step=self.state.global_step)
+        output = super().roll_out(rows)
+        begin = time.perf_counter()
+        batch.scored(output, self.accelerator.process_index, self.args.num_generations, self.args.seed)
+        output[_ROLLOUT] = torch.arange(len(rows), device=output["completion_ids"].device)
+        if self.read_at() is ReadAt.EXTRA_FORWARD:
             # No forward of TRL's shows the whole batch before its first micro-batch is trained on.
-            self._read = []
-            self._read_all(output)
-        fields: dict[str, Tensor] = {}
-        if self._read is not None:
-            fields = {name: torch.cat([part[name] for part in self._read]) for name in self._read[0]}
-        if "saliency" in self.credit.needs:
-            fields["saliency"] = self._saliency(output)
-        # The weights of uniform credit are 1 already: it costs what stock TRL costs.
-        if self.credit.name != "uniform" and (not self._reads_forward or self._read is not None):
-            width = output["prompt_ids"].shape[1]
-            output[_WEIGHTS] = self._weigh(output, fields)[:, width:]
-            output["advantages"] = output["advantages"].unsqueeze(1) * output[_WEIGHTS]
-        self._read = None
+            whole = Padded.of(output)
+            step = self.args.per_device_train_batch_size
+            with torch.no_grad(), self.without_checkpointing():
+                self._read_all(self.pass_over(self.model, whole, step))
+        if self.credit.name == "uniform":
+            # Its weights are 1 already: it costs what stock TRL costs.
+            self._finish(batch)
+        elif self.read_at() is not ReadAt.TRAINING_FORWARD:
+            fields = batch.read_fields()
+            if "saliency" in self.credit.needs:
+                fields["saliency"] = self.saliency(output)
+            self._apply(output, fields)
         self.credit_seconds += time.perf_counter() - begin
         return output
 
     # The forward: read the attention, and weigh the advantages that the loss is about to read.
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        self._loss_inputs = inputs if self.model.training else None
+    def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._micro_batch = inputs if self.model.training else None
         try:
-            return super()._compute_loss(model, inputs)
+            loss = super().micro_batch_loss(model, inputs)
         finally:
-            self._loss_inputs = None
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        def forward(rows: slice) -> Any:
-            return super(CreditGRPOTrainer, self)._get_per_token_logps_and_entropies(
-                model, input_ids[rows], attention_mask[rows], logits_to_keep, **kwargs
+            self._micro_batch = None
+        if self.model.training and self.credit.name != "uniform" and _WEIGHTS not in inputs:
+            raise CreditError(
+                f"credit {self.credit.name!r} was not applied: this loss of TRL's makes no pass over "
+                "log-probabilities; set use_liger_kernel=False"
             )
+        return loss
 
-        inputs, every = self._loss_inputs, slice(None)
+    def logprob_pass(self, passing: LogprobPass) -> Any:
+        inputs, batch = self._micro_batch, self.rollouts
         if inputs is not None:
-            if not self._reads_forward or _WEIGHTS in inputs:
-                output = forward(every)
-            else:
-                output, fields = self._reading_forward(forward, every, attention_mask)
+            if self.read_at() is ReadAt.TRAINING_FORWARD and _WEIGHTS not in inputs:
+                output, fields = self._reading(passing, slice(None))
                 begin = time.perf_counter()
-                weights = self._weigh(inputs, fields)[:, -logits_to_keep:]
-                inputs[_WEIGHTS] = weights
-                inputs["advantages"] = inputs["advantages"].unsqueeze(1) * weights
+                self._apply(inputs, fields)
                 self.credit_seconds += time.perf_counter() - begin
-            self._remember_logprobs(inputs, output[0])
+            else:
+                output = passing.whole()
+            if batch is not None:
+                batch.remember_logprobs(inputs[_ROLLOUT], output[0])
             return output
-        if self._read is None or self._read:
-            # Not traced; or the reference policy's pass, which follows the traced one.
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
-            )
-        assert self._generated is not None
-        # Before rewards are known. Map by map, as TRL chunks this pass itself: a generation batch of maps is too much.
-        if "entropies" in self.credit.needs:
-            kwargs["compute_entropy"] = True
-        _, response_ids, texts = self._generated
-        answer, _ = self._spans(response_ids, texts)
-        question = self._question_tokens(self._pending_rows, self._generated[0])
-        outputs = []
-        step = batch_size or len(input_ids)
-        for start in range(0, len(input_ids), step):
-            rows = slice(start, start + step)
-            output, fields = self._reading_forward(forward, rows, attention_mask)
-            outputs.append(output)
-            begin = time.perf_counter()
-            if self._tap is not None:
-                context = self._context(
-                    input_ids[rows],
-                    attention_mask[rows],
-                    logits_to_keep,
-                    answer[rows],
-                    None if question is None else question[rows],
-                )
-                for name, value in fields.items():
-                    setattr(context, name, value)
-                scores = self.credit.score(context)
-                assert scores is not None
-                fields = {name: value for name, value in fields.items() if name not in MAPS}
-                fields["scores"] = scores
-            self._read.append(fields)
-            self.credit_seconds += time.perf_counter() - begin
-        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*outputs, strict=True)]
-        return tuple(joined)
+        # TRL's first pass over a generation batch is by the old policy; the reference policy's follows.
+        unread = batch is not None and self.model.training and not batch.read
+        if unread and self.read_at() is ReadAt.OLD_LOGPROBS:
+            return self._read_all(passing)
+        return passing.whole()
 
-    def _reading_forward(
-        self, forward: Callable[[slice], Any], rows: slice, attention_mask: Tensor
-    ) -> tuple[Any, dict[str, Any]]:
-        """The output of a forward, and what the credit method needs of it under the names of context fields."""
-        mask = attention_mask[rows]
-        fields: dict[str, Any] = {}
-        with nullcontext() if self._tap is None else self._tap.open(mask, self.credit.reading()) as capture:
-            output = forward(rows)
-        if capture is not None:
-            fields = capture.fields
-            self.credit_seconds += capture.seconds
-        for name, values in (("logprobs", output[0]), ("entropies", output[1])):
-            if name in self.credit.needs:
-                fields[name] = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-                fields[name][:, -values.shape[1] :] = values.detach()
-        return output, fields
+    def _read_all(self, passing: LogprobPass) -> Any:
+        """Runs a pass over a generation batch step by step, and keeps what the method reads of each.
 
-    def _read_all(self, output: dict[str, Any]) -> None:
-        """A forward over the generation batch for the credit method alone, as TRL's pass over old log-probabilities."""
-        input_ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-        attention_mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-        length = output["completion_ids"].shape[1]
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-        ):
-            self._get_per_token_logps_and_entropies(
-                self.model, input_ids, attention_mask, length, self.args.per_device_train_batch_size
-            )
-
-    def _saliency(self, output: dict[str, Any]) -> Tensor:
-        """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
-        assert self.rollouts is not None
-        input_ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-        attention_mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-        length = output["completion_ids"].shape[1]
-        context = self._context(input_ids, attention_mask, length, self.rollouts.answer, None)
-        model = self.accelerator.unwrap_model(self.model)
-        embedded: list[Tensor] = []
-
-        def keep(module: Any, inputs: Any, vectors: Tensor) -> Tensor:
-            embedded.append(vectors.requires_grad_())
-            return vectors
-
-        training = model.training
-        handle = model.get_input_embeddings().register_forward_hook(keep)
-        parts = []
-        try:
-            # Without dropout: it would draw from the global generator, and blur what is measured.
-            model.eval()
-            step = self.args.per_device_train_batch_size
-            for start in range(0, len(input_ids), step):
-                rows = slice(start, start + step)
-                with torch.enable_grad():
-                    logprobs = super()._get_per_token_logps_and_entropies(
-                        model, input_ids[rows], attention_mask[rows], length
-                    )[0]
-                    answers = (logprobs * context.answer[rows, -length:]).sum()
-                    (gradient,) = torch.autograd.grad(answers, embedded[-1])
-                parts.append((gradient.float() * embedded.pop().detach().float()).sum(-1).abs())
-        finally:
-            handle.remove()
-            model.train(training)
-        return torch.cat(parts)
-
-    # From rows to a CreditContext and its weights.
-
-    def _weigh(self, inputs: dict[str, Any], fields: dict[str, Any]) -> Tensor:
-        """Weights (b, T) of the rows in `inputs`, which may be a shuffled micro-batch of the generation batch.
-
-        fields: what was read for them, by names of context fields.
+        Before rewards may be known. Step by step, as TRL chunks this pass itself: a generation batch of maps is too
+        much.
         """
         batch = self.rollouts
         assert batch is not None
-        members = inputs[_ROLLOUT].tolist()
-        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        length = inputs["completion_ids"].shape[1]
-        context = self._context(
-            input_ids,
-            attention_mask,
-            length,
-            [batch.answer[row] for row in members],
-            None if batch.source is None else [batch.source[row] for row in members],
+
+        def visit(rows: slice) -> Any:
+            output, fields = self._reading(passing, rows, entropies="entropies" in self.credit.needs)
+            begin = time.perf_counter()
+            source = None if batch.source is None else batch.source[rows]
+            batch.read.append(self.builder.scored(passing.batch[rows], batch.located[rows], source, fields))
+            self.credit_seconds += time.perf_counter() - begin
+            return output
+
+        return passing.in_steps(visit)
+
+    def _reading(
+        self, passing: LogprobPass, rows: slice, entropies: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        """The output of a pass over `rows`, and what the credit method needs of it by the names of context fields."""
+        part = passing.batch[rows]
+        opened = (
+            nullcontext() if self.tap is None else self.tap.open(part.attention_mask, self.credit.reading())
         )
-        device = input_ids.device
-        for name, value in fields.items():
-            setattr(context, name, value)
-        context.advantage = batch.advantages[inputs[_ROLLOUT]]
+        with opened as capture:
+            output = passing.run(rows, entropies=entropies)
+        if capture is not None:
+            self.credit_seconds += capture.seconds
+        captured = {} if capture is None else capture.fields
+        return output, self.builder.read(part, output[0], output[1], captured)
+
+    def saliency(self, output: dict[str, Any]) -> Tensor:
+        """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
+        assert self.rollouts is not None
+        batch = Padded.of(output)
+
+        def logprobs_of(model: Any, part: Padded) -> Tensor:
+            return self.pass_over(model, part, None).run(slice(None))[0]
+
+        answer = batch.on_response([row.answer for row in self.rollouts.located])
+        model = self.accelerator.unwrap_model(self.model)
+        step = self.args.per_device_train_batch_size
+        return contexts.answer_gradient(model, logprobs_of, batch, answer, step)
+
+    # From rows to their credit.
+
+    def _apply(self, inputs: dict[str, Any], fields: dict[str, Any]) -> None:
+        """Puts the advantage of each token into `inputs`, a generation batch or a micro-batch of it.
+
+        fields: what was read for its rows, by the names of context fields.
+        """
+        context = self.context_of(inputs, fields)
+        if self.builder.reads_attention and context.scores is None:
+            context.scores = self.credit.score(context)
+        credit = self.credit.assess(context)
+        batch = self.rollouts
+        assert batch is not None
+        length = inputs["completion_ids"].shape[1]
+        inputs[_WEIGHTS] = batch.judged(inputs[_ROLLOUT], context, credit, length)
+        inputs["advantages"] = credit.applied(inputs["advantages"])[:, -length:]
+        if batch.is_judged:
+            self._finish(batch)
+
+    def context_of(self, inputs: dict[str, Any], fields: dict[str, Any]) -> CreditContext:
+        """The context of the rows in `inputs`, which may be a shuffled micro-batch of the generation batch."""
+        batch = self.rollouts
+        assert batch is not None
+        members = inputs[_ROLLOUT].tolist()
+        padded = Padded.of(inputs)
+        located = [batch.located[row] for row in members]
+        source = None if batch.source is None else [batch.source[row] for row in members]
+        context = self.builder.context(padded, located, source, fields)
         rewards = [batch.rewards[row] for row in members]
+        device = padded.input_ids.device
+        context.advantage = batch.advantages[inputs[_ROLLOUT]]
         context.reward = torch.tensor([float("nan") if r is None else r for r in rewards], device=device)
         context.group = batch.group[inputs[_ROLLOUT]]
-        if "decisive" in self.credit.needs:
-            context.decisive = self._mask(context, [batch.decisive[row] for row in members], length)
-        if "pieces" in self.credit.needs:
-            context.pieces = self._pieces(context, [batch.response_ids[row] for row in members], length)
+        context.pieces = self.builder.pieces(padded, [batch.response_ids[row] for row in members])
+        context.streams = [batch.streams[row] for row in members]
         if "tool_mask" in inputs:
-            context.response[:, -length:] &= inputs["tool_mask"].bool()
-        context.generator = self._generator(members[0] if members else 0)
+            context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:
             context.over_processes = self.accelerator.reduce
-        weights = self.credit(context)
-        for row, reason in context.abstentions.items():
-            batch.abstentions[members[row]] = reason
-        batch.weights[inputs[_ROLLOUT]] = weights[:, -length:]
-        kept = weights[context.response]
-        self._metrics["train"]["credit/mean_weight"].append(float(kept.mean()) if len(kept) else 1.0)
-        self._metrics["train"]["credit/abstained"].append(len(context.abstentions) / max(len(members), 1))
-        return weights
-
-    def _context(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        length: int,
-        answer: Sequence[list[int]],
-        source: Sequence[list[int]] | None,
-    ) -> CreditContext:
-        token = attention_mask.bool()
-        in_response = torch.zeros_like(token)
-        in_response[:, -length:] = True
-        prompt = token & ~in_response
-        context = CreditContext(input_ids, prompt, token & in_response, prompt, torch.zeros_like(token))
-        context.answer = self._mask(context, answer, length)
-        if source is not None:
-            context.source = torch.zeros_like(token)
-            for row, tokens in enumerate(source):
-                # Prompts are left-padded: count from the first real token.
-                first = int(token[row].to(torch.uint8).argmax())
-                context.source[row, [first + position for position in tokens]] = True
         return context
 
-    @staticmethod
-    def _mask(context: CreditContext, tokens: Sequence[list[int]], length: int) -> Tensor:
-        """Response token indices a row as a mask (b, T)."""
-        width = context.response.shape[1]
-        mask = torch.zeros(len(tokens), width, dtype=torch.bool)
-        for row, positions in enumerate(tokens):
-            mask[row, [width - length + position for position in positions]] = True
-        return mask.to(context.response.device) & context.response
+    # What a generation batch came to.
 
-    def _pieces(
-        self, context: CreditContext, response_ids: Sequence[list[int]], length: int
-    ) -> list[list[str]]:
-        """The text of each response token in its column, "" elsewhere."""
-        width = context.response.shape[1]
-        pieces = []
-        for ids in response_ids:
-            text, spans = decode(self._tokenizer, ids)
-            own = [text[start:end] for start, end in spans]
-            pieces.append([""] * (width - length) + own + [""] * (length - len(own)))
-        return pieces
+    def _finish(self, batch: RolloutBatch) -> None:
+        """Shows trackers what became of a generation batch, and makes sure that nobody is misled by one of abstentions.
 
-    def _spans(
-        self, response_ids: Sequence[list[int]], texts: Sequence[str]
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token indices of answer and decisive spans in each response; empty where the method needs none."""
-        answers: list[list[int]] = [[] for _ in texts]
-        decisive: list[list[int]] = [[] for _ in texts]
-        wants_answer = self._tap is not None or "saliency" in self.credit.needs
-        wants_decisive = "decisive" in self.credit.needs
-        if not (wants_answer or wants_decisive):
-            return answers, decisive
-        for row, (ids, text) in enumerate(zip(response_ids, texts, strict=True)):
-            decoded, spans = decode(self._tokenizer, ids)
-            # A chat parser may hand the reward a part of what was sampled, without the reasoning for one. The answer is
-            # the one that the reward saw, found where that part stands among the sampled tokens.
-            offset = decoded.rfind(text)
-            if offset < 0:
-                raise CreditError(
-                    f"the reward saw {text[:60]!r} where the sampled tokens say {decoded[:60]!r}: "
-                    "the answer cannot be located in a text that was changed after sampling"
-                )
-            if wants_answer and (answer := self.answer_task.extract(text)) is not None:
-                answers[row] = tokens_in(spans, [(offset + answer[0], offset + answer[1])])
-            if wants_decisive:
-                known = self.answer_task.decisive(text)
-                if known is None:
-                    raise CreditError(
-                        f"credit {self.credit.name} needs a task that knows its decisive tokens"
-                    )
-                decisive[row] = tokens_in(spans, [(offset + start, offset + end) for start, end in known])
-        return answers, decisive
-
-    def _question_tokens(
-        self, rows: Sequence[dict[str, Any]], prompt_ids: Sequence[list[int]]
-    ) -> list[list[int]] | None:
-        """Token indices of the question in each prompt, for methods whose source is the question alone; else None."""
-        if getattr(self.credit, "source", "prompt") != "question":
-            return None
-        found = []
-        for row, ids in zip(rows, prompt_ids, strict=True):
-            question = row.get("question")
-            text, spans = decode(self._tokenizer, ids)
-            at = text.rfind(question) if question else -1
-            if question is None or at < 0:
-                raise CreditError(
-                    "credit source='question' needs a data set column `question` whose text stands in the prompt; "
-                    f"it is {question!r} for the prompt {text[:60]!r}"
-                )
-            found.append(tokens_in(spans, [(at, at + len(question))]))
-        return found
-
-    def _generator(self, first: int) -> torch.Generator:
-        """The credit method's own random numbers: a function of seed, step, process and the first row to weigh.
-
-        Nothing else may enter, TRL's own step counter least of all: it starts at 0 again in a resumed run.
+        Once a batch and in every process: numbers are those of all.
         """
-        stream = f"credit/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{first}"
-        digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        answered = [self.answer_task.extract(text) is not None for text in batch.texts]
+        observed = batch.observed(answered, self.credit_seconds)
+        reduce: Callable[[Tensor], Tensor] | None = None
+        if self.accelerator.num_processes > 1:
+            reduce = self.accelerator.reduce
+        observed = summed(observed, reduce, self.accelerator.device)
+        for name, value in observed.metrics().items():
+            self.training_metrics.setdefault(name, []).append(value)
+        self._silent_batches = self._silent_batches + 1 if observed.is_silent else 0
+        if self._silent_batches in (1, SILENT_BATCHES):
+            message = self._silence(observed, batch)
+            if self._silent_batches == SILENT_BATCHES:
+                raise CreditError(f"{SILENT_BATCHES} generation batches in a row: {message}")
+            if self.accelerator.is_main_process:
+                warnings.warn(message, stacklevel=2)
 
-    def _remember_logprobs(self, inputs: dict[str, Any], logprobs: Tensor) -> None:
-        """Keeps the log-probabilities of each rollout's first training forward, for records."""
-        if self.rollouts is None:
-            return
-        stored = self.rollouts.trainer_logprobs
-        rows, length = inputs[_ROLLOUT], logprobs.shape[1]
-        fresh = stored[rows].isnan().all(1)
-        stored[rows[fresh], :length] = logprobs.detach()[fresh].to(stored.dtype)
+    def _silence(self, observed: Observed, batch: RolloutBatch) -> str:
+        """What to say of a batch of nothing but abstentions."""
+        reason = max(observed.reasons, key=observed.reasons.__getitem__)
+        task = self.credit_settings()["credit_task"]
+        sought = "the last \\boxed{}" if task == "Boxed" else f"what task {task} takes for one"
+        ends = next((text for text in batch.texts if text), "")[-60:]
+        return (
+            f"credit {self.credit.name!r} judged none of {observed.responses} responses ({reason}): every weight is "
+            f"{observed.mean_weight:.4g}, GRPO times a constant. An answer was looked for as {sought}; a response ends "
+            f"{ends!r}. Give task=..., a task, the name of one, or a function text -> (start, end) or None"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.log_completions and self.model.training and self.rollouts is not None:
+            self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
+        super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's model card, and which credit trained the model."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            card = Path(self.args.output_dir) / "README.md"
+            settings = self.credit_settings()
+            options = ", ".join(f"{name} {value}" for name, value in settings["credit_options"].items())
+            with card.open("a", encoding="utf-8") as page:
+                page.write(
+                    f"\n## Credit\n\nTrained with FlowTracer's CreditGRPOTrainer: credit method "
+                    f"`{settings['credit']}` ({options or 'no options'}), answers by task "
+                    f"`{settings['credit_task']}` (arXiv 2606.10646).\n"
+                )

@@ -64,19 +64,19 @@ class TerminalView:
 
     def _summary(self) -> Text:
         traced = self.traced
-        raised, responses = len(traced.top()), int(traced.response.sum())
+        chosen, responses = len(traced.top()), int(traced.response.sum())
         summary = Text(traced.name or "Trace", style="bold")
         summary.append(
             f"\n{traced.prompt_length} prompt and {responses} response tokens, layers {ranges(traced.layers)}; "
-            f"answer {traced.answer_text.strip()!r}; flow raises {raised} of {responses} tokens",
+            f"answer {traced.answer_text.strip()!r}; flow up-weights {chosen} of {responses} tokens",
             style="not bold dim",
         )
         return summary
 
     def _text(self, styled: bool) -> Text:
-        """The response; runs of raised tokens and the answer in a style, or in brackets with a legend."""
+        """The response; runs of up-weighted tokens and the answer in a style, or in brackets with a legend."""
         traced, text = self.traced, Text()
-        raised = set(traced.top())
+        chosen = set(traced.top())
 
         def mark(kind: str, run: str) -> None:
             # A line break has to show something before it breaks, or nobody sees that it is marked.
@@ -93,7 +93,7 @@ class TerminalView:
             text.append("  ")
         text.append("\n\n")
         positions = range(traced.prompt_length, len(traced.tokens))
-        kinds = ["answer" if traced.answer[at] else "raised" if at in raised else "" for at in positions]
+        kinds = ["answer" if traced.answer[at] else "up-weighted" if at in chosen else "" for at in positions]
         for kind, run in groupby(zip(kinds, positions, strict=True), key=itemgetter(0)):
             words = "".join(traced.tokens[position] for _, position in run)
             if kind:
@@ -122,7 +122,7 @@ class TerminalView:
                 str(position),
                 Text(
                     _label(traced.tokens[position]),
-                    style=_STYLES["answer" if traced.answer[position] else "raised"],
+                    style=_STYLES["answer" if traced.answer[position] else "up-weighted"],
                 ),
                 f"{float(flow[position]):.1%}",
                 Text(f"{_label(traced.tokens[source])} @{source}, {share:.1%}"),
@@ -138,8 +138,8 @@ class TerminalView:
         return text
 
 
-_BRACKETS = {"raised": ("\u27e6", "\u27e7"), "answer": ("\u27ea", "\u27eb")}
-_STYLES = {"raised": "bold black on yellow", "answer": "bold black on green"}
+_BRACKETS = {"up-weighted": ("\u27e6", "\u27e7"), "answer": ("\u27ea", "\u27eb")}
+_STYLES = {"up-weighted": "bold black on yellow", "answer": "bold black on green"}
 
 
 # For consoles without Unicode: the signs above and below in ASCII, any other character by its number.

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from flowtracer import contexts, seam
 from flowtracer.attention import AttentionTap
-from flowtracer.contexts import ContextBuilder, Extract, Located, Padded
+from flowtracer.contexts import ContextBuilder, Extract, Located
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
+from flowtracer.layout import Padded, pad, turns_of
 from flowtracer.spans import AnswerTask, Span, decode
 
 #: Prompts and responses: texts, or token ids.
@@ -60,6 +61,7 @@ class Read:
     batch: Padded
     response_ids: list[list[int]]
     located: list[Located]
+    source: list[list[int]] | None
 
 
 def weigh(
@@ -164,18 +166,19 @@ def read_responses(
     )
     masks = [None] * len(prompt_ids) if masks is None else masks
     located = [
-        builder.locate(ids, contexts.turns_of(mask, len(ids)))
-        for ids, mask in zip(response_ids, masks, strict=True)
+        builder.locate(ids, turns_of(mask, len(ids))) for ids, mask in zip(response_ids, masks, strict=True)
     ]
     source = builder.questions(prompt_ids, questions)
     device = next(model.parameters()).device
-    batch = contexts.pad(prompt_ids, response_ids, _pad_id(tokenizer), device)
+    batch = pad(prompt_ids, response_ids, _pad_id(tokenizer), device)
     fields = _fields(model, builder, batch, located, source, temperature, batch_size or len(prompt_ids))
     context = builder.context(batch, located, source, fields)
     if any(mask is not None for mask in masks):
-        own = [range(len(ids)) if mask is None else [i for i, one in enumerate(mask) if one]
-               for ids, mask in zip(response_ids, masks, strict=True)]  # fmt: skip
-        context.response &= batch.on_response(own)
+        written = [
+            [index for index in range(len(ids)) if mask is None or mask[index]]
+            for ids, mask in zip(response_ids, masks, strict=True)
+        ]
+        context.response &= batch.on_response(written)
     context.pieces = builder.pieces(batch, response_ids)
     context.advantage = _numbers(advantages, device)
     context.reward = _numbers(rewards, device)
@@ -186,19 +189,16 @@ def read_responses(
     for group in numbers:
         places[group] = places.get(group, -1) + 1
         streams.append(contexts.stream(seed, step, group, places[group]))
-    context.streams = streams  # type: ignore[attr-defined]
-    return Read(method, context, batch, response_ids, located)
+    context.streams = streams
+    return Read(method, context, batch, response_ids, located, source)
 
 
 def _weighed(read: Read, tokenizer: Any, advantages: Tensor | None) -> list[Weighed]:
     """The parts of a weighed batch, response by response."""
-    credit = contexts.assess(read.method, read.context)
-    abstentions = contexts.named(credit.abstentions, read.located)
-    weights, addend = credit.weights, credit.addend
-    if weights is None and advantages is not None:
-        assert addend is not None
-        divisor = advantages.unsqueeze(1)
-        weights = torch.where(divisor == 0, 1.0, 1.0 + addend / torch.where(divisor == 0, 1.0, divisor))
+    credit = read.method.assess(read.context)
+    abstentions = contexts.named(credit.abstentions, read.located, read.source)
+    shown = credit.weights is not None or advantages is not None
+    weights, addend = credit.as_weights(advantages) if shown else None, credit.addend
     weighed = []
     for row, ids in enumerate(read.response_ids):
         first = read.batch.input_ids.shape[1] - read.batch.length

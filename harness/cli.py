@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from harness.commands import causes, claims, experiments, policies, problems, records
-from harness.commands.shared import MISTAKE, STOPPED, say
-from harness.errors import ExperimentError
-from leaderboards.names import hint
+from harness import surroundings
+
+surroundings.check_packages()  # before the imports that a module of the user's would break
+
+from harness.commands import causes, claims, experiments, methods, policies, problems, records  # noqa: E402
+from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
+from harness.errors import ExperimentError, no_room  # noqa: E402
+from leaderboards.names import hint  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    surroundings.prepare_streams()
+    surroundings.stop_on_sigterm()
     try:
         options = _parser().parse_args(arguments)
         return int(options.run(options) or 0)
@@ -37,14 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "ask for fewer or shorter responses at once, or set CUDA_VISIBLE_DEVICES= to take the CPU"
             )
             return say(f"the GPU's memory is full: {str(error).splitlines()[0]}; {way_out}", MISTAKE)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {error.filename}" if error.filename else ""
-            return say(f"the disk is full{place}: free some space and run the same command again", MISTAKE)
+        if full := no_room(error):
+            return say(f"{full}: free some space and run the same command again", MISTAKE)
         raise
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether the error is one of the packages' own for a user's mistake, whichever of them were imported."""
+    """True for an error of the packages' own for a user's mistake, whichever of them were imported."""
     return _is(error, {"ExperimentError", "TaskError", "RecordError", "CreditError"})
 
 
@@ -73,11 +77,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _shorter(message: str) -> str:
     """argparse lists every choice; where one is close, it is the one that was meant."""
-    found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
-    if found is None:
+    refused = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+    if refused is None:
         return message
-    choices = re.findall(r"[\w.-]+", found[2])
-    return f"{message[: found.start()]}invalid choice: {found[1]!r}; {hint(found[1], choices)}"
+    choices = re.findall(r"[\w.-]+", refused[2])
+    return f"{message[: refused.start()]}invalid choice: {refused[1]!r}; {hint(refused[1], choices)}"
 
 
 class _Version(argparse.Action):
@@ -99,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, records, claims, policies, causes, problems):
+    for subject in (experiments, methods, records, claims, policies, causes, problems):
         subject.add(commands)
     return parser
 

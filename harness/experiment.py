@@ -51,10 +51,10 @@ class Training:
     """One GRPO run. A step is one rollout batch of prompts_per_step x samples_per_prompt responses.
 
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
-    save_every: steps between checkpoints, from which a stopped run goes on; between rollout batches, where alone a
-    run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower. mask_truncated:
-    responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict", or "random", a
-    control that rewards half of the rollouts whatever they say.
+    save_every: steps between checkpoints, from which a stopped run goes on; they lie between rollout batches, for only
+    there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
+    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict",
+    or "random", a control that rewards half of the rollouts whatever they say.
     """
 
     steps: int
@@ -282,7 +282,7 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
     except FileNotFoundError:
         raise ExperimentError(f"experiment file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -291,13 +291,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The table over that of the shipped experiment that its key `base` names, and so on."""
-    own = copy.deepcopy(dict(table))
-    base = own.pop("base", None)
+    changes = copy.deepcopy(dict(table))
+    base = changes.pop("base", None)
     if base is None:
-        return own
+        return changes
     if base not in names() or base == name:
         raise ExperimentError(f"experiment {name}: unknown base {base!r}; {hint(str(base), names())}")
-    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), own)
+    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), changes)
 
 
 def from_table(
@@ -367,7 +367,7 @@ def listed(experiments: Iterable[Experiment]) -> Sheet:
 
 
 def sheets(experiment: Experiment) -> list[Sheet]:
-    """What the experiment declares and which arms it compares."""
+    """The experiment as tables: its declaration, and the arms that it compares."""
     from leaderboards.sheets import Sheet
 
     declaration, training = experiment.declaration, experiment.training

@@ -2,7 +2,7 @@
 
 Every process trains on its part of a step's rollouts, in the order of the data: the first process has the first rows.
 Samples are keyed by problem and number, so a rollout does not depend on which process makes it, nor on how many there
-are. The first process alone writes the record, and evaluates after training, in a process of its own.
+are. Only the first process writes the record, and evaluates after training, in a process of its own.
 
 `harness/accelerate/` holds a configuration for each way to share a policy: `ddp.yaml` copies it to every GPU,
 `fsdp2.yaml` and `zero3.yaml` split parameters, gradients and optimizer, `zero2.yaml` all but the parameters. The
@@ -48,7 +48,7 @@ def processes() -> int:
 
 
 def first() -> bool:
-    """Whether this is the process that writes, or the only one."""
+    """True in the process that writes, and in the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -68,7 +68,7 @@ def join() -> None:
     if processes() == 1:
         return
     try:
-        # Told that it has CPUs alone, accelerate would not begin DeepSpeed's own communication.
+        # Told that it has only CPUs, accelerate would not begin DeepSpeed's own communication.
         PartialState(cpu=not (torch.cuda.is_available() or deepspeed))
     except (distributed.DistError, RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -109,18 +109,18 @@ def agreed(value: str) -> str:
     """The first process's value, on every one; none goes on before that one has come here."""
     if processes() == 1:
         return value
-    one = [value]
-    distributed.broadcast_object_list(one)
-    return one[0]
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
 
 
 def anywhere(here: bool, device: torch.device) -> bool:
-    """Whether it holds on any process."""
+    """True where it holds on any process."""
     if processes() == 1:
         return here
-    found = torch.tensor(int(here), device=device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-    return bool(found)
+    anywhere = torch.tensor(int(here), device=device)
+    distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
+    return bool(anywhere)
 
 
 def whole(parameter: torch.Tensor) -> torch.Tensor:
@@ -185,7 +185,7 @@ class Signals:
 
 
 def lost(error: Exception) -> bool:
-    """Whether the error says that another process is gone."""
+    """True where the error says that another process is gone."""
     return isinstance(error, distributed.DistError) or any(
         word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer")
     )

@@ -1,7 +1,8 @@
 """Plans: what an experiment costs, and whether it fits, before anything starts and without any weights.
 
-Estimates, from the shape of the policy alone. Every response is taken at its longest, so that counts, times and memory
-are upper bounds but for the assumed rates. A step of the experiment `decision` is estimated at 97 ms; measured: 100 ms.
+Estimates, from the shape of the policy. Every response is taken at its longest, so that counts, times and memory are
+upper bounds, except where a rate is assumed. A step of the experiment
+`decision` is estimated at 97 ms; measured: 100 ms.
 
 =============  ======================================================================================================
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
@@ -53,7 +54,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment costs. flops: of all runs. seconds: of all runs, one after the other, on `device`.
+    """The costs of an experiment. flops: of all runs. seconds: of all runs, one after the other, on `device`.
 
     memory: bytes of each part, of the arm that needs most, by the name of the variant: "as declared" first.
     """
@@ -80,7 +81,7 @@ class Plan:
 
 
 def plan(experiment: Experiment, device: Device | None = None) -> Plan:
-    """What `experiment` costs on `device`, by default what is here. Raises ExperimentError for an unknown policy."""
+    """The costs of `experiment` on `device`, by default the one here. Raises ExperimentError for an unknown policy."""
     device = device or here()
     gpu = device if device.kind == "gpu" else REFERENCE
     shape = shape_of(experiment.policy.name)
@@ -147,11 +148,11 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
 def _test_sets(experiment: Experiment, tested: bool) -> list[tuple[int, int]]:
     """Samples of each test set at one evaluation, and how long they may be; `tested`: the task's own is one."""
     evaluation, longest = experiment.evaluation, experiment.training.max_response_tokens
-    own = [(evaluation.problems * evaluation.samples, longest)] if tested else []
+    first = [(evaluation.problems * evaluation.samples, longest)] if tested else []
     more = [
         (extra.problems * extra.samples, extra.max_response_tokens or longest) for extra in evaluation.more
     ]
-    return own + more
+    return first + more
 
 
 def _variants(
@@ -196,13 +197,13 @@ def memory(
     micro = training.micro_batch or training.rollouts
     tokens = micro * length
     layer = tokens * _activations(shape, bfloat16)
-    kept = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
+    inputs = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
     parts = {
         "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
         "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
         "Adam": 8.0 * trained / gpus,
         "gradients": 4.0 * trained / gpus,
-        "activations": kept + layer if training.gradient_checkpointing else shape.layers * layer,
+        "activations": inputs + layer if training.gradient_checkpointing else shape.layers * layer,
         "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
         "attention map": 0.0,
     }
@@ -239,44 +240,44 @@ def total(parts: Mapping[str, float]) -> float:
     return staying + max(training, parts.get("cache", 0.0))
 
 
-def sheets(found: Plan) -> list[Sheet]:
+def sheets(costs: Plan) -> list[Sheet]:
     """The plan as two small tables: what the experiment costs, and the memory that one process of it takes."""
     from leaderboards.sheets import Sheet
 
-    experiment = found.experiment
-    training, arms, per_run = experiment.training, len(experiment.methods), found.gpu_seconds / found.runs
+    experiment = costs.experiment
+    training, arms, per_run = experiment.training, len(experiment.methods), costs.gpu_seconds / costs.runs
     rows = [
-        ("policy", f"{_amount(found.shape.parameters)} parameters, {experiment.policy.dtype}"),
-        ("runs", f"{found.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
-        ("rollouts", f"{_amount(found.rollouts)}, of at most {_amount(found.tokens)} tokens"),
-        ("prompts", f"about {found.prompt} tokens"),
+        ("policy", f"{_amount(costs.shape.parameters)} parameters, {experiment.policy.dtype}"),
+        ("runs", f"{costs.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
+        ("rollouts", f"{_amount(costs.rollouts)}, of at most {_amount(costs.tokens)} tokens"),
+        ("prompts", f"about {costs.prompt} tokens"),
         (
             "evaluation",
-            f"{_amount(found.samples)} samples, of at most {_amount(found.sampled_tokens)} tokens",
+            f"{_amount(costs.samples)} samples, of at most {_amount(costs.sampled_tokens)} tokens",
         ),
-        ("arithmetic", f"{found.flops:.2g} FLOPs at most"),
-        ("GPU hours", f"{_hours(found.gpu_seconds)} at most on {found.gpu.name}, {_hours(per_run)} a run"),
-        ("disk, records", f"{_size(found.records)} at most"),
-        ("disk, policies", f"{_size(found.policies)}: the last one of every run"),
-        ("disk, checkpoints", f"{_size(found.checkpoints)} for each run that is under way"),
+        ("arithmetic", f"{costs.flops:.2g} FLOPs at most"),
+        ("GPU hours", f"{_hours(costs.gpu_seconds)} at most on {costs.gpu.name}, {_hours(per_run)} a run"),
+        ("disk, records", f"{_size(costs.records)} at most"),
+        ("disk, policies", f"{_size(costs.policies)}: the last one of every run"),
+        ("disk, checkpoints", f"{_size(costs.checkpoints)} for each run that is under way"),
     ]
-    if found.device.kind == "cpu":
-        here = f"{_hours(found.seconds)} of one thread at most, {found.step_seconds:,.2g} s a step"
+    if costs.device.kind == "cpu":
+        here = f"{_hours(costs.seconds)} of one thread at most, {costs.step_seconds:,.2g} s a step"
         rows.insert(7, ("CPU hours", here))
     parts = [
-        (part, *(f"{sizes[part] / GB:,.1f}" for sizes in found.memory.values()))
-        for part in found.memory["as declared"]
+        (part, *(f"{sizes[part] / GB:,.1f}" for sizes in costs.memory.values()))
+        for part in costs.memory["as declared"]
     ]
-    most = ("at most", *(f"{total(sizes) / GB:,.1f}" for sizes in found.memory.values()))
+    most = ("at most", *(f"{total(sizes) / GB:,.1f}" for sizes in costs.memory.values()))
     note = (
         f"Estimates. Responses at their longest. GPUs: {UTILISATION:.0%} of the peak in training; decoding bound by "
         f"{BANDWIDTH:.0%} of the bandwidth or by {LAUNCH * 1e3:g} ms a layer. At most: the cache of sampling or "
         "gradients, activations, head and map, beside the rest. "
-        f"LoRA of rank {training.lora_rank or RANK}. Here: {found.device.name}, {_size(found.device.memory)}."
+        f"LoRA of rank {training.lora_rank or RANK}. Here: {costs.device.name}, {_size(costs.device.memory)}."
     )
     return [
         Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
-        Sheet(f"Memory of one process in GB, arm {found.arm}", ("part", *found.memory), (*parts, most), note),
+        Sheet(f"Memory of one process in GB, arm {costs.arm}", ("part", *costs.memory), (*parts, most), note),
     ]
 
 
@@ -294,13 +295,13 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
-def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
+def refuse(costs: Plan, workers: int = 1, served: bool = False) -> None:
     """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not.
 
     served: whether a server samples, on other memory than this.
     """
-    device, experiment = found.device, found.experiment
-    parts = found.memory["as declared"]
+    device, experiment = costs.device, costs.experiment
+    parts = costs.memory["as declared"]
     engine = parts.get("engine", 0.0)
     wanted, room = total(parts) - engine * served, device.memory / workers
     if wanted <= room:
@@ -308,17 +309,17 @@ def refuse(found: Plan, workers: int = 1, served: bool = False) -> None:
     ways = ["--workers 1"] if workers > 1 and wanted <= device.memory else []
     if engine and not served and wanted - engine <= room:
         ways.append(f"--server, with vLLM elsewhere ({(wanted - engine) / GB:.0f} GB)")
-    ways += _ways(found, room)
+    ways += _ways(costs, room)
     shared = f" for {workers} processes at once" if workers > 1 else ""
     raise ExperimentError(
-        f"experiment {experiment.name} does not fit here: the arm {found.arm} needs {wanted / GB:.0f} GB, and "
+        f"experiment {experiment.name} does not fit here: the arm {costs.arm} needs {wanted / GB:.0f} GB, and "
         f"{device.name} has {device.memory / GB:.0f} GB{shared}; what would: {'; or '.join(ways)}"
     )
 
 
-def _ways(found: Plan, room: float) -> list[str]:
+def _ways(costs: Plan, room: float) -> list[str]:
     """Changes that would make the plan fit into `room` bytes, or elsewhere; each is enough."""
-    experiment, device, shape, arm = found.experiment, found.device, found.shape, found.arm
+    experiment, device, shape, arm = costs.experiment, costs.device, costs.shape, costs.arm
     declared = experiment.training_of(arm)
     ways = []
     micro = declared.micro_batch or declared.rollouts
@@ -330,15 +331,15 @@ def _ways(found: Plan, room: float) -> list[str]:
     adapted += [{**adapted[1], "micro_batch": size} for size in smaller]
     for options in (changes, [] if declared.lora_rank else adapted):
         for change in options:
-            size = total(memory(experiment, arm, shape, found.prompt, device, replace(declared, **change)))
+            size = total(memory(experiment, arm, shape, costs.prompt, device, replace(declared, **change)))
             if size <= room:
                 ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
                 break
-    gpu, cheapest = found.gpu, replace(declared, gradient_checkpointing=True)
+    gpu, cheapest = costs.gpu, replace(declared, gradient_checkpointing=True)
     if experiment.engine != VLLM:  # which holds as much of the cache as there is room for
         paged = replace(experiment, engine=VLLM)
         for change in ({}, changes[0], adapted[1]):
-            size = total(memory(paged, arm, shape, found.prompt, gpu, replace(declared, **change), 1))
+            size = total(memory(paged, arm, shape, costs.prompt, gpu, replace(declared, **change), 1))
             if size <= (room if device.kind == "gpu" else gpu.memory):
                 extra = f" with training.{_named(change)}" if change else ""
                 ways.append(f'engine = "{VLLM}" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
@@ -346,7 +347,7 @@ def _ways(found: Plan, room: float) -> list[str]:
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         if gpus == 1 and device.kind == "gpu":
             continue
-        size = total(memory(experiment, arm, shape, found.prompt, gpu, cheapest, gpus))
+        size = total(memory(experiment, arm, shape, costs.prompt, gpu, cheapest, gpus))
         if size <= gpu.memory:
             many = f"{gpus} GPUs like the {gpu.name} by FSDP" if gpus > 1 else f"one {gpu.name}"
             ways.append(f"{many} with gradient_checkpointing ({size / GB:.0f} GB each)")

@@ -128,13 +128,13 @@ def load_policy(
                 attn_implementation=attention,
                 output_loading_info=True,
             )
-            model, found = loaded
+            model, loading = loaded
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ExperimentError(_unreadable(name, source, error)) from error
-    if found["missing_keys"]:
+    if missing := loading["missing_keys"]:
         # transformers draws them at random and goes on.
         raise ExperimentError(
-            f"policy {name}: its weights lack {min(found['missing_keys'])} and {len(found['missing_keys']) - 1} others "
+            f"policy {name}: its weights lack {min(missing)} and {len(missing) - 1} others "
             f"that its config.json asks for; they belong to another architecture than {config.model_type}"
         )
     if chat and not tokenizer.chat_template:

@@ -133,13 +133,12 @@ RECIPES = {
 def pretrain(name: str, folder: Path) -> str:
     """Trains the policy `name` into `folder`: weights, configuration, tokenizer, model card.
 
-    Gives back the SHA-256 of the weights. Reseeds torch's global generator and sets torch to one thread: not
-    for use inside a process that does anything else. Raises ExperimentError for an unknown name.
+    Gives back the SHA-256 of the weights, which is the published one where torch has one thread. Reseeds torch's global
+    generator: not for use inside a process that does anything else. Raises ExperimentError for an unknown name.
     """
     if name not in RECIPES:
         raise ExperimentError(f"no warm start is known for policy {name!r}; known: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    torch.set_num_threads(1)
     seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(name, recipe, seed, scratch)
@@ -233,7 +232,7 @@ def _fresh(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausal
 
 
 def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
-    """What the model card reports: (what, value), measured on the task's test split."""
+    """The rows of the model card, (name, value), measured on the task's test split."""
     task = recipe.task_of()
     problems = list(task.problems("test"))
     rows: list[tuple[str, str]] = []
@@ -251,15 +250,15 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
                 Sampling(recipe.max_new_tokens, temperature),
             )
         verdicts = Counter(
-            str(task.verify(problem, one.text, one.finish_reason))
-            for (problem, _), one in zip(asked, sampled, strict=True)
+            str(task.verify(problem, answer.text, answer.finish_reason))
+            for (problem, _), answer in zip(asked, sampled, strict=True)
         )
         counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
         accuracy = verdicts["correct"] / len(asked)
         asked_of = f"{len(problems)} problems, {repeats} sample{'s' * (repeats > 1)} each"
         rows.append((f"accuracy, {title}", f"{accuracy:.3f} ({counts}; {asked_of})"))
     if isinstance(task, Decision):
-        rows += _copies(task, [one.text for one in sampled])
+        rows += _copies(task, [answer.text for answer in sampled])
     return rows
 
 
@@ -333,7 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: trains the named policies, or all of them, into the package's folder."""
     parser = argparse.ArgumentParser(prog="python -m harness.pretrain", description="Train shipped policies.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
-    for name in parser.parse_args(arguments).names or list(RECIPES):
+    names = parser.parse_args(arguments).names or list(RECIPES)
+    torch.set_num_threads(1)
+    for name in names:
         started = time.perf_counter()
         try:
             digest = pretrain(name, FOLDER / name)

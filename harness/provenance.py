@@ -37,24 +37,25 @@ PACKAGES = (
 @cache
 def versions() -> dict[str, str]:
     """Exact versions of Python and of every package that a result depends on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    if found["flowtracer"] == "not installed":  # run from a checkout
+            installed[name] = "not installed"
+    if installed["flowtracer"] == "not installed":  # run from a checkout
         with suppress(OSError):
             project = tomllib.loads((_source_tree() / "pyproject.toml").read_text())["project"]
-            found["flowtracer"] = project["version"]
-    return {**found, "vllm": vllm_version() or "not installed"}
+            installed["flowtracer"] = project["version"]
+    return {**installed, "vllm": vllm_version() or "not installed"}
 
 
 @cache
 def environment_hash() -> str:
     """sha256 over the name and version of every installed distribution: what a lock file of this environment says."""
-    found = {f"{one.name.lower()}=={one.version}" for one in importlib.metadata.distributions() if one.name}
-    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
+    every = importlib.metadata.distributions()
+    lines = {f"{each.name.lower()}=={each.version}" for each in every if each.name}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def check_versions() -> None:
@@ -70,12 +71,12 @@ def check_versions() -> None:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": "harness"}):
             continue
         try:
-            found = importlib.metadata.version(requirement.name)
+            installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
-        if found == "not installed" or not requirement.specifier.contains(found, prereleases=True):
+            installed = "not installed"
+        if installed == "not installed" or not requirement.specifier.contains(installed, prereleases=True):
             raise ExperimentError(
-                f"{requirement.name} is {found}, and was tested in versions {requirement.specifier}: "
+                f"{requirement.name} is {installed}, and was tested in versions {requirement.specifier}: "
                 f"pip install '{requirement.name}{requirement.specifier}'"
             )
 

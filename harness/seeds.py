@@ -12,7 +12,7 @@ stream            further parts                         decides
 `initialisation`  run seed                              weights that a run adds to its policy (an adapter)
 `data order`      run seed                              which problems a step asks for
 `rollout`         run seed, step, problem id, sample    the tokens of one training rollout
-`credit`          run seed, step, problem id, sample    draws of a credit method (the random control)
+`credit`          seed, step, group, sample in it       draws of a credit method (the random control)
 `evaluation`      task, problem id, sample              the tokens of one evaluation sample
 `continuation`    rollout key, prefix length, number    the tokens of one continuation of a rollout's prefix
 `intervention`    task, problem id, sample              the tokens that follow a masked response, in every arm

@@ -78,7 +78,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
+    """A device that computes. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
 
     bandwidth: bytes a second. Sources of GPUs: their makers' data sheets.
     """

@@ -1,4 +1,4 @@
-"""What recorded runs say: the record format, statistics, tables and reports."""
+"""Recorded runs and what they say: the record format, statistics, tables and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leaderboards.comparison import Arm, Comparison, PositiveControl, arranged, compare, experiments
+    from leaderboards.foreign import read_csv
     from leaderboards.format import RecordError, content_hash
+    from leaderboards.frames import frame
     from leaderboards.manifest import Manifest
     from leaderboards.records import Run, load, read_run
     from leaderboards.writer import RunWriter
@@ -24,13 +26,17 @@ __all__ = [
     "compare",
     "content_hash",
     "experiments",
+    "frame",
     "load",
+    "read_csv",
     "read_run",
 ]
 
 _HOMES = {
     "comparison": ("Arm", "Comparison", "PositiveControl", "arranged", "compare", "experiments"),
+    "foreign": ("read_csv",),
     "format": ("RecordError", "content_hash"),
+    "frames": ("frame",),
     "manifest": ("Manifest",),
     "records": ("Run", "load", "read_run"),
     "writer": ("RunWriter",),

@@ -1,4 +1,4 @@
-"""What the runs of one experiment say about its methods, by the rule that the experiment declared beforehand.
+"""Comparisons: the methods of one experiment against its baseline, by the rule that was declared beforehand.
 
 Every arm is compared with the baseline seed by seed: the paired t over training seeds decides,
 Holm-adjusted over the declared arms (estimand "these problems, new training seeds"). Beside it stand the
@@ -19,6 +19,7 @@ import numpy as np
 from leaderboards import estimates
 from leaderboards.declaration import BASELINE, METRICS, Declaration
 from leaderboards.estimates import Decision, Interval
+from leaderboards.foreign import ForeignRun
 from leaderboards.format import VERDICTS, RecordError
 from leaderboards.names import hint
 from leaderboards.notes import notes, nothing_learnt, tier
@@ -99,7 +100,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class PositiveControl:
-    """Whether this comparison can tell methods apart: whether known decisive tokens beat the baseline."""
+    """The check that this comparison can tell methods apart: credit on known decisive tokens beats the baseline."""
 
     outcome: Literal["sensitive", "not sensitive", "not tested"]
     arm: str | None
@@ -137,6 +138,11 @@ class Comparison:
     def alpha(self) -> float:
         """The declared error rate over all arms."""
         return self.declaration.alpha
+
+    @property
+    def foreign(self) -> bool:
+        """True where the runs were made elsewhere: there are values, and no rollouts or samples."""
+        return any(isinstance(score.run, ForeignRun) for score in self.scores.values())
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -199,9 +205,9 @@ def _check_one_experiment(runs: Sequence[Run]) -> None:
     first = runs[0]
     arms: dict[str, Run] = {}
     for run in runs:
-        mine, its = (some.manifest.shared for some in (run, first))
-        if mine != its:
-            differing = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+        these, those = (some.manifest.shared for some in (run, first))
+        if these != those:
+            differing = sorted(key for key in these.keys() | those.keys() if these.get(key) != those.get(key))
             raise RecordError(
                 f"{run.folder}: under the same hash, its experiment is not that of {first.folder} "
                 f"({', '.join(differing)}): one manifest was changed; restore it, or remove the run"
@@ -225,11 +231,11 @@ def _check_alike(scores: Sequence[RunScores], metric: str) -> None:
             raise RecordError(
                 f"{folder}: has no {metric}: too few {what} were recorded; remove it and run it again"
             )
-        for what, mine, its in (
+        for what, these, those in (
             ("training steps", score.rewards, first.rewards),
             ("evaluation steps", score.accuracies, first.accuracies),
         ):
-            if list(mine) != list(its):
+            if list(these) != list(those):
                 raise RecordError(
                     f"{folder}: its {what} are not those of {first.run.folder}; remove it and run it again"
                 )
@@ -256,15 +262,7 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
     differ.
     """
     finished = _checked(runs, baseline)
-    return compare_scores([score_run(run) for run in finished], runs, baseline)
-
-
-def compare_scores(scored: Sequence[RunScores], runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
-    """The comparison of finished runs that are reduced to numbers already.
-
-    runs: all that there are, the unfinished ones among them, which the notes name. Raises RecordError as `compare`.
-    """
-    finished = [score.run for score in scored]
+    scored = [run.scores() if isinstance(run, ForeignRun) else score_run(run) for run in finished]
     first = finished[0].manifest
     declaration = first.declaration(finished[0].folder)
     scores = {(score.run.method, score.run.seed): score for score in scored}
@@ -352,8 +350,8 @@ def arranged(comparison: Comparison, sort: str = "difference", only: Sequence[st
     """
     if sort not in SORTS:
         raise RecordError(f"arms cannot be sorted by {sort!r}; {hint(sort, SORTS)}")
-    kept = {comparison.arm(label).label for label in only} | {comparison.baseline}
-    arms = [arm for arm in comparison.arms if not only or arm.label in kept]
+    shown = {comparison.arm(label).label for label in only} | {comparison.baseline}
+    arms = [arm for arm in comparison.arms if not only or arm.label in shown]
     notes = comparison.notes
     if len(arms) < len(comparison.arms):
         notes += (f"{len(arms)} of {len(comparison.arms)} methods shown; p is adjusted over all of them",)
@@ -387,13 +385,13 @@ def _describe(
     scores: Mapping[tuple[str, int], RunScores], label: str, declaration: Declaration, credit: str
 ) -> Arm:
     seeds = _seeds(scores, label)
-    mine = [scores[label, seed] for seed in seeds]
-    found = {}
+    scored = [scores[label, seed] for seed in seeds]
+    metrics = {}
     for name in METRICS:
-        if name in mine[0].metrics:
-            values = {seed: score.metrics[name] for seed, score in zip(seeds, mine, strict=True)}
+        if name in scored[0].metrics:
+            values = {seed: score.metrics[name] for seed, score in zip(seeds, scored, strict=True)}
             numbers = list(values.values())
-            found[name] = Score(
+            metrics[name] = Score(
                 values,
                 math.fsum(numbers) / len(numbers),
                 estimates.t_interval(numbers, 1 - declaration.alpha),
@@ -402,16 +400,16 @@ def _describe(
         label=label,
         credit=credit,
         seeds=tuple(seeds),
-        scores=found,
+        scores=metrics,
         metric=declaration.metric,
         outcome="baseline",
-        tasks=_mean_of([score.tasks for score in mine]),
+        tasks=_mean_of([score.tasks for score in scored]),
         verdicts={
-            task: {verdict: sum(score.verdicts[task][verdict] for score in mine) for verdict in VERDICTS}
-            for task in mine[0].verdicts
+            task: {verdict: sum(score.verdicts[task][verdict] for score in scored) for verdict in VERDICTS}
+            for task in scored[0].verdicts
         },
-        training=_mean_of([score.training for score in mine]),
-        cost=_mean_of([score.cost for score in mine]),
+        training=_mean_of([score.training for score in scored]),
+        cost=_mean_of([score.cost for score in scored]),
     )
 
 
@@ -471,7 +469,7 @@ def _cells(
     elif len(tasks) != 1:
         return None
     order = sorted(problems)
-    return np.array([[mine[problem] - its[problem] for problem in order] for mine, its in tables])
+    return np.array([[arm[problem] - base[problem] for problem in order] for arm, base in tables])
 
 
 def _outcome(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:

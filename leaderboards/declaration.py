@@ -23,7 +23,7 @@ NOT_DECLARED = "not declared"
 
 @dataclass(frozen=True)
 class Declaration:
-    """What counts as a result, declared before the first run.
+    """The rule that turns runs into a result, declared before the first run.
 
     metric: one of METRICS: "training_reward_area" (mean reward over training), "evaluation_area" (area under the
     evaluation curve) or "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's
@@ -41,7 +41,7 @@ class Declaration:
 
     @property
     def sequential(self) -> bool:
-        """Whether the number of seeds depends on what they show."""
+        """True where the number of seeds depends on what they show."""
         return self.stopping.strip().lower().startswith(UNTIL_DECIDED)
 
     def fault(self) -> str | None:

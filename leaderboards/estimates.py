@@ -134,12 +134,12 @@ def sign_flip_p(differences: ArrayLike) -> float | None:
         return np.sort(total)
 
     half = len(array) // 2
-    one, other = sums(array[:half]), sums(array[half:])
+    left, right = sums(array[:half]), sums(array[half:])
     # As extreme as observed, up to rounding: a tie counts.
     reach = abs(float(array.sum())) - 1e-9 * max(float(np.abs(array).sum()), 1e-300)
     if reach <= 0:
         return 1.0
-    count = (len(other) - np.searchsorted(other, reach - one, side="left")).sum()
+    count = (len(right) - np.searchsorted(right, reach - left, side="left")).sum()
     return min(1.0, 2 * int(count) / 2 ** len(array))
 
 
@@ -221,7 +221,7 @@ def seeds_needed(differences: ArrayLike, smallest_difference: float, alpha: floa
     def half_width(seeds: int) -> float:
         return deviation / math.sqrt(seeds) * float(stdtrit(seeds - 1, 1 - alpha / 2))
 
-    found = [
+    enough = [
         _first(lambda seeds: 2 * half_width(seeds) <= d, n + 1, n + MOST_SEEDS),
         _first(lambda seeds: _power_to_detect(mean, deviation, seeds, alpha) >= POWER, n + 1, n + MOST_SEEDS),
         _first(
@@ -230,7 +230,7 @@ def seeds_needed(differences: ArrayLike, smallest_difference: float, alpha: floa
             n + MOST_SEEDS,
         ),
     ]
-    reachable = [seeds for seeds in found if seeds is not None]
+    reachable = [seeds for seeds in enough if seeds is not None]
     return min(reachable) - n if reachable else None
 
 
@@ -292,7 +292,7 @@ Outcome = Literal["better", "worse", "no difference", "cannot tell"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the differences of one arm say; the `_holm` values are adjusted over all arms."""
+    """The decision on one arm, from its differences; the `_holm` values are adjusted over all arms."""
 
     outcome: Outcome
     p: float | None
@@ -325,14 +325,14 @@ def decide(
         same = [anytime_equivalence_p(array, smallest_difference, scale) for array in arrays.values()]
     count = max(arms or 0, len(arrays))
     decisions = {}
-    for (label, array), one, adjusted, other, other_adjusted in zip(
+    for (label, array), p_value, p_adjusted, p_same, p_same_adjusted in zip(
         arrays.items(), p, holm(p, count), same, holm(same, count), strict=True
     ):
         needed = None
         outcome: Outcome = "cannot tell"
-        if adjusted is not None and adjusted <= alpha:
+        if p_adjusted is not None and p_adjusted <= alpha:
             outcome = "better" if array.mean() > 0 else "worse"
-        elif other_adjusted is not None and other_adjusted <= alpha:
+        elif p_same_adjusted is not None and p_same_adjusted <= alpha:
             outcome = "no difference"
         else:
             needed = (
@@ -340,7 +340,7 @@ def decide(
                 if scale is None
                 else seeds_for_evidence(array, smallest_difference, scale, alpha / count)
             )
-        decisions[label] = Decision(outcome, one, adjusted, other, other_adjusted, needed)
+        decisions[label] = Decision(outcome, p_value, p_adjusted, p_same, p_same_adjusted, needed)
     return decisions
 
 

@@ -141,12 +141,12 @@ def part_paths(folder: Path, table: str) -> dict[int, Path]:
         return {}
     except OSError as error:
         raise trouble(folder / table, error) from error
-    found = {int(match[1]): folder / table / name for name in names if (match := _PART.fullmatch(name))}
-    return dict(sorted(found.items()))
+    parts = {int(match[1]): folder / table / name for name in names if (match := _PART.fullmatch(name))}
+    return dict(sorted(parts.items()))
 
 
 def missing_step(folder: Path, table: str) -> str | None:
-    """What is wrong where a part is missing between others; evaluations have steps of their own."""
+    """A sentence where a part is missing between others, else None; evaluations have steps of their own."""
     steps = list(part_paths(folder, table))
     absent = sorted(set(range(steps[0], steps[-1] + 1)) - set(steps)) if steps else []
     if not absent:

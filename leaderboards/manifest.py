@@ -44,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was run: the experiment with all its arms, the arm and the seed of this run, and where it was made.
+    """The experiment with all its arms, the arm and the seed of this run, and where it was made.
 
     Keys of the file have the names of the fields. A key that is absent was not known when the run was recorded.
     """

@@ -1,4 +1,4 @@
-"""What a reader of a comparison must know: how far it can be repeated, what is missing, what is mixed."""
+"""Notes that a reader of a comparison needs: how far it can be repeated, what is missing, what is mixed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from leaderboards import estimates
 from leaderboards.declaration import Declaration
-from leaderboards.manifest import DISTRIBUTION, weakest
+from leaderboards.manifest import DISTRIBUTION, UNKNOWN, weakest
 from leaderboards.records import Run
 from leaderboards.scores import RunScores
 
@@ -45,6 +45,11 @@ def notes(
     declaration: Declaration,
 ) -> Iterator[str]:
     """Sentences on unfinished and missing runs, mixed places, rollouts left out and answers that were not judged."""
+    if any(run.manifest.tier == UNKNOWN for run in finished):
+        yield (
+            "made elsewhere: what these runs share on a seed, and what was declared before the first of them, is not "
+            "known here"
+        )
     unfinished = [f"{run.method} seed {run.seed}" for run in runs if not run.finished]
     if unfinished:
         yield f"{len(unfinished)} unfinished, not counted: {_some(unfinished)}"

@@ -180,7 +180,7 @@ def _of_arms(comparison: Comparison, name: str) -> Curves:
 
 def _minus_baseline(comparison: Comparison, name: str) -> Curves:
     """The same, minus the baseline's curve on the same seed: what the seeds share is gone."""
-    found: Curves = {}
+    curves: Curves = {}
     for arm in comparison.arms:
         if arm.differences:
             pairs = [
@@ -190,11 +190,11 @@ def _minus_baseline(comparison: Comparison, name: str) -> Curves:
                 )
                 for seed in arm.differences
             ]
-            found[arm.label] = [
-                {step: value - getattr(its, name)[step] for step, value in mine.items()}
-                for mine, its in pairs
+            curves[arm.label] = [
+                {step: value - getattr(base_score, name)[step] for step, value in arm_curve.items()}
+                for arm_curve, base_score in pairs
             ]
-    return found
+    return curves
 
 
 def _chart(comparison: Comparison, values: Curves, label: str) -> str:
@@ -256,7 +256,7 @@ def _table(sheet: Sheet, baseline: str | None = None, heading: str = "h2") -> st
     head = "".join(cell("th", column, name) for column, name in enumerate(sheet.columns))
     rows = []
     for row in sheet.rows:
-        own = ' class="baseline"' if row[0] == baseline else ""
+        row_class = ' class="baseline"' if row[0] == baseline else ""
         cells = (
             cell(
                 "td",
@@ -266,7 +266,7 @@ def _table(sheet: Sheet, baseline: str | None = None, heading: str = "h2") -> st
             )
             for column, text in enumerate(row)
         )
-        rows.append(f"<tr{own}>{''.join(cells)}</tr>")
+        rows.append(f"<tr{row_class}>{''.join(cells)}</tr>")
     note = f'<p class="note">{_text(sheet.note)}</p>' if sheet.note else ""
     return (
         f'<{heading}>{_text(sheet.title)}</{heading}>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
@@ -282,16 +282,18 @@ def _answers(score: RunScores, problem: Problem) -> dict[int, tuple[str, str]]:
     return {row["sample"]: (row["verdict"], row["text"]) for row in samples.to_pylist()}
 
 
-def _flip(mine: RunScores, its: RunScores, problem: Problem, gained: bool) -> list[tuple[str, str]]:
+def _flip(arm: RunScores, base: RunScores, problem: Problem, gained: bool) -> list[tuple[str, str]]:
     """The two answers to the first sample, sampled with the same noise, that one of them solves and the other not."""
-    ours, theirs = _answers(mine, problem), _answers(its, problem)
+    arm_answers, base_answers = _answers(arm, problem), _answers(base, problem)
     flipped = (
         sample
-        for sample in sorted(ours)
-        if ((theirs[sample][0] == "correct"), (ours[sample][0] == "correct")) == (not gained, gained)
+        for sample in sorted(arm_answers)
+        if ((base_answers[sample][0] == "correct"), (arm_answers[sample][0] == "correct"))
+        == (not gained, gained)
     )
-    sample = next(flipped, min(ours))  # none where answers that could not be judged made the difference
-    return [theirs[sample], ours[sample]]
+    # None flipped where answers that could not be judged made the difference.
+    sample = next(flipped, min(arm_answers))
+    return [base_answers[sample], arm_answers[sample]]
 
 
 def _flips(comparison: Comparison, arm: Arm) -> str:
@@ -299,9 +301,12 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
     gained: list[tuple[float, int, Problem]] = []
     lost: list[tuple[float, int, Problem]] = []
     for seed in arm.differences:
-        mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
-        for problem in sorted(mine.problems.keys() & its.problems.keys()):
-            change = mine.problems[problem] - its.problems[problem]
+        arm_score, base_score = (
+            comparison.scores[arm.label, seed],
+            comparison.scores[comparison.baseline, seed],
+        )
+        for problem in sorted(arm_score.problems.keys() & base_score.problems.keys()):
+            change = arm_score.problems[problem] - base_score.problems[problem]
             if change:
                 (gained if change > 0 else lost).append((-abs(change), seed, problem))
     rollouts = _rollouts(comparison, arm)
@@ -314,11 +319,15 @@ def _flips(comparison: Comparison, arm: Arm) -> str:
     for what, flips in (("gained", gained), ("lost", lost)):
         for change, seed, problem in sorted(flips)[:SHOWN_FLIPS]:
             sign = "+" if what == "gained" else "-"
-            parts.append(
-                f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f} of its samples correct</p>"
+            unit = "" if comparison.foreign else " of its samples correct"
+            parts.append(f"<p>{_text(problem[1])}, seed {seed}: {sign}{-change:.2f}{unit}</p>")
+            if comparison.foreign:  # values without answers
+                continue
+            arm_score, base_score = (
+                comparison.scores[arm.label, seed],
+                comparison.scores[comparison.baseline, seed],
             )
-            mine, its = comparison.scores[arm.label, seed], comparison.scores[comparison.baseline, seed]
-            answers = _flip(mine, its, problem, what == "gained")
+            answers = _flip(arm_score, base_score, problem, what == "gained")
             shown = [_text(text) for _, text in answers]
             parts.append(_side_by_side(comparison.baseline, arm, [verdict for verdict, _ in answers], shown))
     return "\n".join([*parts, *rollouts, "</details>"])
@@ -344,24 +353,24 @@ def _rollouts(comparison: Comparison, arm: Arm) -> list[str]:
     columns = ["problem_id", "sample", "key", "text", "verdict", "advantage", "weights"]
     parts: list[str] = []
     for step in sorted(comparison.scores[arm.label, seed].rewards, reverse=True)[:LATE_STEPS]:
-        its, mine = (
+        base_rows, arm_rows = (
             comparison.scores[label, seed].run.table("rollouts", columns, step).to_pylist()
             for label in (comparison.baseline, arm.label)
         )
-        by_key = {row["key"]: row for row in mine}
-        for row in its:
+        by_key = {row["key"]: row for row in arm_rows}
+        for row in base_rows:
             pair = [row, by_key.get(row["key"], row)]
-            if sum(one["verdict"] == "correct" for one in pair) != 1:
+            if sum(rollout["verdict"] == "correct" for rollout in pair) != 1:
                 continue
-            advantages = " and ".join(f"{one['advantage']:+.2f}" for one in pair)
+            advantages = " and ".join(f"{rollout['advantage']:+.2f}" for rollout in pair)
             where = f"Training step {step}, seed {seed}, {row['problem_id']}, sample {row['sample']}"
             parts.append(f"<p>{_text(where)}: advantage {advantages}</p>")
             parts.append(
                 _side_by_side(
                     comparison.baseline,
                     arm,
-                    [one["verdict"] for one in pair],
-                    [_weighted(one) for one in pair],
+                    [rollout["verdict"] for rollout in pair],
+                    [_weighted(rollout) for rollout in pair],
                 )
             )
             if len(parts) == 2 * SHOWN_FLIPS:
@@ -380,7 +389,7 @@ def _credit(comparison: Comparison) -> str:
             continue
         score = comparison.scores[arm.label, seed]
         columns = ["problem_id", "sample", "text", "verdict", "advantage", "weights"]
-        rows = score.run.table("rollouts", columns, step=min(score.rewards))
+        rows = score.run.table("rollouts", columns, step=min(score.rewards, default=0))
         if not rows.num_rows:
             continue
         # A response that was rewarded unlike its group: credit on any other teaches nothing.
@@ -440,7 +449,7 @@ def _curves(comparison: Comparison) -> list[str]:
 
 
 def _gained_and_lost(comparison: Comparison) -> list[str]:
-    """What every arm solves and the baseline does not, and the other way round; nothing where there is none."""
+    """Problems that an arm solves and the baseline does not, and the other way round; nothing where there is none."""
     flips = [_flips(comparison, arm) for arm in comparison.arms]
     if not any(flips):
         return []
@@ -454,7 +463,7 @@ def _gained_and_lost(comparison: Comparison) -> list[str]:
 
 
 def _provenance(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
-    """What was declared and where the runs were made, as a list."""
+    """The declaration and the places where the runs were made, as a list."""
     shown_above = ("positive control", "hashes")
     facts = [(key, text) for key, text in terminal.provenance(comparison, runs) if key not in shown_above]
     facts += [("note", note) for note in comparison.notes]

@@ -52,7 +52,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run went to its end."""
+        """True where the run went to its end."""
         return self.closing is not None
 
     def _tables(
@@ -70,10 +70,10 @@ class Run:
                     yield _typed(file.read_row_group(group, columns=wanted, use_threads=False), name)
                     continue
                 steps = file.read_row_group(group, columns=["step"], use_threads=False)["step"]
-                found = np.flatnonzero(steps.to_numpy() == only)
-                if len(found):
+                rows_of_step = np.flatnonzero(steps.to_numpy() == only)
+                if len(rows_of_step):
                     rows = file.read_row_group(group, columns=wanted, use_threads=False)
-                    yield _typed(rows.slice(found[0], len(found)), name)
+                    yield _typed(rows.slice(rows_of_step[0], len(rows_of_step)), name)
 
     def step_numbers(self, name: str) -> list[int]:
         """The steps that a table holds, ascending."""
@@ -97,37 +97,37 @@ class Run:
 
         Raises RecordError where the rows of a step stand in two places: one of them would leave no trace in the hash.
         """
-        found: dict[int, str] = {}
+        hashes: dict[int, str] = {}
         for rows in by_step(self._tables(name, None)):
             step = rows["step"][0].as_py()
-            if step in found:
+            if step in hashes:
                 raise RecordError(
                     f"{self.folder / name}.parquet: holds step {step} twice; remove the run's folder and run it again"
                 )
-            found[step] = step_digest(rows)
-        return found
+            hashes[step] = step_digest(rows)
+        return hashes
 
     def content_hash(self, name: str) -> str:
         """sha256 of the values of a table as they are on disk now; see the function `content_hash`."""
         return combined(self.step_hashes(name))
 
     def faults(self) -> list[str]:
-        """What is wrong with the run's files, one line each; empty for a sound run. Reads everything."""
-        found = []
+        """The faults of the run's files, one line each; empty for a sound run. Reads everything."""
+        faults = []
         if not self.finished:
             gaps = [missing_step(self.folder, name) for name in ("rollouts", "steps")]
-            found += [gap for gap in gaps if gap]
+            faults += [gap for gap in gaps if gap]
         for name in TABLES:
             try:
                 now = self.content_hash(name)
             except RecordError as error:
-                found.append(str(error))
+                faults.append(str(error))
                 continue
             if self.closing is not None and now != self.closing["content_hash"].get(name):
-                found.append(
+                faults.append(
                     f"{self.folder / name}.parquet: content differs from finished.json; run it again"
                 )
-        return found
+        return faults
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
@@ -149,6 +149,8 @@ def _lost_manifest(place: Path, folders: Sequence[str], files: Sequence[str]) ->
 def load(folder: str | os.PathLike[str]) -> list[Run]:
     """Every run below `folder`, at any depth (a folder with a manifest.json is a run), by method and seed.
 
+    Symbolic links are followed; what several lead to is taken once.
+
     Raises RecordError for a folder without runs, and one that names every run that cannot be read: also what holds
     tables and has lost its manifest, or a seed would be missing from a comparison without a word.
     """
@@ -156,8 +158,17 @@ def load(folder: str | os.PathLike[str]) -> list[Run]:
     if not root.is_dir():
         raise RecordError(f"{root}: no such folder; give the folder of a run, a sweep, or several sweeps")
     runs, unreadable = [], []
-    for place, folders, files in os.walk(root, followlinks=False):
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to what was there already, or round in a circle
+            continue
+        seen.add(real)
         folders.sort()
+        for path in (Path(place) / name for name in files if not name.startswith(".")):
+            if path.is_symlink() and not path.exists():
+                unreadable.append(f"{path} is a link to {path.readlink()}, which is not there")
         if "manifest.json" in files or _lost_manifest(Path(place), folders, files):
             folders.clear()
             try:

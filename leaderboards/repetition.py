@@ -1,4 +1,4 @@
-"""Whether two recorded sweeps are the same, run by run and bit by bit, and if not where they first differ."""
+"""Repetition: two recorded sweeps compared run by run and bit by bit, and the step where they first differ."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Pair:
 
     @property
     def identical(self) -> bool:
-        """Whether every recorded value is the same; measured times and memory are no results."""
+        """True where every recorded value is the same; measured times and memory are no results."""
         return self.differs is None and self.whole
 
     @property
     def text(self) -> str:
-        """What was found, in words."""
+        """The comparison of the two, in words."""
         if self.one is None or self.other is None:
             return f"only in {'B' if self.one is None else 'A'}"
         if self.differs is not None:
@@ -48,43 +48,43 @@ def pair_up(one: Sequence[Run], other: Sequence[Run]) -> list[Pair]:
 
     Raises RecordError for two runs of the same identity in one folder, and for folders without an experiment in common.
     """
-    mine, its = _by_identity(one), _by_identity(other)
-    if not {key[0] for key in mine} & {key[0] for key in its}:
+    runs_a, runs_b = _by_identity(one), _by_identity(other)
+    if not {key[0] for key in runs_a} & {key[0] for key in runs_b}:
         names = [run.manifest.described for run in (one[0], other[0])]
         raise RecordError(
             f"{one[0].folder} and {other[0].folder} are runs of different experiments, {names[0]} and {names[1]}; "
             "give two folders of the same one"
         )
     pairs = []
-    for key in sorted(mine.keys() | its.keys()):
-        left, right = mine.get(key), its.get(key)
+    for key in sorted(runs_a.keys() | runs_b.keys()):
+        left, right = runs_a.get(key), runs_b.get(key)
         differs, whole = _difference(left, right) if left and right else (None, False)
         pairs.append(Pair(key[1], key[2], left, right, differs, whole))
     return pairs
 
 
 def _by_identity(runs: Sequence[Run]) -> Mapping[tuple[str, str, int], Run]:
-    found: dict[tuple[str, str, int], Run] = {}
+    by_identity: dict[tuple[str, str, int], Run] = {}
     for run in runs:
-        twin = found.setdefault((run.manifest.experiment_hash, run.method, run.seed), run)
+        twin = by_identity.setdefault((run.manifest.experiment_hash, run.method, run.seed), run)
         if twin is not run:
             raise RecordError(
                 f"two runs of {run.method} with seed {run.seed}: {twin.folder} and {run.folder}; remove one"
             )
-    return found
+    return by_identity
 
 
 def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] | None, bool]:
-    found, whole = [], True
+    differing, whole = [], True
     for table in TABLES:
-        mine, its = one.step_hashes(table), other.step_hashes(table)
-        whole = whole and mine.keys() == its.keys()
-        steps = [step for step in mine if step in its and mine[step] != its[step]]
+        hashes_a, hashes_b = one.step_hashes(table), other.step_hashes(table)
+        whole = whole and hashes_a.keys() == hashes_b.keys()
+        steps = [step for step in hashes_a if step in hashes_b and hashes_a[step] != hashes_b[step]]
         if steps:
-            found.append((min(steps), _ORDER.index(table), table))
-    if not found:
+            differing.append((min(steps), _ORDER.index(table), table))
+    if not differing:
         return None, whole
-    step, _, table = min(found)
+    step, _, table = min(differing)
     left, right = (run.table(table, step=step) for run in (one, other))
     columns = tuple(
         name

@@ -136,9 +136,14 @@ def _evaluation(run: Run) -> dict[str, Any]:
             name: {verdict: counts[name, verdict] for verdict in VERDICTS}
             for name in sorted({name for name, _ in counts})
         },
-        "questions": _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample, _ in asked),
+        "questions": questions_of((task, problem, sample) for task, problem, sample, _ in asked),
         "keys": _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked),
     }
+
+
+def questions_of(asked: Iterable[tuple[str, str, int]]) -> str:
+    """A hash of what was asked: task, problem and sample, in any order."""
+    return _digest(f"{task}\t{problem}\t{sample}" for task, problem, sample in asked)
 
 
 def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) -> dict[str, float]:
@@ -156,24 +161,21 @@ def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) ->
 
 def _shares(samples: pa.Table) -> dict[int, dict[Problem, float]]:
     """Step to problem to the share of correct samples; those that could not be judged are left out."""
-    judged = samples.filter(pc.not_equal(samples["verdict"], "error"))
-    correct = pc.equal(judged["verdict"], "correct").cast(pa.float64())
-    judged = judged.append_column("correct", correct)
-    means = judged.group_by(["step", "task", "problem_id"], use_threads=False).aggregate(
-        [("correct", "mean")]
-    )
-    shares: dict[int, dict[Problem, float]] = {step: {} for step in sorted(set(samples["step"].to_pylist()))}
-    for row in sorted(means.to_pylist(), key=lambda row: (row["step"], row["task"], row["problem_id"])):
-        shares[row["step"]][row["task"], row["problem_id"]] = row["correct_mean"]
-    return shares
+    by_step: dict[int, list[tuple[Problem, float | None]]] = {}
+    names = ("step", "task", "problem_id", "verdict")
+    for step, task, problem, verdict in zip(*(samples[name].to_pylist() for name in names), strict=True):
+        value = None if verdict == "error" else float(verdict == "correct")
+        by_step.setdefault(step, []).append(((task, problem), value))
+    return {
+        step: dict(sorted(estimates.problem_means(values).items()))
+        for step, values in sorted(by_step.items())
+    }
 
 
 def over_tasks(problems: Mapping[Problem, float]) -> dict[str, float]:
     """The mean over each task's problems."""
-    by_task: dict[str, list[float]] = {}
-    for (task, _), value in problems.items():
-        by_task.setdefault(task, []).append(value)
-    return {task: math.fsum(values) / len(values) for task, values in sorted(by_task.items())}
+    means = estimates.problem_means((task, value) for (task, _), value in problems.items())
+    return dict(sorted(means.items()))
 
 
 def accuracy(tasks: Mapping[str, float], trained: str | None) -> float:

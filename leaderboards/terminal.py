@@ -48,6 +48,12 @@ ROOM_TO_DRAW = 100
 # ------------------------------------------------------------------------------------- numbers in words
 
 
+def metric_in_words(comparison: Comparison) -> str:
+    """The declared metric; of runs made elsewhere with the name of the column that their values stand in."""
+    column = comparison.experiment.get("value")
+    return METRICS[comparison.metric] + (f", column {column}" if comparison.foreign else "")
+
+
 def decimals(comparison: Comparison) -> int:
     """Digits behind the point at which a tenth of the smallest difference that matters is still seen."""
     return max(3, math.ceil(-math.log10(comparison.smallest_difference)) + 1)
@@ -71,7 +77,7 @@ def _ranking(comparison: Comparison) -> Sheet:
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", "outcome"),
         tuple(rows),
-        f"Of the {METRICS[comparison.metric]}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
+        f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
         f"interval over seeds; p of the {test}, which decides.",
         words=(0, 4),
     )
@@ -161,35 +167,35 @@ def _tasks(comparison: Comparison) -> list[Sheet]:
         levels.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
         cells = []
         for task in tasks if arm.differences else ():
-            mine, its = (
+            arm_values, base_values = (
                 [comparison.scores[label, seed].tasks[task] for seed in arm.differences]
                 for label in (arm.label, comparison.baseline)
             )
-            values = [one - other for one, other in zip(mine, its, strict=True)]
+            values = [value - base for value, base in zip(arm_values, base_values, strict=True)]
             interval = estimates.t_interval(values, 1 - comparison.alpha)
             cells.append(level(math.fsum(values) / len(values), interval, 3, "+"))
         if cells:
             differences.append((arm.label, *cells))
     note = "IQM: mean of the middle half of all seeds and tasks, stratified bootstrap over seeds."
-    found = [Sheet("Final accuracy by task", ("method", *tasks, "IQM"), tuple(levels), note)]
+    tables = [Sheet("Final accuracy by task", ("method", *tasks, "IQM"), tuple(levels), note)]
     if differences:
         note = "Not adjusted for the number of tasks: the declared metric decides, these describe."
         title = f"Final accuracy by task, minus {comparison.baseline}'s on the same seed"
-        found.append(Sheet(title, ("method", *tasks), tuple(differences), note))
-    return found
+        tables.append(Sheet(title, ("method", *tasks), tuple(differences), note))
+    return tables
 
 
 def _verdicts(comparison: Comparison) -> list[Sheet]:
     tasks = sorted({task for arm in comparison.arms for task in arm.verdicts})
-    found = []
+    tables = []
     for task in tasks:
         rows = []
         for arm in comparison.arms:
             counts = [arm.verdicts[task][verdict] for verdict in VERDICTS]
             rows.append((arm.label, *map(str, counts), str(sum(counts))))
         title = f"Verdicts on the samples of the last evaluation: {task}"
-        found.append(Sheet(title, ("method", *VERDICTS, "samples"), tuple(rows)))
-    return found
+        tables.append(Sheet(title, ("method", *VERDICTS, "samples"), tuple(rows)))
+    return tables
 
 
 def _training(comparison: Comparison) -> Sheet | None:
@@ -264,12 +270,12 @@ def stopping(comparison: Comparison) -> str:
     seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
     most, undecided = comparison.experiment["seeds"], ", ".join(comparison.undecided)
     if not undecided:
-        found = f"every arm is decided after {seeds} of at most {most} seeds"
+        state = f"every arm is decided after {seeds} of at most {most} seeds"
     elif seeds >= most:
-        found = f"the most seeds, {most}, are run; undecided: {undecided}"
+        state = f"the most seeds, {most}, are run; undecided: {undecided}"
     else:
-        found = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
-    return f"{declared} (e-process, scale {comparison.declaration.scale:g}): {found}"
+        state = f"{seeds} of at most {most} seeds are run; undecided: {undecided}"
+    return f"{declared} (e-process, scale {comparison.declaration.scale:g}): {state}"
 
 
 def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
@@ -280,44 +286,49 @@ def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
     """
     shared = [
         label
-        for label in dict.fromkeys(arm.label for one in comparisons for arm in one.arms)
+        for label in dict.fromkeys(arm.label for comparison in comparisons for arm in comparison.arms)
         if all(
-            any(arm.label == label and "final_accuracy" in arm.scores for arm in one.arms)
-            for one in comparisons
+            any(arm.label == label and "final_accuracy" in arm.scores for arm in comparison.arms)
+            for comparison in comparisons
         )
     ]
     baseline = comparisons[0].baseline if comparisons else ""
     if len(comparisons) < 2 or baseline not in shared:
         return None
-    confidence = 1 - max(one.alpha for one in comparisons)
+    confidence = 1 - max(comparison.alpha for comparison in comparisons)
 
     def accuracies(label: str, seeds: Sequence[int]) -> list[list[float]]:
         return [
-            [one.arm(label).scores["final_accuracy"].values[seed] for one in comparisons] for seed in seeds
+            [comparison.arm(label).scores["final_accuracy"].values[seed] for comparison in comparisons]
+            for seed in seeds
         ]
 
-    def spread(found: tuple[float, Interval | None], sign: str = "") -> str:
-        middle, interval = found
+    def spread(estimate: tuple[float, Interval | None], sign: str = "") -> str:
+        middle, interval = estimate
         return f"{rounded(middle, 3):{sign}.3f}" + (
             f" [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else ""
         )
 
     rows = []
     for label in shared:
-        seeds = sorted(set.intersection(*(set(one.arm(label).seeds) for one in comparisons)))
-        paired = [seed for seed in seeds if all(seed in one.arm(baseline).seeds for one in comparisons)]
+        seeds = sorted(set.intersection(*(set(comparison.arm(label).seeds) for comparison in comparisons)))
+        paired = [
+            seed
+            for seed in seeds
+            if all(seed in comparison.arm(baseline).seeds for comparison in comparisons)
+        ]
         if not seeds:
             continue
-        mine = np.array(accuracies(label, seeds))
-        cells = [f"{value:.3f}" for value in mine.mean(axis=0)]
-        cells += [spread(estimates.bootstrap_over_tasks(mine, np.mean, confidence))]
-        cells += [spread(estimates.bootstrap_over_tasks(mine, confidence=confidence))]
+        scores = np.array(accuracies(label, seeds))
+        cells = [f"{value:.3f}" for value in scores.mean(axis=0)]
+        cells += [spread(estimates.bootstrap_over_tasks(scores, np.mean, confidence))]
+        cells += [spread(estimates.bootstrap_over_tasks(scores, confidence=confidence))]
         difference = NOTHING
         if label != baseline and paired:
-            less = np.array(accuracies(label, paired)) - np.array(accuracies(baseline, paired))
-            difference = spread(estimates.bootstrap_over_tasks(less, np.mean, confidence), "+")
-        rows.append((mine.mean(), (label, *cells, difference, str(len(seeds)))))
-    names = [str(one.experiment.get("name", "experiment")) for one in comparisons]
+            differences = np.array(accuracies(label, paired)) - np.array(accuracies(baseline, paired))
+            difference = spread(estimates.bootstrap_over_tasks(differences, np.mean, confidence), "+")
+        rows.append((scores.mean(), (label, *cells, difference, str(len(seeds)))))
+    names = [str(comparison.experiment.get("name", "experiment")) for comparison in comparisons]
     rows.sort(key=lambda row: -row[0])
     return Sheet(
         f"All {len(comparisons)} experiments: final accuracy",
@@ -330,18 +341,22 @@ def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
 
 
 def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What was declared beforehand, and what was run: pairs of a name and its text."""
+    """The declaration and the size of what was run: pairs of a name and its text."""
     declaration = comparison.declaration
     arms = len(comparison.arms) - 1
     rule = f"d = {comparison.smallest_difference:g}, alpha = {comparison.alpha:g} over all arms (Holm)"
     spent = math.fsum(arm.cost.get("seconds_total", 0.0) * len(arm.seeds) for arm in comparison.arms)
     finished = sum(run.finished for run in runs)
     return [
-        ("declared", f"{comparison.metric}, {rule}"),
+        ("compared by" if comparison.foreign else "declared", f"{comparison.metric}, {rule}"),
         ("estimand", declaration.estimand),
         ("stopping", stopping(comparison)),
         ("positive control", comparison.positive_control.text),
-        ("runs", f"{finished} finished, {arms + 1} methods, {seconds(spent)} of training in all"),
+        (
+            "runs",
+            f"{finished} finished, {arms + 1} methods"
+            + (f", {seconds(spent)} of training in all" if spent else ""),
+        ),
         ("tier", f"{comparison.tier}: {TIERS[comparison.tier]}"),
         ("hashes", f"experiment {comparison.experiment_hash[:16]}, run set {comparison.run_set_hash[:16]}"),
     ]

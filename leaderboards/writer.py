@@ -91,7 +91,7 @@ class RunWriter:
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` has completed; a finished run takes no more rows."""
+        """True once `finish` has completed; a finished run takes no more rows."""
         return (self.folder / "finished.json").exists()
 
     def steps(self, table: str) -> list[int]:

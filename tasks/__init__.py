@@ -17,6 +17,7 @@ from tasks import (  # noqa: F401  importing a task's file registers it
     sums,
     word_problems,
 )
-from tasks.problem import Problem, Task, TaskError, Verdict, get, kind, names, register, reward_of
+from tasks.problem import Problem, Task, get, kind, names, register
+from tasks.verdict import TaskError, Verdict, reward_of
 
 __all__ = ["Problem", "Task", "TaskError", "Verdict", "get", "kind", "names", "register", "reward_of"]

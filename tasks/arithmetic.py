@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tasks.problem import Problem, Task, TaskError, Verdict, register
+from tasks.problem import Problem, Task, register
+from tasks.verdict import TaskError, Verdict
 
 LARGEST = 60
 TERMS = (3, 4)

@@ -19,7 +19,9 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from tasks.marked import BOXED_INSTRUCTION
-from tasks.problem import Problem, Task, TaskError, Verdict, register
+from tasks.problem import Problem, Task, register
+from tasks.verdict import TaskError, Verdict
+from tasks.verify import spellings
 from tasks.verify.extraction import last_box
 
 COUNT = 4
@@ -257,6 +259,9 @@ class Countdown(Task):
 
     def extract(self, text: str) -> tuple[int, int] | None:
         return last_box(text)
+
+    def changed(self, problem: Problem, answer: str) -> Iterator[str]:
+        return spellings.other_numbers(answer)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         try:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 from tasks.dapo_math import asked, rule_gold
 from tasks.marked import ExpressionTask
-from tasks.problem import Problem, TaskError, Verdict, register
+from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load, without_overlap
+from tasks.verdict import TaskError, Verdict
 from tasks.verify import answers
 
 TEST_PROBLEMS = 1000

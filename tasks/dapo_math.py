@@ -13,8 +13,9 @@ from tasks.hendrycks_math import Math500
 from tasks.marked import NumberTask
 from tasks.minerva import Minerva
 from tasks.olympiadbench import OlympiadBench
-from tasks.problem import Problem, Task, TaskError, register
+from tasks.problem import Problem, Task, register
 from tasks.source import Hub, Row, load, without_overlap
+from tasks.verdict import TaskError
 
 _BEFORE = "where $Answer is the answer to the problem.\n\n"
 _AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'

@@ -31,12 +31,13 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tasks.problem import Problem, Task, TaskError, Verdict, register
+from tasks.problem import Problem, Task, register
+from tasks.verdict import TaskError, Verdict
 
 LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
@@ -153,6 +154,9 @@ class Decision(Task):
             "chain": ("aaa0?", "0AA#{}"),
         }[self.variant]
         return head + "".join(label + LETTERS[0] for label in LABELS) + tail.format(answer)
+
+    def changed(self, problem: Problem, answer: str) -> Iterator[str]:
+        return iter((ANSWERS[(ANSWERS.index(answer) + 1) % len(ANSWERS)],))
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
         return [(place, place + 1) for place in self.named(text)[:1]]

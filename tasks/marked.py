@@ -5,14 +5,13 @@ what they hold.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from tasks.problem import Problem, Task, TaskError, Verdict
-from tasks.verify import answers, extraction, numbers, pool
+from tasks.problem import Problem, Task
+from tasks.verdict import TaskError, Verdict
+from tasks.verify import answers, extraction, numbers, spellings
 
 #: The system prompt of the paper.
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -48,6 +47,9 @@ class NumberTask(Task):
 
     def respond(self, answer: str) -> str:
         return f"#### {answer}" if self.answer == "hashes" else f"\\boxed{{{answer}}}"
+
+    def respelled(self, answer: str) -> Iterator[str]:
+        return spellings.integers(answer, boxed=self.answer != "hashes")
 
     def lenient(self, text: str) -> tuple[int, int] | None:
         return self.extract(text) or extraction.lenient(text)
@@ -91,6 +93,10 @@ class ExpressionTask(Task):
     def extract(self, text: str) -> tuple[int, int] | None:
         return extraction.last_box(text)
 
+    def respelled(self, answer: str) -> Iterator[str]:
+        as_integer = list(spellings.integers(answer, boxed=True))
+        return iter(as_integer) if as_integer else spellings.expressions(answer)
+
     def lenient(self, text: str) -> tuple[int, int] | None:
         return self.extract(text) or extraction.lenient(text)
 
@@ -102,19 +108,6 @@ class ExpressionTask(Task):
         `\\boxed{}`.
         """
         return super().problem_from(question, self.gold_of(gold))
-
-    def verify_all(
-        self, items: Sequence[tuple[Problem, str, str | None]], seconds: float | None = None
-    ) -> list[Verdict]:
-        until = None if seconds is None else time.monotonic() + seconds
-
-        def verdict(item: tuple[Problem, str, str | None]) -> Verdict:
-            if until is not None and time.monotonic() > until and self.extract(item[1]) is not None:
-                return Verdict.TIMEOUT
-            return self.verify(*item)
-
-        with ThreadPoolExecutor(pool.WORKERS) as threads:
-            return list(threads.map(verdict, items))
 
     def gold_of(self, gold: Any) -> str:
         """The LaTeX of the answer that a published gold states; TaskError if there is none."""

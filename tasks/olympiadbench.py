@@ -9,8 +9,9 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from tasks.marked import ExpressionTask
-from tasks.problem import Problem, TaskError, Verdict, register
+from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load
+from tasks.verdict import TaskError, Verdict
 from tasks.verify import answers, numbers
 
 #: Published answers that no reader could give as they are printed, and what they mean.

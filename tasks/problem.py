@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar
 
-
-class TaskError(ValueError):
-    """A user's mistake about a task or its data: one line that names the input and the way out."""
-
-
-class Verdict(StrEnum):
-    """What became of one answer. A closed set: every sample has exactly one, and every table shows them all."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    NO_ANSWER = "no_answer"
-    TRUNCATED = "truncated"
-    TIMEOUT = "timeout"
-    ERROR = "error"
+from tasks.judging import Judging
+from tasks.verdict import TaskError, Verdict, reward_of
+from tasks.verify import spellings
 
 
 @dataclass(frozen=True)
@@ -94,6 +82,14 @@ class Task(ABC):
         """A response that marks `answer` as this task wants it marked."""
         return f"\\boxed{{{answer}}}"
 
+    def respelled(self, answer: str) -> Iterator[str]:
+        """A right answer in other spellings, for validation: all must verify."""
+        return iter(())
+
+    def changed(self, problem: Problem, answer: str) -> Iterator[str]:
+        """Answers that differ from a right one in value, for validation: none may verify."""
+        return spellings.others(answer)
+
     def lenient(self, text: str) -> tuple[int, int] | None:
         """Span of the answer where a reader would find one, marked or not: reported beside the strict one, never
         rewarded.
@@ -116,9 +112,14 @@ class Task(ABC):
     ) -> list[Verdict]:
         """The verdicts of many (problem, text, finish reason), such as a step's rollouts.
 
-        What is not judged after `seconds` is a timeout, where a task's verifier can run long at all.
+        What is not judged after `seconds` is a timeout, where a task's verifier can run long at all. An exception that
+        a verifier raises is logged, and the verdict error.
         """
-        return [self.verify(*item) for item in items]
+        judging = Judging(self)
+        try:
+            return judging.verdicts([judging.begin(*item) for item in items], seconds)
+        finally:
+            judging.close()
 
     def reward(self, problem: Problem, text: str, finish_reason: str | None = None) -> float | None:
         """1 for correct, None for error (unscorable: left out of the group's mean), else 0.
@@ -130,13 +131,6 @@ class Task(ABC):
     def unknown_split(self, split: str) -> TaskError:
         """The error for a split that this task does not have."""
         return TaskError(f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}")
-
-
-def reward_of(verdict: Verdict) -> float | None:
-    """The reward of a verdict: 1 for correct, None for error, else 0."""
-    if verdict is Verdict.ERROR:
-        return None
-    return 1.0 if verdict is Verdict.CORRECT else 0.0
 
 
 _REGISTRY: dict[str, type[Task]] = {}

@@ -10,13 +10,14 @@ data set gets.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from tasks.countdown import Countdown
 from tasks.marked import ExpressionTask
-from tasks.problem import Problem, TaskError, Verdict, register
-from tasks.verify import numbers
+from tasks.problem import Problem, register
+from tasks.verdict import TaskError, Verdict
+from tasks.verify import numbers, spellings
 
 SIZES = {"train": 2048, "test": 256}
 LONGEST = 4000
@@ -88,6 +89,9 @@ class ReasoningGym(ExpressionTask):
 
     def gold_answer(self, problem: Problem) -> str | None:
         return problem.gold["answer"]
+
+    def respelled(self, answer: str) -> Iterator[str]:
+        return spellings.integers(answer, boxed=True)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         entry = problem.gold

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.problem import Problem, Task, TaskError
+from tasks.problem import Problem, Task
+from tasks.verdict import TaskError
 
 #: Name of the environment variable that names a folder of offline data sets.
 FOLDER_VARIABLE = "FLOWTRACER_DATA"

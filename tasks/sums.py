@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tasks.problem import Problem, Task, TaskError, Verdict, register
+from tasks.problem import Problem, Task, register
+from tasks.verdict import TaskError, Verdict
 
 #: One test problem for so many problems.
 TEST_SHARE = 4

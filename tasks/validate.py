@@ -4,13 +4,11 @@ not.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tasks.problem import Problem, Task, TaskError, Verdict
-from tasks.verify import answers, numbers
+from tasks.problem import Task
+from tasks.verdict import TaskError, Verdict
 
 #: Share of golds that must verify.
 REQUIRED = 0.995
@@ -81,12 +79,12 @@ def _validate_split(task: Task, split: str, limit: int | None) -> Validation:
         if verdict is not Verdict.CORRECT:
             result.refused.append((problem.id, answer, verdict))
             continue
-        for other in respelled(task, answer):
+        for other in task.respelled(answer):
             result.respelled += 1
             verdict = task.verify(problem, task.respond(other))
             if verdict is not Verdict.CORRECT:
                 result.respelled_refused.append((problem.id, other, verdict))
-        for other in mutated(task, problem, answer):
+        for other in task.changed(problem, answer):
             result.mutated += 1
             verdict = task.verify(problem, task.respond(other))
             if verdict is Verdict.CORRECT:
@@ -94,56 +92,3 @@ def _validate_split(task: Task, split: str, limit: int | None) -> Validation:
     result.removed = len(task.removed)
     result.seconds = time.perf_counter() - started
     return result
-
-
-def respelled(task: Task, answer: str) -> Iterator[str]:
-    """The same answer in other spellings, where the task's answers are mathematics."""
-    if "\\boxed" not in task.respond("") and "####" not in task.respond(""):
-        return
-    if re.fullmatch(r"-?[0-9]+", answer):
-        yield f"{answer}.0"
-        yield f"{int(answer):,}"
-        yield f"${answer}$" if "\\boxed" in task.respond("") else f"{answer}."
-        return
-    if task.name in ("countdown", "reasoning_gym"):
-        return
-    yield f" {answer} ".replace("\\frac", "\\dfrac").replace("(", "\\left( ").replace(")", " \\right)")
-    form = answers.parse(answers.clean(answer))
-    odd = re.search(r"\\text|\\mathrm|_|[a-zA-Z]{3}|\\pm|=", form.text)
-    if form.kind == "value" and not odd and numbers.parse(answer) is None:
-        yield f"0 + {form.text}"
-    if form.kind == "list":
-        yield ", ".join(part.text for part in reversed(form.parts))
-
-
-def mutated(task: Task, problem: Problem, answer: str) -> Iterator[str]:
-    """Answers that differ from the gold in value: a number changed, a sign turned, an item added, lost or moved."""
-    if task.name == "decision":
-        yield chr((ord(answer) - ord("a") + 1) % 8 + ord("a"))
-        return
-    seen = {answer}
-    literals = list(re.finditer(r"(?<![0-9.])[0-9]+", answer))
-    for match in (literals[:1] + literals[-1:]) if literals else ():
-        changed = answer[: match.start()] + str(int(match.group()) + 1) + answer[match.end() :]
-        if changed not in seen:
-            seen.add(changed)
-            yield changed
-    if task.name == "countdown":
-        return
-    form = answers.parse(answers.clean(answer))
-    if form.kind == "value" and numbers.parse(answer) is not None and re.search(r"[1-9]", answer):
-        yield answer[1:] if answer.startswith("-") else f"-{answer}"
-    if form.kind in ("list", "set"):
-        texts = [part.text for part in form.parts]
-        yield ", ".join(texts[:-1])
-        yield ", ".join([*texts, "987654321"])
-    elif len(form.kind) == 2 and form.kind[0] in "([" and len(form.parts) > 1:
-        texts = [part.text for part in form.parts]
-        if texts != texts[::-1]:
-            yield form.kind[0] + ", ".join(reversed(texts)) + form.kind[1]
-        yield form.kind[0] + ", ".join([*texts, "987654321"]) + form.kind[1]
-        if len(texts) == 2 and "[" + "]" != form.kind:
-            yield "[" + ", ".join(texts) + "]"
-    elif not literals:
-        yield answer + "987654321"
-        yield "\\text{none}"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from tasks.marked import NumberTask
-from tasks.problem import Problem, TaskError, register
+from tasks.problem import Problem, register
+from tasks.verdict import TaskError
 
 TRAIN_PROBLEMS = 2048
 TEST_PROBLEMS = 256

@@ -8,8 +8,10 @@ from flowtracer.credit import (  # noqa: F401
     gradient,
     graph,
     outcome,
+    phrases,
     rhythm,
 )
-from flowtracer.credit.method import CreditContext, CreditMethod, get, names, register
+from flowtracer.credit.composition import get
+from flowtracer.credit.method import CreditContext, CreditMethod, names, register
 
 __all__ = ["CreditContext", "CreditMethod", "get", "names", "register"]

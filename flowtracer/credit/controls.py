@@ -1,35 +1,23 @@
 """Controls: credit methods that a comparison needs to know what its other rows mean.
 
 uniform is GRPO. constant has FlowTracer's mean weight without its contrast. random has both without its ranking.
-delimiters knows punctuation and nothing else, position the position. oracle, oracle_mask and anti_oracle know the
-decisive tokens: what perfect credit would gain, and what its opposite costs (assay sensitivity).
+random_mask is what any mask must beat. delimiters knows punctuation and nothing else, position, first_tokens and
+last_tokens the position. oracle, oracle_mask and anti_oracle know the
+decisive tokens: what perfect credit would gain, and what its opposite costs (positive controls).
 """
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from flowtracer.credit import draws
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
-from flowtracer.errors import CreditError
-
-
-def pool_size(members: Tensor, ratio: float) -> Tensor:
-    """floor(ratio n) of n = members, computed exactly: 0.4 means two fifths, so 5 tokens give 2."""
-    exact = Fraction(str(ratio))
-    return members * exact.numerator // exact.denominator
-
-
-def top(scores: Tensor, pool: Tensor, count: Tensor) -> Tensor:
-    """Boolean (B, T): the `count` (B,) highest scores of each row's `pool` (B, T); ties go to the earliest token."""
-    order = scores.masked_fill(~pool, float("-inf")).argsort(dim=1, descending=True, stable=True)
-    chosen = torch.arange(scores.shape[1], device=scores.device) < count.unsqueeze(1)
-    return torch.zeros_like(pool).scatter(1, order, chosen) & pool
 
 
 @register
@@ -69,49 +57,85 @@ class Constant(CreditMethod):
         return torch.full_like(context.response, self.weight, dtype=torch.float32)
 
 
-@dataclass(frozen=True)
-class TwoLevel(CreditMethod):
-    """Base of the methods that give `gamma` to a share `ratio` of the response and 1 to the rest."""
-
-    gamma: float = 1.5
-    ratio: float = 0.4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_range("gamma", 0.0, 1e6)
-        self.check_range("ratio", 0.0, 1.0)
-
-    @property
-    def usual_mean(self) -> float:
-        return 1.0 + (self.gamma - 1.0) * self.ratio
-
-    def raised(self, chosen: Tensor) -> Tensor:
-        """gamma where `chosen`, 1 elsewhere, (B, T)."""
-        return torch.where(chosen, self.gamma, 1.0)
-
-
-def random_scores(name: str, context: CreditContext) -> Tensor:
-    """Uniform random numbers (B, T) from the context's own generator."""
-    if context.generator is None:
-        raise CreditError(f"credit {name} needs a generator of its own in its context")
-    # Drawn on the generator's device and for the whole padded batch, in one call.
-    drawn = torch.rand(context.response.shape, generator=context.generator, device=context.generator.device)
-    return drawn.to(context.response.device)
-
-
 @register
 @dataclass(frozen=True)
 class RandomTokens(TwoLevel):
     """gamma for a random 40% of the response: FlowTracer's contrast without its ranking (control in 2510.13554).
 
-    Drawn from the context's own generator. Ten response tokens, four drawn: 1 1.5 1 1 1.5 1 1 1.5 1.5 1.
+    Drawn from each response's own stream. Ten response tokens, four drawn: 1 1.5 1 1 1.5 1 1 1.5 1.5 1.
     """
 
     name: ClassVar[str] = "random"
 
     def weights(self, context: CreditContext) -> Tensor:
         count = pool_size(context.response.sum(1), self.ratio)
-        return self.raised(top(random_scores(self.name, context), context.response, count))
+        return self.up_weighted(top(draws.uniform(self.name, context), context.response, count))
+
+
+@register
+@dataclass(frozen=True)
+class RandomMask(CreditMethod):
+    """w = 1 on a random 20% of the response, 0 elsewhere: the control without which no mask can be read.
+
+    arXiv 2605.07660 finds that it keeps most of the gain of masks that choose their tokens. Our reading: floor(ratio n)
+    of n tokens, so that with ratio 0.2 a response of less than five tokens has no part in the update. The loss is still
+    divided by all tokens. Drawn from each response's own stream.
+
+    Ten response tokens, two drawn: 0 0 1 0 0 0 0 1 0 0.
+    """
+
+    name: ClassVar[str] = "random_mask"
+    ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("ratio", 0.0, 1.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return self.ratio
+
+    def weights(self, context: CreditContext) -> Tensor:
+        count = pool_size(context.response.sum(1), self.ratio)
+        return top(draws.uniform(self.name, context), context.response, count).to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class FirstTokens(TwoLevel):
+    """gamma for the first 40% of the response: FlowTracer's levels with the position in place of its ranking.
+
+    A control of ours: a ranking that favours early tokens must beat it.
+
+    Ten response tokens: 1.5 1.5 1.5 1.5 1 1 1 1 1 1.
+    """
+
+    name: ClassVar[str] = "first_tokens"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        response = context.response
+        return self.up_weighted(
+            top(-response.cumsum(1).double(), response, pool_size(response.sum(1), self.ratio))
+        )
+
+
+@register
+@dataclass(frozen=True)
+class LastTokens(TwoLevel):
+    """gamma for the last 40% of the response: FlowTracer's levels with the position in place of its ranking.
+
+    A control of ours: a ranking that favours what stands near the answer must beat it.
+
+    Ten response tokens: 1 1 1 1 1 1 1.5 1.5 1.5 1.5.
+    """
+
+    name: ClassVar[str] = "last_tokens"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        response = context.response
+        return self.up_weighted(
+            top(response.cumsum(1).double(), response, pool_size(response.sum(1), self.ratio))
+        )
 
 
 @register
@@ -226,6 +250,24 @@ class Oracle(_Decisive):
 
     def weights(self, context: CreditContext) -> Tensor:
         return torch.where(self.decisive(context), self.gamma, 1.0)
+
+
+@register
+@dataclass(frozen=True)
+class ShuffledOracle(Oracle):
+    """oracle's weights, permuted at random within each response: its strength without its knowledge.
+
+    Drawn from each response's own stream. Where it gains, a testbed rewards contrast, and its oracle proves nothing.
+    Ten response tokens, one decisive: nine 1 and one 1.5 in any order, such as 1 1 1 1 1 1 1.5 1 1 1.
+    """
+
+    name: ClassVar[str] = "shuffled_oracle"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        weights, response = super().weights(context), context.response
+        drawn = draws.uniform(self.name, context).masked_fill(~response, float("inf"))
+        in_order = response.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        return weights.scatter(1, drawn.argsort(dim=1, stable=True), weights.gather(1, in_order))
 
 
 @register

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -29,7 +29,7 @@ class EntropyTop(TwoLevel):
     def weights(self, context: CreditContext) -> Tensor:
         assert context.entropies is not None
         response = context.response
-        return self.raised(top(context.entropies, response, pool_size(response.sum(1), self.ratio)))
+        return self.up_weighted(top(context.entropies, response, pool_size(response.sum(1), self.ratio)))
 
 
 @register
@@ -123,3 +123,98 @@ class Probability(CreditMethod):
     def weights(self, context: CreditContext) -> Tensor:
         assert context.logprobs is not None
         return self.alpha * context.logprobs.float().exp() + (1.0 - self.alpha)
+
+
+@register
+@dataclass(frozen=True)
+class LowProbability(CreditMethod):
+    """w = 1 where the probability of the token is below a threshold, 0 elsewhere (the mask of SPO, arXiv 2505.23564).
+
+    threshold 0.9. There the mask multiplies the advantage of a segment; here that of the response. Our reading of its
+    rule, not held against its code yet. The loss is still divided by all tokens. No abstention: a response that the
+    policy was sure of throughout gets no weight at all.
+
+    Ten response tokens of probability 1 0.5 0.25 0.95 0.75 1 1 0.1 0.92 0.5: 0 1 1 0 1 0 0 1 0 1.
+    """
+
+    name: ClassVar[str] = "low_probability"
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("threshold", 0.0, 1.0)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.logprobs is not None
+        return (context.logprobs.float().exp() < self.threshold).to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class EntropyShare(CreditMethod):
+    """w = max(0, 1 + beta (H / mean H - 1)): more where the policy was less sure than on average (GTPO's idea).
+
+    H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. Our
+    reading of GTPO (arXiv 2508.04349), which itself divides H by the sum over the group's responses at the same step,
+    apart for correct and wrong ones. beta up to 1 keeps the mean weight at 1.
+
+    Ten response tokens of entropy 0 2 0 1 1 0 3 0 2 1, mean 1: 0.9 1.1 0.9 1 1 0.9 1.2 0.9 1.1 1.
+    """
+
+    name: ClassVar[str] = "gtpo"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("beta", 0.0, 1e6)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.entropies is not None
+        entropies = context.entropies.double().masked_fill(~context.response, 0.0)
+        mean = entropies.sum(1, keepdim=True) / context.response.sum(1, keepdim=True).clamp(min=1)
+        share = torch.where(mean > 0, entropies / torch.where(mean > 0, mean, 1.0), 1.0)
+        return (1.0 + self.beta * (share - 1.0)).clamp(min=0.0)
+
+
+@register
+@dataclass(frozen=True)
+class Delight(CreditMethod):
+    """Credit by delight, advantage times surprisal: a rare success counts, and a rare failure does not (2603.20521).
+
+    l = -log p is the surprisal of the token, from the forward that the trainer runs anyway, detached.
+    shape: "soft", w = sigmoid(A l / eta); or "hard", w = 1 on the share `ratio` of the response with the highest
+        surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
+    eta 1 and ratio 0.2. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Our reading of its
+    rule, not held against a code; the ranking within one response and the defaults are our choice.
+
+    Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
+    0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.
+    """
+
+    name: ClassVar[str] = "delight"
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs"})
+    shape: str = "soft"
+    eta: float = 1.0
+    ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("shape", ("soft", "hard"))
+        self.check_range("eta", 1e-6, 1e6)
+        self.check_range("ratio", 0.0, 1.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return 0.5 if self.shape == "soft" else self.ratio
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.logprobs is not None and context.advantage is not None
+        advantage = context.advantage.double().unsqueeze(1)
+        delight = -context.logprobs.double() * advantage
+        if self.shape == "soft":
+            return torch.sigmoid(delight / self.eta)
+        # Where A < 0 the lowest surprisal is the highest delight.
+        chosen = top(delight, context.response, pool_size(context.response.sum(1), self.ratio))
+        return torch.where(advantage == 0, 1.0, chosen.double())

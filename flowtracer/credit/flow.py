@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import Layers
-from flowtracer.credit.controls import TwoLevel, pool_size, random_scores, top
+from flowtracer.credit import draws
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import solve_flow
@@ -45,7 +46,7 @@ class FlowCredit(TwoLevel):
     answer, on one whose answer nothing of the source reaches, and on one whose flow passes no token that competes: an
     answer at the very start, with "emitting" or without the answer in the pool.
 
-    Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0 (answer the ninth), 4 of them raised:
+    Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0 (answer the ninth), 4 of them up-weighted:
     1 1.5 1 1.5 1 1 1 1.5 1.5 1.
     """
 
@@ -76,7 +77,7 @@ class FlowCredit(TwoLevel):
         return MeanMap(self.dense_tokens)
 
     def score(self, context: CreditContext) -> Tensor:
-        """Throughput tau, (B, T) float32. May change the context's capacity map, which nothing else reads."""
+        """Throughput tau, (B, T) float32."""
         capacity = context.capacity
         assert capacity is not None
         answer = context.answer
@@ -90,9 +91,7 @@ class FlowCredit(TwoLevel):
                     f"for {context.answer.shape[1]} tokens; dense_tokens sets how many are"
                 )
             capacity = _without_first_token(capacity, context.prompt | context.response)
-        flow = solve_flow(capacity, context.source, answer)
-        context.capacity = None
-        return flow.throughput
+        return solve_flow(capacity, context.source, answer).throughput
 
     def weights(self, context: CreditContext) -> Tensor:
         throughput = context.scores
@@ -102,7 +101,7 @@ class FlowCredit(TwoLevel):
         context.abstain_where(~context.answer.any(1), "no answer")
         context.abstain_where(~(throughput > 0).any(1), "answer unreachable")
         context.abstain_where(~((throughput > 0) & pool).any(1), "no token before the answer")
-        weights = self.raised_by(throughput, pool, context)
+        weights = self.up_weighted_by(throughput, pool, context)
         if self.sign != "both":
             if context.advantage is None:
                 raise CreditError(
@@ -112,11 +111,11 @@ class FlowCredit(TwoLevel):
             weights = torch.where(applies.unsqueeze(1), weights, 1.0)
         return weights
 
-    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+    def up_weighted_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
         """Weights (B, T) by throughput (B, T) among the tokens of `pool` (B, T), before the sign is looked at."""
         chosen = top(throughput, pool & (throughput > 0), pool_size(context.response.sum(1), self.ratio))
         if self.shape == "levels":
-            return self.raised(chosen)
+            return self.up_weighted(chosen)
         bonus = (self.gamma - 1.0) * chosen.sum(1, keepdim=True)
         carried = throughput * pool
         return 1.0 + bonus * carried / carried.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
@@ -142,8 +141,8 @@ class BottomFlow(FlowCredit):
         if self.shape != "levels":
             raise CreditError("credit bottom_flow has two levels; shape='continuous' belongs to flow")
 
-    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
-        return self.raised(top(-throughput, pool, pool_size(context.response.sum(1), self.ratio)))
+    def up_weighted_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+        return self.up_weighted(top(-throughput, pool, pool_size(context.response.sum(1), self.ratio)))
 
 
 @register
@@ -151,16 +150,16 @@ class BottomFlow(FlowCredit):
 class ShuffledFlow(FlowCredit):
     """flow's weights, permuted at random within each response: its levels, mean and abstentions without its ranking.
 
-    The options of flow. Drawn from the context's own generator. Ten response tokens that flow gives
+    The options of flow. Drawn from each response's own stream. Ten response tokens that flow gives
     1 1.5 1 1.5 1 1 1 1.5 1.5 1: these ten numbers in another order, such as 1.5 1 1 1 1.5 1 1.5 1 1 1.5.
     """
 
     name: ClassVar[str] = "shuffled_flow"
 
-    def raised_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
-        weights = super().raised_by(throughput, pool, context)
+    def up_weighted_by(self, throughput: Tensor, pool: Tensor, context: CreditContext) -> Tensor:
+        weights = super().up_weighted_by(throughput, pool, context)
         response = context.response
-        drawn = random_scores(self.name, context).masked_fill(~response, float("inf"))
+        drawn = draws.uniform(self.name, context).masked_fill(~response, float("inf"))
         in_order = response.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
         at_random = drawn.argsort(dim=1, stable=True)
         return weights.scatter(1, at_random, weights.gather(1, in_order))
@@ -171,6 +170,7 @@ def _without_first_token(capacity: Tensor, token: Tensor) -> Tensor:
     first = token.to(torch.uint8).argmax(1)
     rows = torch.arange(len(capacity), device=capacity.device)
     before = capacity.sum(-1, keepdim=True)
+    capacity = capacity.clone()  # others may read the map, or read it again
     capacity[rows, :, first] = 0.0
     capacity[rows, first, :] = 0.0
     after = capacity.sum(-1, keepdim=True)

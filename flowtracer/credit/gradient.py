@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
 
 
@@ -22,9 +22,15 @@ class Gradient(TwoLevel):
     gradients. Frozen per rollout.
 
     shape: "levels", the top 40% get gamma as in FlowTracer (tokens of score 0 never do, ties go to the earliest), so
-        that only the ranking differs; or "oar", the source's reshaping: s = log(score + 1e-12) rescaled to 0 and 1
-        over the response, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
+        that only the ranking differs; or "oar", the source's reshaping: s = the scores on the `scale`, rescaled to 0
+        and 1 over the response, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
         1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. quantile 0.5 and beta 1 are our choice.
+    scale: of the shape "oar": "log", log(score + 1e-12), which tells small scores apart; or "log1p", log(1 + score), as
+        in the authors' code.
+
+    With "log1p" the reshaping is identical to OAR-main.py:207-236 of Valsure/Outcome-Grounded-Advantage-Reshaping at
+    8dbc478 with sum_to_L, whose quantile and beta are arguments without published values. The signal is our reading of
+    the paper: that code takes the gradient of a divergence at noisy embeddings, of the reasoning tokens only.
 
     Abstains on a response without an answer, and on one whose answer leans on none of its tokens.
 
@@ -34,12 +40,14 @@ class Gradient(TwoLevel):
     name: ClassVar[str] = "gradient"
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     shape: str = "levels"
+    scale: str = "log"
     quantile: float = 0.5
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("shape", ("levels", "oar"))
+        self.check_choice("scale", ("log", "log1p"))
         self.check_range("quantile", 0.0, 1.0)
         self.check_range("beta", 0.0, 1e6)
 
@@ -53,10 +61,14 @@ class Gradient(TwoLevel):
         context.abstain_where(~context.answer.any(1), "no answer")
         context.abstain_where(~((saliency > 0) & response).any(1), "answer leans on no token")
         if self.shape == "levels":
-            return self.raised(
+            return self.up_weighted(
                 top(saliency, response & (saliency > 0), pool_size(response.sum(1), self.ratio))
             )
-        logs = (saliency.double() + 1e-12).log().masked_fill(~response, float("nan"))
+        return self._reshaped(saliency.double(), response)
+
+    def _reshaped(self, saliency: Tensor, response: Tensor) -> Tensor:
+        """The source's reshaping of saliency (B, T) float64, row by row: weights of mean 1 over each response."""
+        logs = saliency.log1p() if self.scale == "log1p" else (saliency + 1e-12).log()
         rows = response.any(1)
         weights = torch.ones_like(logs)
         for row in rows.nonzero().flatten().tolist():

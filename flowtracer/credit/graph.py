@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowtracer.attention import Layers
 from flowtracer.blocked import BlockedRollout
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
@@ -36,7 +36,7 @@ class _Ranked(TwoLevel):
                 f"credit {self.name}: attention holds negative entries; probabilities are needed"
             )
         context.abstain_where(~((scores > 0) & response).any(1), self.silence)
-        return self.raised(top(scores, response & (scores > 0), pool_size(response.sum(1), self.ratio)))
+        return self.up_weighted(top(scores, response & (scores > 0), pool_size(response.sum(1), self.ratio)))
 
 
 @register
@@ -48,7 +48,7 @@ class OneHop(_Ranked):
     for what the graph adds; published nowhere. Abstains on a response without an answer.
 
     Ten response tokens, the answer the tenth, whose row of W on them is 0.1 0.2 0 0.05 0.3 0 0.1 0 0.2 0.05 (the last
-    is the diagonal and does not count): 4 raised, of the two 0.1 the earlier: 1.5 1.5 1 1 1.5 1 1 1 1.5 1.
+    is the diagonal and does not count): 4 up-weighted, of the two 0.1 the earlier: 1.5 1.5 1 1 1.5 1 1 1 1.5 1.
     """
 
     name: ClassVar[str] = "one_hop"

@@ -1,7 +1,8 @@
-"""The contract of a credit method: a pure function of a CreditContext to one weight a token.
+"""The contract of a credit method: a pure function of a CreditContext to one number a token.
 
-The trainer uses A' = w A for advantage A. What can go wrong in every method alike, abstention, normalisation, tokens
-outside the response, is handled here once, so that a method's file holds its rule and nothing else.
+The number is a weight w on the advantage A of the response, A' = w A, or an addend delta, A' = A + delta, as the method
+was published. What can go wrong in every method alike, abstention, normalisation, tokens outside the response, is
+handled here once, so that a method's file holds its rule and nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,14 +33,15 @@ NEEDS = {
     "entropies": "the policy's entropies",
     "saliency": "a backward pass from the answer",
     "pieces": "the text of each token",
+    "ends": "which tokens end a response",
     "advantage": "the advantages",
     "reward": "the rewards",
     "group": "the groups",
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
-#: Those that a method ranks tokens by as they are.
-_RANKED = frozenset({"entropies", "saliency"})
+#: Those that a method ranks tokens by, or bounds, as they are.
+_RANKED = frozenset({"entropies", "logprobs", "saliency"})
 
 
 @dataclass
@@ -50,7 +52,8 @@ class CreditContext:
     answer: (B, T) boolean, where flow enters and ends; a row without an answer has none. decisive: (B, T) boolean or
     None, the tokens that decide the answer, where the task knows them; a row of False where it does not.
     advantage: (B,) float32; reward: (B,) float32, NaN where unscorable; group: (B,) integers, the prompt that a
-    response belongs to. generator: this method's own random numbers; no method may draw from a global one.
+    response belongs to. streams: B seeds of 63 bits, one a response: its own random numbers (`credit.draws`). No method
+    may draw from a global generator.
 
     Filled for methods that declare the need of it, else None; values outside the response mean nothing:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
@@ -58,7 +61,7 @@ class CreditContext:
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
     position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
-    token, "" elsewhere.
+    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -80,7 +83,8 @@ class CreditContext:
     entropies: Tensor | None = None
     saliency: Tensor | None = None
     pieces: list[list[str]] | None = None
-    generator: torch.Generator | None = None
+    ends: Tensor | None = None
+    streams: list[int] | None = None
     scores: Tensor | None = None
     over_processes: Callable[[Tensor], Tensor] | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
@@ -93,6 +97,36 @@ class CreditContext:
         """`abstain` for every row where the boolean (B,) `rows` is True."""
         for row in rows.nonzero().flatten().tolist():
             self.abstain(row, reason)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A credit method's judgement of a context: `weights` or, from an additive method, `addend`, and the abstentions.
+
+    weights: (B, T) float32, detached, 1 outside the response; None from an additive method.
+    addend: (B, T) float32, detached, 0 outside the response and on abstentions; None from every other method.
+    abstentions: row -> reason.
+    """
+
+    weights: Tensor | None
+    addend: Tensor | None
+    abstentions: dict[int, str]
+
+    def applied(self, advantage: Tensor) -> Tensor:
+        """The advantages of the tokens, (B, T): w A or A + delta, for advantages (B,) or (B, 1)."""
+        column = advantage.reshape(-1, 1)
+        if self.weights is not None:
+            return column * self.weights
+        assert self.addend is not None
+        return column + self.addend
+
+    def as_weights(self, advantage: Tensor | None) -> Tensor:
+        """Weights (B, T). An addend becomes 1 + delta / A; where A is 0 no weight can show it, and it becomes 1."""
+        if self.weights is not None:
+            return self.weights
+        assert self.addend is not None and advantage is not None
+        column = advantage.float().reshape(-1, 1)
+        return 1.0 + torch.where(column == 0, 0.0, self.addend / torch.where(column == 0, 1.0, column))
 
 
 @dataclass(frozen=True)
@@ -110,11 +144,13 @@ class CreditMethod(ABC):
     scope: ClassVar[str] = "response"
     #: Whether weights may be negative.
     signed: ClassVar[bool] = False
+    #: Whether `weights` gives an addend to the advantage instead of a factor.
+    additive: ClassVar[bool] = False
 
     mean_one: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.mean_one and self.signed:
+        if self.mean_one and (self.signed or self.additive):
             raise CreditError(f"credit {self.name}: mean_one is not defined for weights that may be negative")
 
     @property
@@ -130,39 +166,65 @@ class CreditMethod(ABC):
         """What the method reads from the captured maps, (B, T) float32; None for methods that read none.
 
         Kept apart from `weights` because maps are large and short-lived, while advantages may not be known yet when
-        they pass by. Must not look at advantage or reward.
+        they pass by. Must not look at advantage or reward, and must not write into the maps.
         """
         return None
 
     @abstractmethod
     def weights(self, context: CreditContext) -> Tensor:
-        """The rule: weights (B, T). Only entries on the response of rows that do not abstain are used."""
+        """The rule: weights (B, T), or addends from an additive method. It changes nothing in the context.
+
+        Only entries on the response of rows that do not abstain are used. `context.abstain` says which rows abstain.
+        """
+
+    def __call__(self, context: CreditContext) -> Tensor:
+        """Weights (B, T) float32, detached; 1 outside the response: `assess` for those who need only weights.
+
+        Of an additive method they are 1 + delta / A, and 1 where A is 0: there `assess` alone tells the addend.
+        """
+        credit = self.assess(context)
+        if credit.weights is None and context.advantage is None:
+            raise CreditError(f"credit {self.name} needs {NEEDS['advantage']} (advantage) in its context")
+        return credit.as_weights(context.advantage)
 
     @torch.no_grad()
-    def __call__(self, context: CreditContext) -> Tensor:
-        """Weights (B, T) float32, detached; 1 outside the response.
+    def assess(self, context: CreditContext) -> Credit:
+        """Weights or addends of a context, which is left as it was, and who abstains.
 
         A response on which the method abstains gets the mean weight of the batch's other response tokens throughout:
-        such responses are mostly wrong ones, and a weight of 1 would quietly count them less.
+        such responses are mostly wrong ones, and a weight of 1 would quietly count them less. To its advantage nothing
+        is added.
         """
+        context = replace(context, abstentions={})
         for need in sorted(self.needs):
             if getattr(context, need) is None and not (need in MAPS and context.scores is not None):
                 raise CreditError(f"credit {self.name} needs {NEEDS[need]} ({need}) in its context")
         if context.scores is None:
             context.scores = self.score(context)
+        self._check_finite(context)
+        values = self.weights(context).detach().to(torch.float32)
+        if values.shape != context.response.shape:
+            raise CreditError(f"credit {self.name} gave weights of shape {tuple(values.shape)}")
+        judged = context.response.clone()
+        if context.abstentions:
+            judged[list(context.abstentions)] = False
+        if not bool((values.isfinite() | ~judged).all()):
+            raise CreditError(f"credit {self.name} gave a weight that is not finite")
+        if self.additive:
+            return Credit(None, torch.where(judged, values, 0.0), context.abstentions)
+        return Credit(self._completed(values, context, judged), None, context.abstentions)
+
+    def _check_finite(self, context: CreditContext) -> None:
         for name in ("scores", *sorted(self.needs & _RANKED)):
             values = getattr(context, name)
-            # A ranking puts NaN first or nowhere, and says nothing.
+            # A ranking puts NaN first or nowhere, and a sigmoid bounds infinity: neither says anything.
             if values is not None and not bool((values.isfinite() | ~context.response).all()):
                 raise CreditError(
                     f"credit {self.name}: {name} of a response are not finite; does the forward give finite logits?"
                 )
-        weights = self.weights(context).detach().to(torch.float32)
-        if weights.shape != context.response.shape:
-            raise CreditError(f"credit {self.name} gave weights of shape {tuple(weights.shape)}")
-        judged = context.response.clone()
-        if context.abstentions:
-            judged[list(context.abstentions)] = False
+
+    def _completed(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:
+        """The weights with mean one where asked for, of abstentions, and outside the response."""
         if self.mean_one:
             weights = self._scaled_to_mean_one(weights, context, judged)
         if context.abstentions or context.over_processes is not None:
@@ -170,8 +232,6 @@ class CreditMethod(ABC):
             abstained = context.response & ~judged
             weights = torch.where(abstained, torch.full_like(weights, neutral), weights)
         weights = torch.where(context.response, weights, torch.ones_like(weights))
-        if not bool(torch.isfinite(weights).all()):
-            raise CreditError(f"credit {self.name} gave a weight that is not finite")
         if not self.signed and weights.numel() and float(weights.min()) < 0:
             raise CreditError(
                 f"credit {self.name} gave a negative weight without declaring that it is signed"
@@ -235,13 +295,17 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def get(name: str, **options: Any) -> CreditMethod:
-    """The credit method called `name` with its options. Raises CreditError for an unknown name or option."""
+def options_of(name: str) -> list[str]:
+    """The options of a registered credit method. Raises CreditError for an unknown name."""
     if name not in _REGISTRY:
         raise CreditError(f"unknown credit method {name!r}; known: {', '.join(names())}")
-    method = _REGISTRY[name]
-    known = [option.name for option in fields(method)]  # type: ignore[arg-type]
+    return [option.name for option in fields(_REGISTRY[name])]  # type: ignore[arg-type]
+
+
+def get(name: str, **options: Any) -> CreditMethod:
+    """The registered credit method called `name`. Raises CreditError for an unknown name or option."""
+    known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    return method(**options)
+    return _REGISTRY[name](**options)

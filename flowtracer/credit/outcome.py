@@ -1,7 +1,7 @@
-"""Credit from the group's outcomes alone: which tokens, and which prefixes, go with correct responses.
+"""Credit from the group's outcomes: which tokens, and which prefixes, go with correct responses.
 
-Both rules add to the advantage, A' = A + delta; as factors w = 1 + delta / A, which loses nothing: A is 0 only where a
-group has no signal (or a response no reward), and there delta is 0 too and w is 1. Such weights may be negative.
+Both rules add to the advantage, A' = A + delta, and are applied as such: a response whose reward is its group's mean
+has advantage 0 and still gets its delta.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import torch
 from torch import Tensor
 
 from flowtracer.credit.method import CreditContext, CreditMethod, register
+from flowtracer.errors import CreditError
 
 
 @dataclass(frozen=True)
 class _Additive(CreditMethod):
     scope: ClassVar[str] = "group"
-    signed: ClassVar[bool] = True
+    additive: ClassVar[bool] = True
 
     def weights(self, context: CreditContext) -> Tensor:
         assert context.reward is not None and context.group is not None
-        weights = torch.ones_like(context.response, dtype=torch.float32)
+        addend = torch.zeros_like(context.response, dtype=torch.float32)
         for group in context.group.unique():
             rows = ((context.group == group) & ~context.reward.isnan()).nonzero().flatten()
             reward = context.reward[rows].double()
             if len(rows) and not bool((reward == reward[0]).all()):
-                weights[rows] = (1.0 + self.relative_change(context, rows, reward)).float()
-        return weights
+                addend[rows] = self.change(context, rows, reward).float()
+        return addend
 
-    def relative_change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
-        """delta / A of the `rows` of one group, (rows, T) float64; their rewards are finite and not all equal."""
+    def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+        """delta of the `rows` of one group, (rows, T) float64; their rewards are finite and not all equal."""
         raise NotImplementedError
 
 
@@ -42,45 +43,52 @@ class KeyTokens(_Additive):
 
     For each token id of a group, the table of "response is correct" against "token occurs in it". Its strength is
     (fisher exp(-2 p) + information IG) / (fisher + information), p the two-sided Fisher exact test (p = 1 counts as
-    strength 0), IG the information gain in bits; its direction is asin sqrt P(occurs | correct) - asin sqrt P(occurs |
-    wrong), half of Cohen's h, as in the authors' code. delta = sigmoid(strength
-    direction) - 0.5, at every occurrence of the token, in every response of the group.
+    strength 0), IG the information gain in bits. Its direction is
+    asin sqrt P(occurs | correct) - asin sqrt P(occurs | wrong), half of Cohen's h, plus
+    frequency (f_c / (f_w + 1e-5) - f_w / (f_c + 1e-5)), where f is a BM25-like term frequency in all correct and in all
+    wrong responses: n (k1 + 1) / (n + k1 (1 - b + b length / mean length)), n the token's share of the class's tokens,
+    length their number, k1 2, b 0.5. delta = 2 (sigmoid(strength direction) - 0.5) at every occurrence of the token, in
+    every response of the group, and 0 at end tokens. A token that occurs on one side only has a huge direction, and
+    delta 1 or -1. Correct means a reward above 0.
 
-    Correct means a reward above 0, as in that code. Its term for how often a token occurs within responses
-    (`gamma_tf`) is left out: its weight is unpublished, and it is off where that is 0. fisher and information 1.
+    The rule is that of the authors' code, xiaolizh1/KTAE at ea9fb77, verl/workers/actor/compute_key_tokens.py:19-182
+    and verl/trainer/ppo/core_algos.py:214-233, in float64 and with a tolerance where that code compares probabilities
+    for equality. There the end token is Qwen's id 151643; here it is the tokenizer's. fisher, information and frequency
+    are 1 in that file; the scripts beside it ask for information 2.
 
     Ten response tokens of a correct response (A = 1) beside a wrong one (A = -1), token ids 5 5 6 7 8 9 2 3 4 1 against
-    6 7 8 9 2 3 4 1 alone: token 5 occurs in one of one correct and none of one wrong response; p = 1, IG = 1,
-    strength 0.5, direction asin(1) = 1.5708, delta = sigmoid(0.7854) - 0.5 = 0.1869. The others occur in both, delta 0:
-    1.1869 1.1869 1 1 1 1 1 1 1 1.
+    6 7 8 9 2 3 4 1, 1 the end token: token 5 occurs in one of one correct and none of one wrong response; p = 1,
+    IG = 1, strength 0.5, direction above 10,000, delta = 1. The others occur in both, strength 0, delta 0:
+    2 2 1 1 1 1 1 1 1 1.
     """
 
     name: ClassVar[str] = "ktae"
-    needs: ClassVar[frozenset[str]] = frozenset({"advantage", "group", "reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"ends", "group", "reward"})
     fisher: float = 1.0
     information: float = 1.0
+    frequency: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_range("fisher", 0.0, 1e6)
         self.check_range("information", 0.0 if self.fisher else 1e-6, 1e6)
+        self.check_range("frequency", 0.0, 1e6)
 
-    def relative_change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
-        assert context.advantage is not None
+    def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+        assert context.ends is not None
         response = context.response[rows]
         correct = reward > 0
-        advantage = context.advantage[rows].double().unsqueeze(1)
         if bool(correct.all()) or not bool(correct.any()):
             return torch.zeros(response.shape, dtype=torch.float64, device=response.device)
         types, index = torch.unique(context.token_ids[rows], return_inverse=True)
-        occurs = torch.zeros(len(rows), len(types), dtype=torch.float64, device=response.device)
-        occurs.scatter_add_(1, index, response.double())
-        occurs.clamp_(max=1.0)
-        delta = self._association(occurs, correct)[index]
-        return torch.where(advantage == 0, 0.0, delta / torch.where(advantage == 0, 1.0, advantage))
+        counts = torch.zeros(len(rows), len(types), dtype=torch.float64, device=response.device)
+        counts.scatter_add_(1, index, response.double())
+        delta = self._association(counts, correct)[index]
+        return torch.where(context.ends[rows], 0.0, delta)
 
-    def _association(self, occurs: Tensor, correct: Tensor) -> Tensor:
-        """delta of each token type, from what occurs (rows, types) in which correct (rows,) responses."""
+    def _association(self, counts: Tensor, correct: Tensor) -> Tensor:
+        """delta of each token type, from how often it occurs (rows, types) in which correct (rows,) responses."""
+        occurs = counts.clamp(max=1.0)
         with_correct, with_wrong = occurs[correct].sum(0), occurs[~correct].sum(0)
         all_correct, all_wrong = correct.sum().double(), (~correct).sum().double()
         p = fisher_exact(with_correct, with_wrong, all_correct, all_wrong)
@@ -88,7 +96,24 @@ class KeyTokens(_Additive):
         gain = _information_gain(with_correct, with_wrong, all_correct, all_wrong)
         strength = (self.fisher * evidence + self.information * gain) / (self.fisher + self.information)
         direction = (with_correct / all_correct).sqrt().asin() - (with_wrong / all_wrong).sqrt().asin()
-        return torch.sigmoid(strength * direction) - 0.5
+        if self.frequency:
+            often, seldom = _term_frequencies(counts[correct].sum(0), counts[~correct].sum(0))
+            direction += self.frequency * (often / (seldom + 1e-5) - seldom / (often + 1e-5))
+        return 2.0 * (torch.sigmoid(strength * direction) - 0.5)
+
+
+def _term_frequencies(
+    first: Tensor, second: Tensor, k1: float = 2.0, b: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """The BM25-like frequency of each token type in two classes of texts, from its counts there."""
+    mean_length = (first.sum() + second.sum()) / 2.0
+
+    def frequency(counts: Tensor) -> Tensor:
+        length = counts.sum()
+        share = counts / length.clamp(min=1.0)
+        return share * (k1 + 1.0) / (share + k1 * (1.0 - b + b * length / mean_length))
+
+    return frequency(first), frequency(second)
 
 
 def fisher_exact(in_first: Tensor, in_second: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -135,19 +160,29 @@ def _information_gain(in_first: Tensor, in_second: Tensor, first: Tensor, second
 class PrefixTree(_Additive):
     """Where responses of a group branch, the change of the prefix's value is added (TEMPO, arXiv 2509.18314).
 
-    V(prefix) = mean reward of the group's responses that start with it; delta(t) = V(through t) - V(before t), which
-    is 0 wherever the responses that share a prefix go on together. In the paper delta is divided by the group's
-    standard deviation like the advantage; here w = 1 + delta / (r - mean r), the same whatever TRL divides by. The
-    deltas of a response of n tokens add up to r - mean r, unless it is the beginning of another: mean weight 1 + 1/n.
+    V(prefix) = mean reward of the group's responses that start with it; the change at token t is V(through t) -
+    V(before t), which is 0 wherever the responses that share a prefix go on together. It is divided by what the
+    trainer divides the group's rewards by (their standard deviation, as published, if it divides by that), read off
+    its advantages: A = s (r - mean r). The changes of a response of n tokens add up to r - mean r, unless it is the
+    beginning of another.
 
-    Ten response tokens of a correct response (r = 1) and a wrong one (r = 0) that agree in the first three: V = 0.5
-    before token 4 and 1 after it, delta = 0.5, r - mean r = 0.5: 1 1 1 2 1 1 1 1 1 1, and the same for the wrong one.
+    Our reading of the paper's section on branching tokens; no code is public. Raises CreditError where the advantages
+    of a group are no multiple of its centred rewards, as when several rewards are normalised before they are summed.
+
+    Ten response tokens of a correct response (r = 1, A = 1) and a wrong one (r = 0, A = -1) that agree in the first
+    three: V = 0.5 before token 4 and 1 after it, s = 2, delta = 1: 1 1 1 2 1 1 1 1 1 1, and the same for the wrong one.
     """
 
     name: ClassVar[str] = "tempo"
-    needs: ClassVar[frozenset[str]] = frozenset({"group", "reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage", "group", "reward"})
 
-    def relative_change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+    def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+        assert context.advantage is not None
+        return _scale(context.advantage[rows].double(), reward) * self._value_changes(context, rows, reward)
+
+    @staticmethod
+    def _value_changes(context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+        """V(through t) - V(before t), (rows, T) float64."""
         ids, response = context.token_ids[rows], context.response[rows]
         # Responses start at different columns: left-align them, with -1 behind their ends.
         order = response.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
@@ -164,6 +199,19 @@ class PrefixTree(_Additive):
             after = torch.where(here.unsqueeze(1), mean, before)
             change[:, step : step + 1] = after - before
             before = after
-        change = torch.zeros_like(change).scatter(1, order, change)
-        centred = (reward - reward.mean()).unsqueeze(1)
-        return torch.where(centred == 0, 0.0, change / torch.where(centred == 0, 1.0, centred))
+        return torch.zeros_like(change).scatter(1, order, change)
+
+
+def _scale(advantage: Tensor, reward: Tensor) -> float:
+    """s of A = s (r - mean r) over one group, (rows,) float64 each."""
+    centred = reward - reward.mean()
+    scale = float((advantage * centred).sum() / centred.square().sum())
+    # Advantages come in float32, and the mean of the group was taken in it.
+    tolerance = 1e-3 * float(advantage.abs().max()) + 1e-6
+    if float((advantage - scale * centred).abs().max()) > tolerance:
+        raise CreditError(
+            "credit tempo adds changes of the reward to the advantages, which must be a multiple of the rewards "
+            "minus their group's mean; give one reward function, or several with "
+            "multi_objective_aggregation='sum_then_normalize'"
+        )
+    return scale

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import Layers
-from flowtracer.credit.controls import TwoLevel, pool_size, top
+from flowtracer.credit.levels import TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
 from flowtracer.errors import CreditError
 from flowtracer.readings import HeadReading, HeadVectors, Reading
@@ -108,7 +108,7 @@ class LocalChunk(_Rhythm):
     def weights(self, context: CreditContext) -> Tensor:
         assert context.scores is not None
         response = context.response
-        return self.raised(top(context.scores, response, pool_size(response.sum(1), self.ratio)))
+        return self.up_weighted(top(context.scores, response, pool_size(response.sum(1), self.ratio)))
 
 
 @register
@@ -119,7 +119,7 @@ class GlobalAnchor(_Rhythm):
     FAI(s) = mean over t in [s + near, s + far] of A[t, s], A the mean over the global heads; see the file's docstring.
     Tokens of FAI 0, among them the last `near` ones, never get the bonus. Abstains on a response without any other.
 
-    Ten response tokens of FAI 0.1 0.3 0.2 0.3 0 0.1 0.05 0 0 0, 4 raised, of the two 0.1 the earlier:
+    Ten response tokens of FAI 0.1 0.3 0.2 0.3 0 0.1 0.05 0 0 0, 4 up-weighted, of the two 0.1 the earlier:
     1.5 1.5 1.5 1.5 1 1 1 1 1 1.
     """
 
@@ -132,7 +132,7 @@ class GlobalAnchor(_Rhythm):
         assert context.scores is not None
         anchors = self.anchors(context.scores, context)
         context.abstain_where(~((context.scores > 0) & context.response).any(1), "no token far enough ahead")
-        return self.raised(anchors)
+        return self.up_weighted(anchors)
 
 
 @register

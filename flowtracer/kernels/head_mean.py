@@ -30,37 +30,49 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _scores(
+def _queries(
     query,
-    key,
     rows,
-    columns,
-    query_stride,
-    query_width_stride,
-    key_stride,
-    key_width_stride,
+    stride,
+    width_stride,
     row_stop,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """A tile of queries, (rows, width). query: where the head begins."""
+    width = tl.arange(0, BLOCK_WIDTH)
+    tile = tl.load(
+        query + rows[:, None].to(tl.int64) * stride + width[None, :] * width_stride,
+        mask=(rows[:, None] < row_stop) & (width[None, :] < WIDTH),
+        other=0.0,
+    )
+    if UPCAST:
+        tile = tile.to(tl.float32)
+    return tile
+
+
+@triton.jit
+def _keys(
+    key,
+    columns,
+    stride,
+    width_stride,
     column_stop,
     WIDTH: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Products of a tile of queries with a tile of keys, not scaled. query, key: where the head begins."""
+    """A tile of keys, (width, columns). key: where the head begins."""
     width = tl.arange(0, BLOCK_WIDTH)
-    q = tl.load(
-        query + rows[:, None].to(tl.int64) * query_stride + width[None, :] * query_width_stride,
-        mask=(rows[:, None] < row_stop) & (width[None, :] < WIDTH),
-        other=0.0,
-    )
-    k = tl.load(
-        key + columns[None, :].to(tl.int64) * key_stride + width[:, None] * key_width_stride,
+    tile = tl.load(
+        key + columns[None, :].to(tl.int64) * stride + width[:, None] * width_stride,
         mask=(columns[None, :] < column_stop) & (width[:, None] < WIDTH),
         other=0.0,
     )
     if UPCAST:
-        q = q.to(tl.float32)
-        k = k.to(tl.float32)
-    return tl.dot(q, k, input_precision="ieee")
+        tile = tile.to(tl.float32)
+    return tile
 
 
 @triton.jit
@@ -99,12 +111,11 @@ def _log_sum_exp_kernel(
     mask += batch * mask_batch_stride
     largest = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
+    queries = _queries(query, rows, query_stride, query_width_stride, length, WIDTH, BLOCK_WIDTH, UPCAST)
     for start in range(0, tl.minimum((tl.program_id(0) + 1) * BLOCK_ROWS, length), BLOCK_COLUMNS):
         columns = start + tl.arange(0, BLOCK_COLUMNS)
-        scores = _scores(
-            query, key, rows, columns, query_stride, query_width_stride, key_stride, key_width_stride,
-            length, length, WIDTH, BLOCK_WIDTH, UPCAST,
-        )  # fmt: skip
+        keys = _keys(key, columns, key_stride, key_width_stride, length, WIDTH, BLOCK_WIDTH, UPCAST)
+        scores = tl.dot(queries, keys, input_precision="ieee")
         visible = (columns[None, :] <= rows[:, None]) & (rows[:, None] < length)
         if MASKED:
             seen = rows[:, None].to(tl.int64) * mask_row_stride + columns[None, :] * mask_column_stride
@@ -166,29 +177,35 @@ def _head_mean_kernel(
         rows = first_row + tl.arange(0, BLOCK_ROWS)
         columns = first_column + tl.arange(0, BLOCK_COLUMNS)
         inside = (rows[:, None] < row_stop) & (columns[None, :] < column_stop)
-        visible = inside & (columns[None, :] <= rows[:, None])
-        if MASKED:
-            seen = rows[:, None].to(tl.int64) * mask_row_stride + columns[None, :] * mask_column_stride
-            visible = visible & (tl.load(mask + batch * mask_batch_stride + seen, mask=visible, other=0) != 0)
         query += batch * query_batch_stride
         key += batch * key_batch_stride
         normalizers += batch * normalizer_batch_stride
         total = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-        for head in range(HEADS):
-            index = tl.full([], head, tl.int64)
-            scores = _scores(
-                query + index * query_head_stride, key + index // GROUP * key_head_stride, rows, columns,
-                query_stride, query_width_stride, key_stride, key_width_stride, row_stop, column_stop,
-                WIDTH, BLOCK_WIDTH, UPCAST,
+        for key_head in range(HEADS // GROUP):
+            # Heads that share their keys read them once: from L2, this kernel reads more than it computes.
+            keys = _keys(
+                key + tl.full([], key_head, tl.int64) * key_head_stride, columns,
+                key_stride, key_width_stride, column_stop, WIDTH, BLOCK_WIDTH, UPCAST,
             )  # fmt: skip
-            base = tl.load(
-                normalizers + index * normalizer_head_stride + rows * normalizer_stride,
-                mask=rows < row_stop,
-                other=0.0,
-            )
-            chance = tl.exp2(scores * (scale * _LOG2_E) - base[:, None] * _LOG2_E)
-            # Rows that see nothing have no finite log-sum-exp; none of their entries is visible.
-            total += tl.where(visible, chance, 0.0)
+            for member in range(GROUP):
+                index = tl.full([], key_head * GROUP + member, tl.int64)
+                queries = _queries(
+                    query + index * query_head_stride, rows,
+                    query_stride, query_width_stride, row_stop, WIDTH, BLOCK_WIDTH, UPCAST,
+                )  # fmt: skip
+                base = tl.load(
+                    normalizers + index * normalizer_head_stride + rows * normalizer_stride,
+                    mask=rows < row_stop,
+                    other=0.0,
+                )
+                scores = tl.dot(queries, keys, input_precision="ieee")
+                total += tl.exp2(scores * (scale * _LOG2_E) - base[:, None] * _LOG2_E)
+        # Once for all heads. What is hidden may be no number: rows that see nothing have no finite log-sum-exp.
+        visible = inside & (columns[None, :] <= rows[:, None])
+        if MASKED:
+            seen = rows[:, None].to(tl.int64) * mask_row_stride + columns[None, :] * mask_column_stride
+            visible = visible & (tl.load(mask + batch * mask_batch_stride + seen, mask=visible, other=0) != 0)
+        total = tl.where(visible, total, 0.0)
         rows_out = (rows - row_start)[:, None].to(tl.int64) * out_row_stride
         columns_out = (columns - column_start)[None, :] * out_column_stride
         target = out + batch * out_batch_stride + rows_out + columns_out
@@ -196,8 +213,10 @@ def _head_mean_kernel(
 
 
 #: Rows, columns, warps and pipeline stages of a tile by the width of heads up to which they serve. At most 96 KB of
-#: shared memory, and no registers spilled: at width 128, four warps on 64 x 64 of float32 spill 9 KB a thread.
-_HALF = {128: (128, 64, 8, 2), 256: (64, 32, 4, 2), 512: (64, 32, 8, 1)}
+#: shared memory, and hardly a register spilled: at width 128, four warps on 64 x 64 of float32 spill 9 KB a thread, at
+#: width 64 four on 64 x 128 of bfloat16 1 KB. Two blocks of the tile at width 128 fit a multiprocessor, so that one's
+#: exponentials run beside the other's products; what it reads of L2 is in benchmarks/results/floor.md.
+_HALF = {64: (128, 64, 8, 2), 128: (64, 128, 4, 2), 256: (64, 32, 4, 2), 512: (64, 32, 8, 1)}
 _FLOAT = {64: (64, 64, 8, 1), 128: (64, 32, 8, 1), 256: (32, 32, 8, 1), 512: (32, 16, 8, 1)}
 
 

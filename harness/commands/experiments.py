@@ -117,19 +117,19 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"experiment {experiment.name} has no arm {BASELINE}, which the others are compared with: add "
             f"[methods.{BASELINE}] to it, or train single arms with `flowtracer train`"
         )
-    found = plans.plan(experiment)
+    costs = plans.plan(experiment)
     if options.plan:
-        _show_plan(found)
+        _show_plan(costs)
     workers = options.workers
     if workers is None:
-        workers = 1 if found.device.kind == "gpu" or options.server else 2
+        workers = 1 if costs.device.kind == "gpu" or options.server else 2
     if options.ray is None:  # a cluster's machines are not this one
-        plans.refuse(found, max(1, min(workers, found.runs)), options.server is not None)
+        plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
-    _check_together(options, engine, workers, found.device.kind)
+    _check_together(options, engine, workers, costs.device.kind)
     folder = _folder(options, experiment)
     with Bars(experiment.title) as progress:
         try:
@@ -183,12 +183,12 @@ def _stopped(folder: Path) -> str:
     return f"stopped; {folder} is whole: run the same command again, it goes on"
 
 
-def _show_plan(found: Plan) -> None:
+def _show_plan(costs: Plan) -> None:
     from harness import plan as plans
 
-    screen, experiment = console(), found.experiment
+    screen, experiment = console(), costs.experiment
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
-    print_sheets(screen, plans.sheets(found))
+    print_sheets(screen, plans.sheets(costs))
 
 
 # ------------------------------------------------------------------------------------- train
@@ -235,15 +235,18 @@ def _train_together(
     experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
-    from harness.sweeps.job import TRAIN, Job, run_folder
+    from harness.sweeps.job import Job, run_folder
     from harness.sweeps.processes import environment, quiet
     from harness.sweeps.sweep import claim
 
     with environment():
+        import torch
+
         from harness import parallel
         from harness.engines import choice, vllm
         from harness.runs import run
 
+        torch.set_num_threads(1)
         quiet()
         if parallel.first():
             claim(experiment, folder)
@@ -252,7 +255,7 @@ def _train_together(
             Bars(f"{experiment.title}, on {parallel.processes()} processes") as progress,
             parallel.Signals() as stop,
         ):
-            job, steps = Job(TRAIN, method, seed, place), 0
+            job, steps = Job(method, seed, place), 0
 
             def report(_: str, done: int, total: int) -> None:
                 nonlocal steps

@@ -102,7 +102,7 @@ def _add_serve(commands: Commands) -> None:
         help="tokens of the longest prompt and its response together (default: the policy's)",
     )
     added.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
     added.add_argument("--port", type=int, default=8000, help="default: 8000")
     added.add_argument(
@@ -171,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _identity(options: argparse.Namespace, policy: Any, tokens: int) -> dict[str, Any]:
-    """What samples in one file have in common."""
+    """The properties that all samples of one file share."""
     from harness.runs.checkpoints import parameters_hash
 
     return {
@@ -223,7 +223,7 @@ def _trace(options: argparse.Namespace) -> int:
     if options.response is None:
         key = seeds.key("evaluation", task.name, problem.id, 0)
         with status("sampling a response"):
-            one = sample(
+            answer = sample(
                 policy.model,
                 policy.tokenizer,
                 [prompt_ids],
@@ -232,7 +232,7 @@ def _trace(options: argparse.Namespace) -> int:
                     response_limit(options.max_response_tokens, policy, len(prompt_ids)), temperature=0.0
                 ),
             )[0]
-        response_ids, text, reason = one.ids, one.text, one.finish_reason
+        response_ids, text, reason = answer.ids, answer.text, answer.finish_reason
     else:
         response_ids = policy.tokenizer(options.response, add_special_tokens=False).input_ids
         text, reason = options.response, "stop"
@@ -248,5 +248,4 @@ def _trace(options: argparse.Namespace) -> int:
     screen.print(traced.to_terminal(screen.width))
     if options.html is not None:
         write(options.html, traced.to_html())
-        screen.print(f"\nwrote {options.html}", highlight=False)
     return 0

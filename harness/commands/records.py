@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
 from harness.errors import ExperimentError
-from leaderboards.declaration import BASELINE
+from leaderboards.declaration import BASELINE, METRICS
 
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
@@ -26,7 +28,14 @@ def add(commands: Commands) -> None:
     added = command(
         commands, "leaderboard", _leaderboard, "Print what recorded runs say, or write it to a file."
     )
-    added.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of recorded runs")
+    added.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="folders of recorded runs, or CSV files of runs made elsewhere: method, seed, one column of values, and "
+        "where they apply step, task, problem",
+    )
     added.add_argument(
         "--baseline", default=BASELINE, help=f"the method to compare with (default: {BASELINE})"
     )
@@ -43,6 +52,7 @@ def add(commands: Commands) -> None:
         metavar="METHOD",
         help="show only this method beside the baseline; may be given several times",
     )
+    _add_foreign(added)
     added.add_argument(
         "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
     )
@@ -61,8 +71,27 @@ def add(commands: Commands) -> None:
     added.add_argument("folder", type=Path, help="folder of a run, or of several")
 
 
+def _add_foreign(added: argparse.ArgumentParser) -> None:
+    group = added.add_argument_group("CSV files", "They declare nothing, so the rule is given here.")
+    group.add_argument(
+        "--smallest-difference",
+        type=float,
+        metavar="D",
+        help="the smallest difference that matters, in the unit of the values",
+    )
+    group.add_argument(
+        "--metric",
+        choices=METRICS,
+        help="final_accuracy is the last step's value (default), evaluation_area the mean height of the curve over "
+        "steps, training_reward_area the mean over steps",
+    )
+    group.add_argument("--column", metavar="NAME", help="the column of values, where there are more than one")
+
+
 def _leaderboard(options: argparse.Namespace) -> int:
-    arguments = (options.folders, options.baseline, options.sort, options.filter)
+    rule = {name: getattr(options, name) for name in ("smallest_difference", "metric", "column")}
+    given = {name: value for name, value in rule.items() if value is not None}
+    arguments = (options.folders, options.baseline, options.sort, options.filter, given)
     if options.export:
         _export(options.export, _boards(*arguments))
     elif options.watch:
@@ -79,16 +108,38 @@ def show(folder: Path, baseline: str) -> None:
     screen.print(_drawn(_boards([folder], baseline), screen.width))
 
 
-def _boards(
-    folders: Sequence[Path], baseline: str, sort: str = "difference", only: Sequence[str] = ()
-) -> Boards:
-    """A comparison for each experiment, in the order of the folders."""
-    from leaderboards import RecordError, arranged, compare, experiments, load
+def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> list[Any]:
+    """The runs of a folder, or of a CSV file, which are compared by `rule`."""
+    from leaderboards import load, read_csv
 
-    found: Boards = []
+    if place.suffix != ".csv":
+        return load(place)
+    if "smallest_difference" not in rule:
+        raise ExperimentError(
+            f"{place} does not declare which difference matters: say it with --smallest-difference, in the unit of its "
+            "values"
+        )
+    return list(read_csv(place, baseline=baseline, **rule))
+
+
+def _boards(
+    folders: Sequence[Path],
+    baseline: str,
+    sort: str = "difference",
+    only: Sequence[str] = (),
+    rule: Mapping[str, Any] = MappingProxyType({}),
+) -> Boards:
+    """A comparison for each experiment, in the order of the folders. `rule`: by which CSV files are compared."""
+    from leaderboards import RecordError, arranged, compare, experiments
+
+    if rule and not any(folder.suffix == ".csv" for folder in folders):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
+        raise ExperimentError(f"{named}: only for CSV files; recorded runs are compared by their declaration")
+
+    boards: Boards = []
     seen: dict[str, Path] = {}
     for folder in folders:
-        groups = experiments(load(folder))
+        groups = experiments(_runs(folder, baseline, rule))
         for key, group in groups.items():
             name = group[0].manifest.name
             if key in seen:
@@ -105,8 +156,8 @@ def _boards(
                     f"{folder} has no runs of {baseline!r} to compare with in {name} {key[:12]}{among}: "
                     "name another with --baseline"
                 )
-            found.append((arranged(compare(group, baseline=baseline), sort, only), group))
-    return found
+            boards.append((arranged(compare(group, baseline=baseline), sort, only), group))
+    return boards
 
 
 def _drawn(boards: Boards, width: int) -> Any:
@@ -130,7 +181,7 @@ def _export(files: list[Path], boards: Boards) -> None:
         ".csv": report.to_csv,
         ".md": report.to_markdown,
         ".html": lambda comparison, runs: to_html(
-            comparison, runs, repeat(comparison), claims.about(comparison, runs)
+            comparison, runs, repeat(comparison), () if comparison.foreign else claims.about(comparison, runs)
         ),
     }
     if len(boards) > 1:
@@ -142,6 +193,10 @@ def _export(files: list[Path], boards: Boards) -> None:
 
 def repeat(comparison: Any) -> str:
     """The commands that repeat the runs of a comparison, from the commit that they were made on."""
+    if comparison.foreign:
+        rule = f"--smallest-difference {comparison.smallest_difference:g} --metric {comparison.metric}"
+        column = shlex.quote(comparison.experiment["value"])
+        return f"flowtracer leaderboard {shlex.quote(comparison.experiment['file'])} {rule} --column {column}"
     name, options = str(comparison.experiment.get("name", "")), ""
     for variant in ("until-decided", "smoke"):
         if name.endswith(f"-{variant}"):
@@ -153,7 +208,9 @@ def repeat(comparison: Any) -> str:
     return f"{checkout}nox -s reproduce -- {name}{options}"
 
 
-def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str]) -> None:
+def _watch(
+    folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str], rule: Mapping[str, Any]
+) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -161,6 +218,8 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
     from leaderboards import RecordError, load
 
     screen = console()
+    if any(folder.suffix == ".csv" for folder in folders):
+        raise ExperimentError("--watch is for folders of runs that are being recorded, not for CSV files")
     if not screen.is_terminal:
         raise ExperimentError("--watch draws on a terminal, and the output is none")
     seen: Any = None
@@ -173,7 +232,7 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
                     now = ([(run.folder, run.finished) for run in runs], screen.width)
                     line = _progress(runs)
                     if now != seen:
-                        board = _drawn(_boards(folders, baseline, sort, only), screen.width)
+                        board = _drawn(_boards(folders, baseline, sort, only, rule), screen.width)
                         seen = now
                 except (RecordError, ExperimentError) as error:
                     line = str(error)  # a sweep that has only begun, or a file that is just being replaced
@@ -186,7 +245,7 @@ def _watch(folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str
 def _progress(runs: Sequence[Any]) -> str:
     """How far the recorded sweeps are."""
     experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
-    whole = sum(one["seeds"] * len(one["methods"]) for one in experiments.values())
+    whole = sum(experiment["seeds"] * len(experiment["methods"]) for experiment in experiments.values())
     going = [run for run in runs if not run.finished]
     steps = ", ".join(
         f"{run.method} seed {run.seed} at step {len(run.step_numbers('steps'))}" for run in going
@@ -220,18 +279,18 @@ def _doctor(options: argparse.Namespace) -> int:
     faults = 0
     seen: dict[Any, Any] = {}
     for run in runs:
-        found = run.faults()
+        wrong = run.faults()
         key = run.manifest.experiment_hash
         if hash_of(run.manifest.experiment) != key:
-            found.append(
+            wrong.append(
                 f"{run.folder / 'manifest.json'}: its experiment is not the one that its hash stands for"
             )
         twin = seen.setdefault((key, run.method, run.seed), run)
         if twin is not run:
-            found.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
-        faults += len(found)
+            wrong.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
+        faults += len(wrong)
         state = "finished" if run.finished else "not finished"
-        print(f"{run.method} seed {run.seed}: {state}, {'sound' if not found else 'damaged'}")
-        for line in found:
+        print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")
+        for line in wrong:
             print(f"  {line}")
     return MISTAKE if faults else 0

@@ -1,4 +1,4 @@
-"""What several commands share: options, consoles, progress, files."""
+"""Shared by several commands: options, consoles, progress, files."""
 
 from __future__ import annotations
 
@@ -105,11 +105,12 @@ def writable_folder(folder: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file. Raises ExperimentError where that is not possible."""
+    """Writes a text file and says so. Raises ExperimentError where that is not possible."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"wrote {path}")
 
 
 def task_named(text: str) -> Any:
@@ -230,14 +231,14 @@ class Bars:
 
     def advance(self, job: Any, count: int) -> None:
         self.bars.advance(self.whole, count)
-        name = f"  {job.action} {job}"
+        name = str(job)
         if name not in self.running:
-            self.running[name] = self.bars.add_task(name, total=None)
+            self.running[name] = self.bars.add_task(f"  {name}", total=None)
         self.bars.advance(self.running[name], count)
 
     def finished(self, job: Any) -> None:
-        for name in [name for name in self.running if name.endswith(f" {job}")]:
-            self.bars.remove_task(self.running.pop(name))
+        if str(job) in self.running:
+            self.bars.remove_task(self.running.pop(str(job)))
         self.screen.print(f"finished {job}", highlight=False)
 
     def note(self, line: str) -> None:

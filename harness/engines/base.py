@@ -1,4 +1,4 @@
-"""What every rollout engine shares: how it is asked, what it answers, and the names by which it is chosen.
+"""The contract of rollout engines: how it is asked, what it answers, and the names by which it is chosen.
 
 Importing this loads no torch: experiments and the command line's `--help` read the names.
 """
@@ -53,12 +53,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """True where the likeliest token is taken."""
         return self.temperature == 0
 
     @property
     def truncated(self) -> bool:
-        """Whether top-k or top-p leave tokens out."""
+        """True where top-k or top-p leave tokens out."""
         return self.top_k > 0 or self.top_p < 1
 
 
@@ -99,7 +99,7 @@ class EngineError(ExperimentError):
 
 
 class Engine(Protocol):
-    """What samples."""
+    """A sampler of responses."""
 
     #: Whether it samples by forwards of the policy itself, which then needs its parameters whole all the while, or
     #: from a copy.

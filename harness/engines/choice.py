@@ -68,11 +68,10 @@ def tier(name: str) -> str:
 
 
 def release() -> None:
-    """Frees what a finished job holds of a GPU or a server, for the process that wants it next; on a CPU an engine is
-    kept.
-    """
+    """Frees the memory and the server of a finished job for the job that wants them next. An engine on a CPU stays."""
     servers.release()
     if torch.cuda.is_available():
         vllm.close()
-        gc.collect()
+    gc.collect()  # a trainer refers to itself
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -63,9 +63,9 @@ class Keyed:
         for first in range(0, len(prompt_ids), self.rows):
             part = slice(first, first + self.rows)
 
-            def whole(row: int, one: Sample, first: int = first) -> None:
+            def whole(row: int, sample: Sample, first: int = first) -> None:
                 assert finished is not None
-                finished(first + row, one)
+                finished(first + row, sample)
 
             samples += sample(
                 self.model,

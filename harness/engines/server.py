@@ -3,7 +3,7 @@
 It is vLLM's own server, with any of its options for several GPUs. Requests go to its endpoint for tokens, one seed a
 request as in the process; weights go through a folder that both see, in the system's folder for temporary files
 (TMPDIR), in the type of number that the server computes in. Its address takes orders from everybody who reaches it:
-vLLM's own warning, and why it is that of this machine alone unless another is asked for.
+vLLM's own warning, and why only this machine reaches it unless another address is asked for.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ INCIDENTAL = {
 
 @dataclass(frozen=True)
 class Server:
-    """What answers at an address.
+    """A vLLM that answers at an address.
 
     architecture: the name under which `flowtracer serve` serves a policy's architecture and type of number. context:
     tokens that a prompt and its response may have together.
@@ -86,9 +86,9 @@ def describe(address: str) -> Server:
         # Of another release, what follows may have other names.
         vllm.check_version(version)
         models = _answer(address, client.get("/v1/models"))
-        found = _answer(address, client.get("/server_info", params={"config_format": "json"}))
+        details = _answer(address, client.get("/server_info", params={"config_format": "json"}))
     try:
-        served, config = models["data"][0], found["vllm_config"]
+        served, config = models["data"][0], details["vllm_config"]
         model, cache = config["model_config"], config["cache_config"]
     except (LookupError, TypeError):
         raise EngineError(f"engine vllm: the server at {address} is none of `flowtracer serve`") from None
@@ -97,7 +97,7 @@ def describe(address: str) -> Server:
             f"the server at {address} was started with other options than those of `flowtracer serve`, which it needs: "
             f"logprobs mode {model['logprobs_mode']}, prefix caching {cache['enable_prefix_caching']}"
         )
-    invariant = str(found["vllm_env"].get("VLLM_BATCH_INVARIANT")) in ("True", "1")
+    invariant = str(details["vllm_env"].get("VLLM_BATCH_INVARIANT")) in ("True", "1")
     return Server(version, served["id"], served["max_model_len"], invariant)
 
 
@@ -198,10 +198,10 @@ class Served:
                 choice = answer["choices"][0]
                 ids = choice["token_ids"] or []
                 logprobs = [token["logprob"] for token in choice["logprobs"]["content"]] if ids else []
-                found = vllm.sampled(self.tokenizer, self.ends, ids, logprobs, choice["finish_reason"])
+                sample = vllm.sampled(self.tokenizer, self.ends, ids, logprobs, choice["finish_reason"])
                 if finished is not None:
-                    finished(row, found)
-                return found
+                    finished(row, sample)
+                return sample
 
             work = asyncio.gather(*(one(row, request) for row, request in enumerate(requests)))
             return await self._attended(client, work)
@@ -228,7 +228,7 @@ class Served:
         return httpx.AsyncClient(base_url=self.address, timeout=None, limits=limits, trust_env=False)
 
     async def _attended(self, client: httpx.AsyncClient, asked: Awaitable[Any]) -> Any:
-        """What was asked, which may take an hour; that the server is gone shows before."""
+        """The answer, which may take an hour. A server that is gone shows before."""
         work = asyncio.ensure_future(asked)
         watch = asyncio.create_task(self._watch(client))
         both: set[asyncio.Future[Any]] = {work, watch}
@@ -264,7 +264,7 @@ def _asking(address: str) -> Iterator[None]:
 def _answer(
     address: str, response: httpx.Response, way_out: str = "is it one of `flowtracer serve`?"
 ) -> dict[str, Any]:
-    """What the server said. Raises EngineError where that is an error."""
+    """The server's answer as a table. Raises EngineError where that is an error."""
     if response.status_code != httpx.codes.OK:
         text = response.text
         with suppress(ValueError, KeyError, TypeError):
@@ -290,7 +290,7 @@ def _written(address: str, weights: dict[str, torch.Tensor]) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(suffix=WEIGHTS, prefix=f"{lock_of(address).stem}."))
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         except (OSError, SafetensorError) as error:
-            size = sum(one.nbytes for one in weights.values()) / 1e9
+            size = sum(weight.nbytes for weight in weights.values()) / 1e9
             raise EngineError(
                 f"engine vllm: {size:.1f} GB of weights cannot be written to {folder or tempfile.gettempdir()}: "
                 f"{reason(error)}; give this and the server a TMPDIR with room"
@@ -404,9 +404,9 @@ def _check_free(host: str, port: int) -> None:
     """Raises EngineError where nothing can listen: vLLM finds out late, and what listens there would seem ready."""
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(where)
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise EngineError(f"--host {host} --port {port}: {said}; give another") from None

@@ -55,7 +55,7 @@ def check_version(version: str | None) -> None:
 
 
 def batch_invariant(share: float) -> bool:
-    """Whether a row's values do not depend on its batch in a vLLM with that share of a GPU, of capability 8.0 and up.
+    """True where a row's values do not depend on its batch: with that share of a GPU, of capability 8.0 and up.
 
     Only where it is alone. vLLM 0.31 replaces torch's own products for the whole process: by ones that have no backward
     (capability 8.x), or that round float32, the angles of rotary positions with it, to TF32 (9.0 and up).
@@ -165,7 +165,7 @@ def request_parameters(key: str, ends: list[int], sampling: Sampling) -> dict[st
 
 
 def sampled(tokenizer: Any, ends: list[int], ids: list[int], logprobs: list[float], reason: str) -> Sample:
-    """What vLLM answered to one request. Raises EngineError where it gave up on it."""
+    """The sample in vLLM's answer to a request. Raises EngineError where it gave up on it."""
     if reason not in ("stop", "length") or not ids:
         raise EngineError(f"engine vllm ended a response with {reason!r}")
     return Sample(ids, logprobs, "stop" if ids[-1] in ends else "length", decoded(tokenizer, ids))
@@ -196,7 +196,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     """This process's vLLM, built anew where the one that runs is of another architecture or too small.
 
     It is built with random weights from the policy's configuration: nothing is written but that, and what it holds
-    comes from `reload_weights` alone.
+    comes from `reload_weights`.
     """
     global _current
     configuration = copy.deepcopy(policy.model.config)
@@ -204,12 +204,17 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     architecture = json.dumps(
         [{**configuration.to_dict(), "_name_or_path": ""}, dtype, share], sort_keys=True, default=str
     )
-    found = _current
-    if found and found.architecture == architecture and found.context >= context and found.rows >= rows:
-        return found
+    running = _current
+    if (
+        running
+        and running.architecture == architecture
+        and running.context >= context
+        and running.rows >= rows
+    ):
+        return running
     limit = getattr(configuration.get_text_config(), "max_position_embeddings", None) or context
     context = max(context, min(limit, 64 * math.ceil(context / 64)))
-    if found:
+    if running:
         if parallel.processes() > 1:
             raise EngineError(
                 "engine vllm of one run on several processes cannot serve another: start it anew"
@@ -249,10 +254,10 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
 def close() -> None:
     """Ends this process's vLLM, if one runs, and frees what it holds: the process group of the training with it."""
     global _current
-    found, _current = _current, None
-    if found is not None:
+    ended, _current = _current, None
+    if ended is not None:
         with suppress(Exception):  # of one that broke down
-            found.llm.llm_engine.engine_core.shutdown()
+            ended.llm.llm_engine.engine_core.shutdown()
     if "vllm" in sys.modules:
         from vllm.distributed import cleanup_dist_env_and_memory
 

@@ -1,9 +1,11 @@
-"""What a run goes on from: its checkpoints, and the policies that it saves."""
+"""The points that a run goes on from: its checkpoints, and the policies that it saves."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,13 @@ from transformers import TrainerCallback
 
 from harness import parallel
 from harness.engines.base import EngineError, reason
-from harness.errors import ExperimentError
+from harness.errors import ExperimentError, no_room
 from harness.policy import Policy, merged_weights
+
+#: The file that says of a checkpoint that it is whole.
+MARK = "whole"
+
+_log = logging.getLogger(__name__)
 
 
 class Boundaries(TrainerCallback):
@@ -35,10 +42,9 @@ class Boundaries(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        # Written last: a checkpoint without it was cut off in the middle and is not resumed from.
         parallel.meet()
         if parallel.first():
-            (checkpoint / "whole").write_text(f"{state.global_step} {parallel.processes()}\n")
+            mark_whole(checkpoint, state.global_step, parallel.processes())
 
 
 @contextmanager
@@ -52,8 +58,12 @@ def naming_checkpoint(folder: Path) -> Iterator[None]:
         raise ExperimentError(
             f"{folder}: training broke down: {reason(error)}. {good_until(folder)}"
         ) from error
-    except RuntimeError as error:
-        if not parallel.lost(error):
+    except Exception as error:
+        if full := no_room(error):
+            raise ExperimentError(
+                f"{folder}: {full}. {good_until(folder)}; make room and run the same command again, it goes on"
+            ) from error
+        if not (isinstance(error, RuntimeError) and parallel.lost(error)):
             raise
         raise ExperimentError(
             f"{folder}: a process of this run was lost: {reason(error)}. {good_until(folder)}"
@@ -88,7 +98,7 @@ def check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
 
     As when the folder that an experiment names as its policy has been filled anew since the run began.
     """
-    _, *counted = (checkpoint / "whole").read_text().split()
+    _, *counted = (checkpoint / MARK).read_text().split()
     trained_on = int(counted[0]) if counted else 1
     if trained_on != parallel.processes():
         raise ExperimentError(
@@ -109,8 +119,70 @@ def check_same_policy(checkpoint: Path, model: torch.nn.Module) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest whole checkpoint of a run, None if it has none."""
-    found = [path.parent for path in (folder / "checkpoint").glob("checkpoint-*/whole")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return next(iter(_checkpoints(folder)), None)
+
+
+def sound_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint whose files are what was written, None if there is none.
+
+    Those that are damaged, by a power cut for one, are passed over with a warning, and are no longer taken for whole.
+    """
+    damaged = None
+    for checkpoint in _checkpoints(folder):
+        if (trouble := damage(checkpoint)) is None:
+            if damaged is not None:
+                _log.warning("%s; the run goes on from %s, which is sound", damaged, checkpoint)
+            return checkpoint
+        damaged = f"{checkpoint} is damaged: {trouble}"
+        parallel.meet()
+        if parallel.first():
+            (checkpoint / MARK).unlink()
+    if damaged is not None:
+        _log.warning("%s; there is no checkpoint before it: the run starts again", damaged)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the latest first."""
+    marked = [path.parent for path in (folder / "checkpoint").glob(f"checkpoint-*/{MARK}")]
+    return sorted(marked, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def mark_whole(checkpoint: Path, step: int, processes: int) -> None:
+    """Says of a checkpoint that everything is in it: its step, its processes, and the sum and size of every file.
+
+    Written last: a checkpoint without it was cut off in the middle and is not resumed from.
+    """
+    lines = [f"{step} {processes}"]
+    for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARK):
+        lines.append(f"{_sum(file):08x} {file.stat().st_size} {file.relative_to(checkpoint)}")
+    (checkpoint / MARK).write_text("\n".join(lines) + "\n")
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a whole checkpoint; None where nothing is. One that lists no files passes."""
+    first, *lines = (checkpoint / MARK).read_text().splitlines() or [""]
+    if not first:
+        return f"{MARK} is empty"
+    for line in lines:
+        total, size, name = line.split(" ", 2)
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is gone"
+        if file.stat().st_size != int(size):
+            return f"{name} has {file.stat().st_size} bytes and not {size}"
+        if _sum(file) != int(total, 16):
+            return f"{name} is not what was written"
+    return None
+
+
+def _sum(file: Path) -> int:
+    """CRC-32: gigabytes a second, and enough for what happens by accident."""
+    total = 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**24):
+            total = zlib.crc32(part, total)
+    return total
 
 
 @torch.no_grad()

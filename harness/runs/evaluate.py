@@ -22,8 +22,8 @@ from harness.engines import choice
 from harness.engines.base import ALONE, EngineChoice, Sample, Sampling
 from harness.errors import ExperimentError
 from harness.policy import Policy
-from harness.verification import Judged, Verification
 from tasks import Problem, Task, Verdict, reward_of
+from tasks.judging import Judged, Judging
 
 #: Seconds between two times that the file of a `Journal` is forced to the disk: what a power cut can cost.
 SYNC_SECONDS = 1.0
@@ -113,15 +113,15 @@ class _Judging:
         report: Callable[[int], None],
     ) -> None:
         self.task, self.asked, self.keys, self.journal, self.report = task, asked, keys, journal, report
-        self.verification = Verification(task)
+        self.judging = Judging(task)
         self.judged: list[Judged] = []
 
     def __enter__(self) -> _Judging:
-        self.verification.__enter__()
+        self.judging.__enter__()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.verification.__exit__(kind, error, trace)
+        self.judging.__exit__(kind, error, trace)
         if error is None:
             for answer in self.judged:
                 answer.verdict.result()  # raises what went wrong while it was judged
@@ -142,7 +142,7 @@ class _Judging:
         def add(verdict: Verdict) -> None:
             self.journal.add({**row, "verdict": str(verdict), "reward": reward_of(verdict)})
 
-        self.judged.append(self.verification.begin(problem, sample.text, sample.finish_reason, then=add))
+        self.judged.append(self.judging.begin(problem, sample.text, sample.finish_reason, then=add))
         self.report(len(self.judged))
 
 

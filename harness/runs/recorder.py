@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-import typing
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,8 +21,8 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
-from harness.verification import Judged, Verification
 from leaderboards import RunWriter
+from tasks.judging import Judged, Judging
 
 #: Above this many parameters, hashing them and measuring their distance from the start at every step would be felt.
 SMALL = 10_000_000
@@ -37,22 +35,22 @@ Report = Callable[[str, int, int], None]
 
 
 class Rewards:
-    """The reward function that TRL calls: verdicts by the task, kept for the record."""
+    """The reward function that TRL calls. The verdicts of its last call are there for the record."""
 
     __name__ = "verdict"
 
     def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
         self.task, self.random = task, random
         self.problems = {problem.id: problem for problem in problems}
-        self.verification = Verification(task)
+        self.judging = Judging(task)
         #: Verdicts that were asked for while responses were written, by key.
         self.asked: dict[str, Judged] = {}
         self.verdicts: list[tasks.Verdict] = []
         self.seconds = 0.0
 
-    def ask(self, key: str, problem_id: str, one: Sample) -> None:
+    def ask(self, key: str, problem_id: str, sample: Sample) -> None:
         """Asks for the verdict on a response, which may take long, while others of its batch are written."""
-        self.asked[key] = self.verification.begin(self.problems[problem_id], one.text, one.finish_reason)
+        self.asked[key] = self.judging.begin(self.problems[problem_id], sample.text, sample.finish_reason)
 
     def __call__(
         self,
@@ -67,15 +65,15 @@ class Rewards:
             (self.problems[problem], text, reason)
             for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
         ]
-        asked = [self.asked.pop(one, None) for one in key]
-        if all(one is not None and one.text == text for one, text in zip(asked, completions, strict=True)):
-            self.verdicts = self.verification.verdicts(typing.cast(list[Judged], asked), VERIFICATION_SECONDS)
+        asked = [self.asked.pop(name) for name in key if name in self.asked]
+        if [answer.text for answer in asked] == completions:
+            self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
         else:
             self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
         self.seconds = time.perf_counter() - begin
         if self.random:
             # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
-            return [float(int(seeds.key("random reward", one), 16) & 1) for one in key]
+            return [float(int(seeds.key("random reward", name), 16) & 1) for name in key]
         return [tasks.reward_of(verdict) for verdict in self.verdicts]
 
 
@@ -122,16 +120,16 @@ class RecordedTrainer(CreditGRPOTrainer):
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
         self.writer, self.report, self.ahead = writer, report, _Ahead(writer)
-        self.verdicts: Rewards = keywords["reward_funcs"]
+        self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
         )
-        if settings.lora_rank and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if settings.lora_rank and self.splits_the_policy:
             raise ExperimentError(
                 "training.lora_rank: adapters on a policy that is split over processes cannot be saved with it; "
                 f"take {parallel.FOLDER / 'ddp.yaml'}"
             )
-        self.small = sum(one.numel() for one in self.model.parameters()) <= SMALL
+        self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
         self.start = (
             [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
@@ -140,24 +138,20 @@ class RecordedTrainer(CreditGRPOTrainer):
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
         if engine.name == VLLM:
-            # TRL's importance-sampling correction, without its own engine. What it would load before a generation,
-            # `_rollouts` does.
-            self.use_vllm = True
-            self.vllm_generation: Any = SimpleNamespace(sync_weights=lambda: None)
-            self._last_loaded_step = -1
+            self.correct_for_another_sampler()
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
         self.batch_step = self.state.global_step // self.settings.updates_per_batch
-        return super()._generate_and_score_completions(inputs)
+        return super().roll_out(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.
         if "loss" in logs:
-            entropy = self._metrics["train"].get("entropy", [math.nan])
+            entropy = self.training_metrics.get("entropy", [math.nan])
             self._stop_on_garbage(logs)
             if self.state.global_step % self.settings.updates_per_batch == 0:
                 self._record({**logs, "entropy": sum(entropy) / len(entropy)})
@@ -168,9 +162,8 @@ class RecordedTrainer(CreditGRPOTrainer):
                 self.report("step", done, self.settings.steps)
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, *args: Any, **keywords: Any) -> None:
+    def before_checkpoint(self) -> None:
         self.ahead.settle()
-        super()._save_checkpoint(*args, **keywords)
 
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
@@ -183,10 +176,9 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _save_policy(self, folder: Path) -> None:
         self.ahead.settle()
         weights = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            weights = self.accelerator.get_state_dict(
-                self.model_wrapped
-            )  # put together, for which all must ask
+        if self.splits_the_policy:
+            # Put together, for which all must ask.
+            weights = self.accelerator.get_state_dict(self.model_wrapped)
         if parallel.first():
             save_policy(self.run_policy, folder, weights)
         parallel.meet()
@@ -212,7 +204,7 @@ class RecordedTrainer(CreditGRPOTrainer):
                     "response_ids": batch.response_ids[row],
                     "text": batch.texts[row],
                     "finish_reason": source["finish_reason"],
-                    "verdict": str(self.verdicts.verdicts[row]),
+                    "verdict": str(self.rewards.verdicts[row]),
                     "reward": batch.rewards[row],
                     "advantage": advantages[row],
                     "weights": weights[row][:length],
@@ -229,45 +221,23 @@ class RecordedTrainer(CreditGRPOTrainer):
         distance, identity = self._distance(), parameters_hash(self.model) if self.small else ""
         if not parallel.first():
             return
-        step, verdicts = self.batch_step, Counter(row["verdict"] for row in rows)
-        self.ahead.write("rollouts", step, rows)
-        gaps = [
-            abs(ours - theirs)
-            for row in rows
-            for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
-        ]
-        responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
-        rewards = [row["reward"] for row in rows if row["reward"] is not None]
-        groups: dict[int, set[float]] = {}
-        for row in rows:
-            if row["reward"] is not None:
-                groups.setdefault(row["group"], set()).add(row["reward"])
-        total = sum(map(len, responses))
-        credit_seconds = self.credit_seconds
+        self.ahead.write("rollouts", self.batch_step, rows)
         measured = {
-            "step": step,
-            "reward": sum(rewards) / len(rewards) if rewards else math.nan,
+            **measures(rows),
+            "step": self.batch_step,
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm", math.nan),
             "learning_rate": logs["learning_rate"],
             "entropy": logs["entropy"],
-            "response_length": total / len(rows),
-            **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
-            "abstained": sum(row["abstained"] is not None for row in rows),
-            "duplicate_share": duplicate_share(responses, group),
-            "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
-            "mean_weight": sum(sum(row["weights"]) for row in rows) / max(total, 1),
             "distance_from_start": distance,
-            "sampler_gap": sum(gaps) / max(len(gaps), 1),
-            "tokens": total,
             "parameters_hash": identity,
             "seconds_rollout": self.rollout_seconds,
-            "seconds_reward": self.verdicts.seconds,
-            "seconds_credit": credit_seconds,
-            "seconds_update": seconds - self.rollout_seconds - self.verdicts.seconds - credit_seconds,
+            "seconds_reward": self.rewards.seconds,
+            "seconds_credit": self.credit_seconds,
+            "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
             "seconds_step": seconds,
         }
-        self.ahead.write("steps", step, [measured])
+        self.ahead.write("steps", self.batch_step, [measured])
 
     @torch.no_grad()
     def _distance(self) -> float:
@@ -276,17 +246,18 @@ class RecordedTrainer(CreditGRPOTrainer):
         pairs = zip(self.model.parameters(), self.start, strict=True)
         # A policy that is split was still on the CPU when it began.
         moved = (parallel.whole(now).cpu() - then.cpu() for now, then in pairs)
-        return math.sqrt(sum(float(one.double().square().sum()) for one in moved))
+        return math.sqrt(sum(float(change.double().square().sum()) for change in moved))
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
-    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group; the copies are numbered here.
+    """TRL's rollout function: keyed samples. TRL repeats each prompt for its group, and here each gets its number.
 
-    Over all processes, which have one part of the step's rows after the other: where a group is split between two,
-    the second goes on counting.
+    Numbers go over all processes, which have one part of the step's rows after the other: where a group is split
+    between two, the second goes on counting.
     """
     begin = time.perf_counter()
-    rows, settings = trainer._pending_rows, trainer.settings
+    assert trainer.rollouts is not None
+    rows, settings = trainer.rollouts.rows, trainer.settings
     before = trainer.accelerator.process_index * len(rows)
     numbers = [(before + row) % settings.samples_per_prompt for row in range(len(rows))]
     keys = [
@@ -295,8 +266,8 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
     ]
     prompt_ids = [row["prompt_ids"] for row in rows]
 
-    def finished(row: int, one: Sample) -> None:
-        trainer.verdicts.ask(keys[row], rows[row]["problem_id"], one)
+    def finished(row: int, sample: Sample) -> None:
+        trainer.rewards.ask(keys[row], rows[row]["problem_id"], sample)
 
     with trainer.accelerator.autocast(), parallel.generating(trainer, trainer.engine.forwards) as model:
         trainer.engine.take(model)
@@ -304,17 +275,45 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
             prompt_ids,
             keys,
             settings.sampling,
-            finished if trainer.verdicts.task.slow else None,
+            finished if trainer.rewards.task.slow else None,
         )
     trainer.rollout_seconds = time.perf_counter() - begin
     return {
         "prompt_ids": prompt_ids,
-        "completion_ids": [one.ids for one in samples],
-        "logprobs": [one.logprobs for one in samples],
-        "finish_reason": [one.finish_reason for one in samples],
-        "sampler_logprobs": [one.logprobs for one in samples],
+        "completion_ids": [sample.ids for sample in samples],
+        "logprobs": [sample.logprobs for sample in samples],
+        "finish_reason": [sample.finish_reason for sample in samples],
+        "sampler_logprobs": [sample.logprobs for sample in samples],
         "key": keys,
         "sample": numbers,
+    }
+
+
+def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of a step's row that its rollouts, rows of the record, give."""
+    verdicts = Counter(row["verdict"] for row in rows)
+    responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
+    rewards = [row["reward"] for row in rows if row["reward"] is not None]
+    groups: dict[int, set[float]] = {}
+    for row in rows:
+        if row["reward"] is not None:
+            groups.setdefault(row["group"], set()).add(row["reward"])
+    gaps = [
+        abs(ours - theirs)
+        for row in rows
+        for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
+    ]
+    tokens = sum(map(len, responses))
+    return {
+        "reward": sum(rewards) / len(rewards) if rewards else math.nan,
+        "response_length": tokens / len(rows),
+        **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
+        "abstained": sum(row["abstained"] is not None for row in rows),
+        "duplicate_share": duplicate_share(responses, group),
+        "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
+        "mean_weight": sum(sum(row["weights"]) for row in rows) / max(tokens, 1),
+        "sampler_gap": sum(gaps) / max(len(gaps), 1),
+        "tokens": tokens,
     }
 
 

@@ -6,14 +6,12 @@ Both `train` and `evaluate` go on where a stopped process left off, and a run th
 from __future__ import annotations
 
 import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 
@@ -29,15 +27,16 @@ from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
     Boundaries,
     check_same_policy,
-    last_checkpoint,
     naming_checkpoint,
     parameters_hash,
     policy_folder,
+    sound_checkpoint,
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
+from tasks import Problem, Task
 
 #: Read when this module is loaded, in the process that all workers of a sweep are forked from: the code that runs is
 #: the code of that moment, whatever is committed meanwhile.
@@ -104,8 +103,6 @@ def train(
     `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
     continues bit for bit.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     settings = experiment.training_of(label)
     adapters = adapters_of(settings)
     if experiment.policy.dtype == FLOAT16:
@@ -124,7 +121,6 @@ def train(
     if any(path.exists() for path in trained):
         report("step", settings.steps, settings.steps)
         return True
-    torch.set_num_threads(1)
     policy = policy_of(experiment)
     if adapters is None:
         # What is trained is kept in float32: steps of 1e-6 are lost in the eight bits of a bfloat16 weight. TRL casts
@@ -132,7 +128,7 @@ def train(
         policy.model.float()
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
-    encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
+    rows = _training_rows(policy, task, order)
     method, options = experiment.credit_of(label)
     boundaries = Boundaries(settings.updates_per_batch, stop)
     trainer = RecordedTrainer(
@@ -142,28 +138,18 @@ def train(
         seed=seed,
         writer=writer,
         report=report,
-        context=max(map(len, encoded.values())) + settings.max_response_tokens,
+        context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
         credit=credit.get(method, **options),
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
         callbacks=[boundaries],
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": policy.render(task.prompt(problem)),
-                    "prompt_ids": encoded[problem.id],
-                    "question": problem.question,
-                    "problem_id": problem.id,
-                }
-                for problem in order
-            ]
-        ),
+        train_dataset=Dataset.from_list(rows),
         args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
         peft_config=adapters,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; the record holds them
-    checkpoint = last_checkpoint(folder)
+    checkpoint = sound_checkpoint(folder)
     if checkpoint is not None:
         check_same_policy(checkpoint, trainer.model)
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
@@ -174,6 +160,20 @@ def train(
     with naming_checkpoint(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
+
+
+def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:
+    """The training data: a row for each time that a problem is asked."""
+    encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
+    return [
+        {
+            "prompt": policy.render(task.prompt(problem)),
+            "prompt_ids": encoded[problem.id],
+            "question": problem.question,
+            "problem_id": problem.id,
+        }
+        for problem in order
+    ]
 
 
 def evaluate(
@@ -195,7 +195,6 @@ def evaluate(
     writer = open_run(experiment, label, seed, folder, engine)
     if writer.finished:
         return True
-    torch.set_num_threads(1)
     known = {} if known is None else known
     present = set(writer.steps("samples"))
     steps = experiment.evaluation_steps()

@@ -1,4 +1,4 @@
-"""What a run is given: TRL's arguments, its adapters, and the problems of every step."""
+"""The settings of a run: TRL's arguments, its adapters, and the problems of every step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMPORTANCE_BOUND = 3.0
 def data_order(problems: Sequence[tasks.Problem], steps: int, prompts: int, seed: int) -> list[tasks.Problem]:
     """The problems of every step, `prompts` each, as one list: shuffled anew each time all have been used.
 
-    A function of the training seed alone, so that all arms are asked the same; no step asks a problem twice.
+    A function of the training seed and nothing else, so that all arms are asked the same; no step asks a problem twice.
     """
     if len(problems) < prompts:
         raise ExperimentError(

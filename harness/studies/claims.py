@@ -73,7 +73,7 @@ class Beside:
     """The same difference in runs that cannot settle the claim, of their own declared metric."""
 
     experiment: str
-    found: Measured
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Finding:
 
     claim: Claim
     status: str
-    found: Measured | None = None
+    measured: Measured | None = None
     reason: str = ""
     beside: tuple[Beside, ...] = ()
 
@@ -142,10 +142,10 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
         if name is not None
     }
     beside = tuple(
-        Beside(str(one.experiment.get("name", "experiment")), found)
+        Beside(str(one.experiment.get("name", "experiment")), measured)
         for one in comparisons
         if all(one is not other for other in tested.values())
-        if (found := _beside(claim, one)) is not None
+        if (measured := _beside(claim, one)) is not None
     )
     if claim.experiment is None:
         how = f"counted by {claim.command}" if claim.command else "no experiment tests it"
@@ -195,16 +195,19 @@ def _shipped(name: str) -> dict[str, Any]:
 
 
 def _tests(name: str, comparison: Comparison) -> bool:
-    """Whether these are runs of that experiment: a manifest must hold what its hash stands for."""
-    mine, its = comparison.experiment, _shipped(name)
-    return comparison.experiment_hash == _hash(name) and {**mine, "methods": {}} == {**its, "methods": {}}
+    """True for runs of that experiment: a manifest must hold what its hash stands for."""
+    recorded, shipped = comparison.experiment, _shipped(name)
+    return comparison.experiment_hash == _hash(name) and {**recorded, "methods": {}} == {
+        **shipped,
+        "methods": {},
+    }
 
 
-def _status(claim: Claim, found: Measured, negligible: float) -> str:
+def _status(claim: Claim, measured: Measured, negligible: float) -> str:
     """By the interval: does it exclude 0 in the claimed direction, and does it reach the claimed size?"""
-    if found.interval is None:
+    if measured.interval is None:
         return CANNOT_TELL
-    low, high = found.interval
+    low, high = measured.interval
     if claim.kind == "overhead":
         assert claim.percent is not None
         return REPRODUCED if low <= claim.percent + ROUNDING else CONTRADICTED  # to cost less is no failure
@@ -232,25 +235,25 @@ def _values(claim: Claim, comparison: Comparison, other: Comparison | None) -> l
     assert claim.arm is not None
     if claim.kind == "overhead":
         return [_overheads(comparison, claim.arm)]
-    mine = _scores(comparison, claim.arm, claim.tasks)
+    scores = _scores(comparison, claim.arm, claim.tasks)
     if claim.kind == "level":
-        return [mine]
-    found = [_minus(mine, _scores(comparison, label, claim.tasks)) for label in claim.against]
+        return [scores]
+    measured = [_minus(scores, _scores(comparison, label, claim.tasks)) for label in claim.against]
     if other is None:
-        return found
+        return measured
     arms = [_scores(other, label, claim.tasks) for label in claim.arms]
-    return [_minus(found[0], _minus(arms[0], arms[1]))]
+    return [_minus(measured[0], _minus(arms[0], arms[1]))]
 
 
 def _scores(comparison: Comparison, label: str, tasks: Sequence[str]) -> Values | None:
     """Final accuracy of each seed, the mean over `tasks`."""
-    found = {}
+    measured = {}
     for seed in comparison.arm(label).seeds:
         accuracies = comparison.scores[label, seed].tasks
         if not set(tasks) <= accuracies.keys():
             return None
-        found[seed] = 100 * math.fsum(accuracies[task] for task in tasks) / len(tasks)
-    return found
+        measured[seed] = 100 * math.fsum(accuracies[task] for task in tasks) / len(tasks)
+    return measured
 
 
 def _minus(one: Values | None, other: Values | None) -> Values | None:
@@ -261,13 +264,13 @@ def _minus(one: Values | None, other: Values | None) -> Values | None:
 
 def _overheads(comparison: Comparison, label: str) -> Values:
     """Seconds of credit against those of all else in a step: arms whose responses differ in length stay comparable."""
-    found = {}
+    measured = {}
     for seed in comparison.arm(label).seeds:
         cost = comparison.scores[label, seed].cost
         credit, whole = cost.get("seconds_credit", 0.0), cost.get("seconds_step", 0.0)
         if whole > credit:
-            found[seed] = 100 * credit / (whole - credit)
-    return found
+            measured[seed] = 100 * credit / (whole - credit)
+    return measured
 
 
 def _measured(values: Values | None, alpha: float) -> Measured | None:
@@ -288,11 +291,11 @@ def _beside(claim: Claim, comparison: Comparison) -> Measured | None:
         return None  # the level of another policy on another task says nothing here
     arms = [comparison.arm(label).scores[comparison.metric].values for label in claim.arms]
     pairs = [_minus(arms[0], other) for other in arms[1:]]
-    found = [
+    measured = [
         _measured({seed: 100 * value for seed, value in (pair or {}).items()}, comparison.alpha)
         for pair in pairs
     ]
-    return min((one for one in found if one is not None), key=lambda one: one.value, default=None)
+    return min((one for one in measured if one is not None), key=lambda one: one.value, default=None)
 
 
 # ------------------------------------------------------------------------------------- in words
@@ -305,8 +308,8 @@ def counts(findings: Sequence[Finding]) -> str:
     return f"{len(findings)} published claims: {', '.join(parts)}"
 
 
-def _shown(found: Measured | None, sign: bool) -> str:
-    return level(found.value, found.interval, 1, "+" if sign else "") if found else NOTHING
+def _shown(measured: Measured | None, sign: bool) -> str:
+    return level(measured.value, measured.interval, 1, "+" if sign else "") if measured else NOTHING
 
 
 def sheets(findings: Sequence[Finding]) -> list[Sheet]:
@@ -315,7 +318,7 @@ def sheets(findings: Sequence[Finding]) -> list[Sheet]:
     for finding in findings:
         place = finding.claim.experiment or finding.claim.command or "no experiment"
         groups.setdefault(f"{place}: {finding.claim.policy}", []).append(finding)
-    found = []
+    tables = []
     for title, members in groups.items():
         rows = []
         for finding in members:
@@ -323,20 +326,20 @@ def sheets(findings: Sequence[Finding]) -> list[Sheet]:
             signed = claim.kind in ("difference", "ordering")
             printed = NOTHING if claim.percent is None else f"{claim.percent:{'+' if signed else ''}.1f}"
             beside = ", ".join(
-                f"{other.experiment} {_shown(other.found, signed)}" for other in finding.beside
+                f"{other.experiment} {_shown(other.measured, signed)}" for other in finding.beside
             )
             rows.append(
-                (claim.text, printed, _shown(finding.found, signed), finding.status, beside or NOTHING)
+                (claim.text, printed, _shown(finding.measured, signed), finding.status, beside or NOTHING)
             )
         sources = dict.fromkeys(finding.claim.source for finding in members)
         reasons = dict.fromkeys(finding.reason for finding in members if finding.reason)
         note = "; ".join(sources) + (f". Not judged: {'; '.join(reasons)}" if reasons else "") + "."
-        found.append(
+        tables.append(
             Sheet(
                 title, ("claim", "printed", "found", "status", "beside"), tuple(rows), note, words=(0, 3, 4)
             )
         )
-    return found
+    return tables
 
 
 NOTE = (
@@ -381,12 +384,12 @@ def about(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """Every claim with its status, found number and reason."""
+    """Every claim with its status, measured number and reason."""
 
-    def plain(found: Measured | None) -> dict[str, Any] | None:
-        if found is None:
+    def plain(measured: Measured | None) -> dict[str, Any] | None:
+        if measured is None:
             return None
-        return {"percent": found.value, "interval": found.interval, "seeds": found.seeds}
+        return {"percent": measured.value, "interval": measured.interval, "seeds": measured.seeds}
 
     rows = [
         {
@@ -400,10 +403,10 @@ def to_json(findings: Sequence[Finding]) -> str:
             "tasks": finding.claim.tasks,
             "arms": finding.claim.arms,
             "status": finding.status,
-            "found": plain(finding.found),
+            "found": plain(finding.measured),
             "reason": finding.reason,
             "beside": [
-                {"experiment": other.experiment, "found": plain(other.found)} for other in finding.beside
+                {"experiment": other.experiment, "found": plain(other.measured)} for other in finding.beside
             ],
         }
         for finding in findings

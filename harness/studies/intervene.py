@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 import tasks
 from flowtracer import contexts
 from flowtracer.credit import CreditContext, CreditMethod
-from flowtracer.credit.controls import TwoLevel, pool_size
+from flowtracer.credit.levels import TwoLevel, pool_size
+from flowtracer.layout import turns_of
 from flowtracer.weighing import read_responses
 from harness import seeds
 from harness.engines.base import Sample, Sampling, decoded
@@ -112,13 +113,13 @@ class Intervention:
 def ranking(method: CreditMethod, context: CreditContext) -> torch.Tensor:
     """Scores (B, T) by which `method` ranks the tokens of each response: higher is more credit."""
     if not isinstance(method, TwoLevel):
-        return contexts.assess(method, context).weights
+        return method(context)
     longest = int(context.response.sum(1).max())
     total = torch.zeros(context.response.shape)
     for count in range(1, longest + 1):
         # The sum of weights over all ratios: who is up-weighted first is up-weighted most often.
         graded = replace(method, ratio=count / longest, gamma=2.0, mean_one=False)
-        total += contexts.assess(graded, context).weights.cpu()
+        total += graded(context).cpu()
     return total.to(context.response.device)
 
 
@@ -143,9 +144,7 @@ def originals(
     for (problem, number), prompt_ids, response in zip(asked, prompts, responses, strict=True):
         verdict = task.verify(problem, response.text, response.finish_reason)
         answer = _answer(task, response.text)
-        located = contexts.locate(
-            policy.tokenizer, task, response.ids, contexts.turns_of(None, len(response.ids))
-        )
+        located = contexts.locate(policy.tokenizer, task, response.ids, turns_of(None, len(response.ids)))
         prefix = min(located.answer, default=0)
         if answer is None:
             left_out["no answer"] += 1
@@ -296,7 +295,7 @@ def _scores(
     scores = [
         values[first : first + len(response.ids)] for values, response in zip(ranked, responses, strict=True)
     ]
-    return scores, sorted(contexts.assess(method, read.context).abstentions)
+    return scores, sorted(method.assess(read.context).abstentions)
 
 
 def _order(task: tasks.Task, original: Original) -> NDArray[np.int64]:

@@ -96,16 +96,16 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     )
     questions = {problem.id: problem.question for problem in task_of(experiment.task).problems("train")}
     first = {run.seed: run for run in reversed(runs)}
-    found: list[list[dict[str, Any]]] = []
+    earliest: list[list[dict[str, Any]]] = []
     for step in range(experiment.training.steps):
         for seed in sorted(first):
-            if len(found) == batches:
-                return experiment, found
+            if len(earliest) == batches:
+                return experiment, earliest
             if rows := first[seed].table("rollouts", step=step).to_pylist():
-                found.append([{**row, "question": questions[row["problem_id"]]} for row in rows])
-    if not found:
+                earliest.append([{**row, "question": questions[row["problem_id"]]} for row in rows])
+    if not earliest:
         raise ExperimentError(f"{folder}: its runs hold no rollouts yet; train at least one step")
-    return experiment, found
+    return experiment, earliest
 
 
 def as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:
@@ -143,8 +143,8 @@ def token_values(
     """
     problems = {problem.id: problem for problem in task.problems("train")}
     values = [np.full((len(row["response_ids"]) + 1, continuations), math.nan) for row in rows]
-    for found, row in zip(values, rows, strict=True):
-        found[-1] = math.nan if row["reward"] is None else row["reward"]
+    for of_row, row in zip(values, rows, strict=True):
+        of_row[-1] = math.nan if row["reward"] is None else row["reward"]
     longest = max((len(row["response_ids"]) for row in rows), default=0)
     asked = sum(len(row["response_ids"]) for row in rows) * continuations
     done = 0

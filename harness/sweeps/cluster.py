@@ -1,14 +1,14 @@
 """A sweep's workers on a Ray cluster: many runs on many machines.
 
 A run takes one CPU and, where the cluster has any, one GPU, or the share of one that was asked for: one comparison
-stays on one kind of machine. Ray's actor trains nothing itself. It starts the same processes as a sweep here, one that
-trains and one that evaluates, and passes on what they report; so a run has the content hashes that a sweep here gives
-it. Every machine needs this package, in the same versions.
+stays on one kind of machine. Ray's actor trains nothing itself. It starts the same process as a sweep here, and passes
+on what that reports; so a run has the content hashes that a sweep here gives it. Every machine needs this package, in
+the same versions.
 
 Where the output folder is one folder for every machine (NFS for one), runs are written straight into it, and a run
 whose worker was lost goes on from its last checkpoint. Where it is not, a run is made in a scratch folder and brought
-back whole, part by part through Ray's object store, when it is finished or stopped; of a run whose worker was lost
-nothing is left, and it starts again. To ask for a shared folder always would be simpler, but machines that are rented
+back whole, part by part through Ray's object store, when it is finished or stopped; a run whose worker was lost leaves
+nothing, and starts again. To ask for a shared folder always would be simpler, but machines that are rented
 by the hour seldom have one; to bring every checkpoint back would cost more than the steps it saves, since the
 checkpoints of a policy of 4B parameters fill the network for minutes. A stopped run does take its checkpoint along.
 """
@@ -22,14 +22,16 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import provenance
+from harness import parallel, provenance
 from harness.engines.base import VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
-from harness.sweeps.job import DONE, LOST, MISTAKE, TRAIN, Job, run_folder
+from harness.sweeps.job import DONE, LOST, MISTAKE, Job, run_folder
 from harness.sweeps.processes import LocalWorker, Processes
 
 #: Bytes of a file that travel at once.
@@ -68,14 +70,17 @@ class Cluster:
         except ImportError:
             raise ExperimentError('--ray needs Ray: pip install "flowtracer[ray]"') from None
         self.ray, self.experiment, self.folder, self.count = ray, experiment, folder.absolute(), count
-        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
+        local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
         try:
-            ray.init(
-                address=address if address == "local" else _reachable(ray, address),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **(own if address == "local" else {}),
-            )
+            reached = address if address == "local" else _reachable(ray, address)
+            # Ray's processes import from the folder that this one is in at that moment, before all others.
+            with chdir(parallel.FOLDER):
+                ray.init(
+                    address=reached,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **(local if address == "local" else {}),
+                )
         except Exception as error:  # a bare one where a busy machine takes more than half a minute to start
             raise ExperimentError(
                 f"--ray {address}: no cluster there ({_first_line(error)}); start one with `ray start --head`, "
@@ -109,7 +114,7 @@ class Cluster:
         room = max(1, self._room())
         return room if self.count is None else min(room, self.count)
 
-    def start(self, action: str) -> RayWorker:
+    def start(self) -> RayWorker:
         if not self.started:
             self._mark()
         options = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=self.gpus, max_restarts=0)
@@ -137,7 +142,7 @@ class Cluster:
                     continue
                 for kind, value in self.ray.get(reference):
                     if kind == DONE:
-                        self._bring_back(worker, value)
+                        worker.fetch()
                     yield worker, kind, value
             except self.ray.exceptions.RayActorError as error:
                 yield worker, LOST, f"was lost ({_cause(error)})"
@@ -153,13 +158,6 @@ class Cluster:
             worker.actor, free.actor = free.actor, worker.actor
             free.placed = False
             worker.give(worker.job)
-
-    def _bring_back(self, worker: RayWorker, reached: bool) -> None:
-        """The files of a run that is finished or stopped, where the folder is not shared."""
-        assert worker.job is not None
-        trained = worker.job.action == TRAIN and reached
-        if not (trained and not self.stopping):
-            worker.fetch()
 
     def stop(self) -> None:
         self.stopping = True
@@ -182,16 +180,10 @@ class RayWorker:
         self.pending: Any = None
         self.waits = self.placed = False
 
-    def takes(self, action: str) -> bool:
-        return True
-
     def give(self, job: Job) -> None:
         self.job, self.reported = job, 0
-        if job.action == TRAIN:
-            # A cluster that is busy with others' work may take hours; whoever listens hears of other runs meanwhile.
-            self.pending, self.waits = self.actor.prepare.remote(job), True
-        else:
-            self.pending = self.actor.give.remote(job)
+        # A cluster that is busy with others' work may take hours; whoever listens hears of other runs meanwhile.
+        self.pending, self.waits = self.actor.prepare.remote(job), True
 
     def begin(self, shared: bool) -> None:
         """Starts the job where there is a machine now; what is there of a run that was stopped goes along."""
@@ -231,7 +223,7 @@ class RayWorker:
 
 
 class _Actor:
-    """What runs on the cluster: two processes, one that trains and one that evaluates, and their run's files."""
+    """The part on the cluster: a process that trains and evaluates, and the files of its run."""
 
     def __init__(
         self,
@@ -256,8 +248,7 @@ class _Actor:
         ]
         self.scratch = Path(tempfile.mkdtemp(prefix="flowtracer-"))
         self.processes = Processes(experiment, 1)
-        self.workers: dict[str, LocalWorker] = {}
-        self.busy: LocalWorker | None = None
+        self.worker: LocalWorker | None = None
         self.folder = self.scratch
 
     def prepare(self, job: Job) -> bool:
@@ -273,26 +264,23 @@ class _Actor:
             differing = ", ".join(self.differences)
             line = f"{socket.gethostname()} has {differing}: install the same versions on every machine"
             return [(MISTAKE, line)]
-        if job.action not in self.workers:
-            self.workers[job.action] = self.processes.start(job.action)
-        self.busy = self.workers[job.action]
-        self.busy.give(Job(job.action, job.label, job.seed, job.folder if self.shared else self.folder))
+        if self.worker is None:
+            self.worker = self.processes.start()
+        self.worker.give(job if self.shared else replace(job, folder=self.folder))
         return []
 
     def reports(self) -> list[tuple[str, Any]]:
-        """What the busy process has said, after a second at most, so that other calls get their turn."""
-        assert self.busy is not None
-        found: list[tuple[str, Any]] = []
-        while not found or found[-1][0] != DONE:
-            said = [report for _, *report in self.processes.listen([self.busy], 0.0 if found else 1.0)]
-            if not said:
-                break
-            found += [(kind, value) for kind, value in said]
-            if found[-1][0] == LOST:
-                return found
-        if found and found[-1][0] == DONE:
-            self.busy.job = None
-        return found
+        """The reports of the process, after a second at most, so that other calls get their turn."""
+        assert self.worker is not None
+        reports: list[tuple[str, Any]] = []
+        while not reports or reports[-1][0] not in (DONE, LOST):
+            new = [report for _, *report in self.processes.listen([self.worker], 0.0 if reports else 1.0)]
+            if not new:
+                return reports
+            reports += [(kind, value) for kind, value in new]
+        if reports[-1][0] == DONE:
+            self.worker.job = None
+        return reports
 
     def stop(self) -> None:
         self.processes.stop()
@@ -312,8 +300,8 @@ class _Actor:
             file.write(data)
 
     def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+        if self.worker is not None:
+            self.worker.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 

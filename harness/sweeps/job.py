@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-TRAIN, EVALUATE = "train", "evaluate"
-
-#: What workers report: steps done so far; a job's end, and whether it was reached; a user's mistake; a defect of the
-#: program, with its traceback; and that the worker is gone, with the reason.
+#: What workers report: training steps and evaluations done so far; the end of a job, and whether it was reached; a
+#: user's mistake; a defect of the program, with its traceback; and that the worker is gone, with the reason.
 PROGRESS, DONE, MISTAKE, DEFECT, LOST = "progress", "done", "mistake", "defect", "lost"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train or to evaluate."""
+    """One run, to be trained and evaluated."""
 
-    action: str
     label: str
     seed: int
     folder: Path
@@ -28,7 +25,7 @@ class Job:
 
 
 class Progress(Protocol):
-    """Who is told how far a sweep is; the command line shows bars."""
+    """Shows how far a sweep is; the command line draws bars."""
 
     def begin(self, steps: int, done: int) -> None:
         """The whole sweep has `steps` training steps and evaluations, `done` of them from before."""
@@ -44,13 +41,10 @@ class Progress(Protocol):
 
 
 class Worker(Protocol):
-    """What does one job after the other."""
+    """Does one job after the other."""
 
     job: Job | None
     reported: int
-
-    def takes(self, action: str) -> bool:
-        """Whether it does jobs of that kind."""
 
     def give(self, job: Job) -> None:
         """Starts the job."""
@@ -60,7 +54,7 @@ class Worker(Protocol):
 
 
 class Workers(Protocol):
-    """Where a sweep's workers run."""
+    """A sweep's workers, on one machine or on many."""
 
     #: How often a run may lose its worker before the sweep gives up.
     losses: int
@@ -68,8 +62,8 @@ class Workers(Protocol):
     def limit(self) -> int:
         """How many may be busy at once, now."""
 
-    def start(self, action: str) -> Worker:
-        """A new worker, for jobs of one kind or of both."""
+    def start(self) -> Worker:
+        """A new worker."""
 
     def listen(self, busy: Sequence[Any]) -> Iterable[tuple[Any, str, Any]]:
         """Waits until busy workers report something, and gives it: worker, what (PROGRESS and so on), value."""

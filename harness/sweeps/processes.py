@@ -1,4 +1,8 @@
-"""A sweep's workers on this machine: processes of one thread each, forked from one that has imported everything."""
+"""A sweep's workers on this machine: processes of one thread each, forked from one that has imported everything.
+
+They import what is installed, and what PYTHONPATH names: never from the folder that the sweep was started in, where a
+user's `random.py` or another copy of these packages may lie.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -16,51 +21,96 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import EngineChoice
-from harness.errors import ExperimentError
+from harness.engines.base import VLLM, EngineChoice
+from harness.errors import ExperimentError, no_room
 from harness.experiment import Experiment
-from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, TRAIN, Job
+from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, Job
+
+TRAIN, EVALUATE = "train", "evaluate"
+
+#: What asks a sweep to save and stop.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FREE = "make room and run the same command again, it goes on"
+
+#: The samples of policies that were evaluated already, by the hash of their parameters.
+Evaluations = dict[str, list[dict[str, Any]]]
 
 
 class LocalWorker:
-    """A process that does one kind of job, one after the other."""
+    """A process that trains and evaluates one run after the other.
 
-    def __init__(
-        self, context: Any, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None = None
-    ) -> None:
-        self.action = action
+    Two where vLLM samples in the process: the kernels that it evaluates with have no backward, so that a process which
+    has evaluated trains no more.
+    """
+
+    def __init__(self, start: Callable[[], _Process], apart: bool) -> None:
+        self.start, self.apart = start, apart
+        self.processes: dict[str, _Process] = {}
+        self.job: Job | None = None
+        #: What the sweep has heard of, and what the process has said.
+        self.reported = self.done = 0
+        self.stage = TRAIN
+
+    def give(self, job: Job) -> None:
+        self.job, self.reported, self.done = job, 0, 0
+        self._begin(TRAIN)
+
+    def _begin(self, stage: str) -> None:
+        self.stage = stage
+        if self.name not in self.processes:
+            self.processes[self.name] = self.start()
+        self.processes[self.name].connection.send((stage, self.job))
+
+    @property
+    def name(self) -> str:
+        return self.stage if self.apart else "both"
+
+    @property
+    def connection(self) -> Connection:
+        """Where the process that is busy reports."""
+        return self.processes[self.name].connection
+
+    def report(self) -> tuple[str, Any]:
+        """The next report of the process; waits for it."""
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return LOST, self.processes[self.name].end()
+        if kind == PROGRESS:
+            self.done = value
+        if kind == DONE and value and self.stage == TRAIN:
+            self._begin(EVALUATE)
+            return PROGRESS, self.done
+        return kind, value
+
+    def close(self) -> None:
+        for name, process in self.processes.items():
+            process.close(idle=self.job is None or name != self.name)
+
+
+class _Process:
+    """A process that waits for stages of jobs, and the connection to it."""
+
+    def __init__(self, context: Any, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, action, experiment, stop, engine)
+        arguments = (theirs, experiment, stop, engine)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
-        self.job: Job | None = None
-        self.reported = 0
 
-    def takes(self, action: str) -> bool:
-        return action == self.action
+    def end(self) -> str:
+        """Waits for the end of a process that is ending, and says how it did."""
+        self.process.join()
+        return f"ended with status {self.process.exitcode} (-9 often means out of memory)"
 
-    def give(self, job: Job) -> None:
-        self.job, self.reported = job, 0
-        self.connection.send(job)
-
-    def report(self) -> tuple[str, Any]:
-        """What the process says next; waits for it."""
-        try:
-            kind, value = self.connection.recv()
-            return kind, value
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            return LOST, f"ended with status {self.process.exitcode} (-9 often means out of memory)"
-
-    def close(self) -> None:
-        if self.job is None:
-            # An idle worker leaves by itself, and cleans up behind the libraries that it has loaded.
+    def close(self, idle: bool) -> None:
+        if idle:
+            # It leaves by itself, and cleans up behind the libraries that it has loaded.
             with suppress(OSError):
                 self.connection.send(None)
             self.process.join(timeout=10)
         if self.process.is_alive():
-            self.process.terminate()
+            self.process.kill()  # it heeds no other signal
         self.process.join()
         self.connection.close()
 
@@ -71,25 +121,35 @@ class Processes:
     losses = 0  # a process here ends for a reason that would end the next one too
 
     def __init__(self, experiment: Experiment, count: int, engine: EngineChoice | None = None) -> None:
-        self.experiment, self.count, self.engine = experiment, count, engine
+        self.experiment, self.count = experiment, count
+        self.engine = engine or experiment.engine_choice()
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
         self.context.set_forkserver_preload(["harness.runs.run"])
-        with environment(), _without_interrupts():
-            forkserver.ensure_running()
+        try:
+            with environment(), _without_interrupts():
+                forkserver.ensure_running()
+        except OSError as error:
+            raise ExperimentError(
+                f"workers do not start: {error}. Their sockets lie in {tempfile.gettempdir()}: set TMPDIR to a folder "
+                "with a short path (a socket's may have about 100 characters) that can be written to"
+            ) from None
         self.asked_to_stop = self.context.Event()
 
     def limit(self) -> int:
         return self.count
 
-    def start(self, action: str) -> LocalWorker:
-        with environment():
-            return LocalWorker(self.context, action, self.experiment, self.asked_to_stop, self.engine)
+    def start(self) -> LocalWorker:
+        def process() -> _Process:
+            with environment():
+                return _Process(self.context, self.experiment, self.asked_to_stop, self.engine)
+
+        return LocalWorker(process, apart=self.engine.name == VLLM and self.engine.server is None)
 
     def listen(
         self, busy: Sequence[LocalWorker], timeout: float | None = None
     ) -> Iterator[tuple[LocalWorker, str, Any]]:
-        by_connection = {worker.connection: worker for worker in busy}
+        by_connection: dict[Any, LocalWorker] = {worker.connection: worker for worker in busy}
         for connection in wait(list(by_connection), timeout):
             worker = by_connection[connection]
             yield worker, *worker.report()
@@ -101,20 +161,18 @@ class Processes:
         pass
 
 
-def _serve(
-    connection: Connection, action: str, experiment: Experiment, stop: Any, engine: EngineChoice | None
-) -> None:
-    """What a worker process does until its parent is gone."""
-    # Once more: a server of forks that somebody else had started before does not ignore it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
+    """The life of a worker process, until its parent is gone."""
+    # Once more: a server of forks that somebody else had started before does not ignore them.
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
     import torch
 
     from flowtracer import CreditError
-    from harness.engines import choice
-    from harness.runs import run
     from leaderboards import RecordError
     from tasks import TaskError
 
+    torch.set_num_threads(1)
     quiet()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -122,29 +180,21 @@ def _serve(
     def asked_to_stop() -> bool:
         return stop.is_set() or not parent.is_alive()
 
-    def report(_: str, done: int, __: int) -> None:
+    def report(stage: str, done: int, _: int) -> None:
         # A parent that is gone hears nothing; the run asks for that next, saves and stops.
         with suppress(OSError):
-            connection.send((PROGRESS, done))
+            connection.send((PROGRESS, done if stage == "step" else experiment.training.steps + done))
 
-    known: dict[str, list[dict[str, Any]]] = {}
+    known: Evaluations = {}
     while True:
         try:
-            job: Job | None = connection.recv()
+            message: tuple[str, Job] | None = connection.recv()
         except (EOFError, OSError):
             return
-        if job is None:
+        if message is None:
             return
-        arguments = (experiment, job.label, job.seed, job.folder, report, asked_to_stop, engine)
         try:
-            with _alone(job.folder, asked_to_stop) as alone:
-                if not alone:
-                    done = False
-                elif action == TRAIN:
-                    done = run.train(*arguments)
-                else:
-                    done = run.evaluate(*arguments, known=known)
-            choice.release()  # before the other kind of worker wants the GPU
+            done = _do(*message, experiment, report, asked_to_stop, engine, known)
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):
@@ -154,8 +204,34 @@ def _serve(
             connection.send((MISTAKE, str(error)))
         except (BrokenPipeError, ConnectionResetError):
             return
-        except Exception:
+        except Exception as error:
+            if reason := no_room(error):
+                connection.send((MISTAKE, f"{message[1].folder}: {reason}; {FREE}"))
+                continue
             connection.send((DEFECT, traceback.format_exc()))
+
+
+def _do(
+    stage: str,
+    job: Job,
+    experiment: Experiment,
+    report: Callable[[str, int, int], None],
+    stop: Callable[[], bool],
+    engine: EngineChoice,
+    known: Evaluations,
+) -> bool:
+    """Trains or evaluates one run, from where it stands. False if stopped."""
+    from harness.engines import choice
+    from harness.runs import run
+
+    arguments = (experiment, job.label, job.seed, job.folder, report, stop, engine)
+    with _alone(job.folder, stop) as alone:
+        if stage == TRAIN:
+            done = alone and run.train(*arguments)
+        else:
+            done = alone and run.evaluate(*arguments, known=known)
+    choice.release()  # before the next stage wants the GPU, here or in another process
+    return done
 
 
 @contextmanager
@@ -191,23 +267,29 @@ def quiet() -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, from its first instruction on: it reaches the whole group of processes, and
-    a worker that is only just starting would die of it. The sweep itself says when to stop.
+    """Lets what is started here ignore Ctrl-C and SIGTERM, from its first instruction on.
+
+    Both may reach the whole group of processes, and a worker that is only just starting would die of them. The sweep
+    itself says when to stop.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread; a worker of a cluster has no terminal that could send it
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def environment() -> Iterator[None]:
-    """What worker processes must find when they import torch: one thread, no telemetry, no progress bars."""
+    """The variables of worker processes: one thread, no telemetry, no progress bars, no import from the folder that
+    they are started in.
+    """
     wanted = {
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

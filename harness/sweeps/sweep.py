@@ -1,8 +1,8 @@
 """Sweeps: every (method, seed) of an experiment, by workers of one thread each, here or on a Ray cluster.
 
-Training and evaluation run in processes of their own (lm-eval seeds the global generators), at most `workers` of them
-busy at once. Processes are reused, so imports are paid once. Nothing depends on how many there are, or on who runs
-what: every random choice of a run is keyed.
+A job is one run: a worker trains it, then evaluates it. At most `workers` are busy at once, and they are reused, so
+that imports are paid once. Nothing depends on how many there are, or on which one has which run: every random choice of
+a run is keyed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, check_arm
 from harness.sweeps.job import (
     DEFECT,
-    EVALUATE,
     LOST,
     MISTAKE,
     PROGRESS,
-    TRAIN,
     Job,
     Progress,
     Stopped,
@@ -76,7 +74,7 @@ def reproduce(
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:
-    return Job(TRAIN, label, seed, run_folder(folder, label, seed))
+    return Job(label, seed, run_folder(folder, label, seed))
 
 
 def _finished(job: Job) -> bool:
@@ -96,29 +94,46 @@ def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job
 
 
 def claim(experiment: Experiment, folder: Path) -> None:
-    """Writes experiment.json, or checks the one that is there."""
+    """Writes experiment.json, or checks the one that is there. Raises ExperimentError for a folder of something else,
+    and for one that cannot be written to.
+    """
     path = folder / "experiment.json"
     record = {"experiment_hash": experiment.hash, "experiment": experiment.resolved()}
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     if path.exists():
         try:
-            found = json.loads(path.read_text())["experiment_hash"]
+            there = path.read_text()
+            recorded = json.loads(there)["experiment_hash"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ExperimentError(
                 f"{path} cannot be read: remove it, or give another folder with --out"
             ) from None
-        if found != experiment.hash:
+        if there == text:
+            return  # a finished sweep may lie where nothing can be written
+        if recorded != experiment.hash:
             raise ExperimentError(
-                f"{folder} holds another experiment ({found[:12]}, this one is {experiment.hash[:12]}): "
+                f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}): "
                 "give another folder with --out"
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise ExperimentError(
             f"{folder} is not empty and holds no experiment: give another folder with --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".experiment.json.{os.getpid()}")
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    aside.rename(path)
+    elif folder.is_symlink() and not folder.exists():
+        raise ExperimentError(
+            f"{folder} is a link to {folder.readlink()}, which is not there: give another folder with --out"
+        )
+    elif folder.exists() and not folder.is_dir():
+        raise ExperimentError(f"{folder} is a file: give a folder with --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".experiment.json.{os.getpid()}")
+        aside.write_text(text)
+        aside.rename(path)
+    except OSError as error:
+        raise ExperimentError(
+            f"{folder} cannot be written to ({error.strerror}): give another folder with --out"
+        ) from None
 
 
 class _Sweep:
@@ -126,10 +141,11 @@ class _Sweep:
 
     def __init__(self, rounds: Iterator[list[Job]], pool: Workers, progress: Progress) -> None:
         self.rounds, self.pool, self.progress = rounds, pool, progress
-        self.waiting = {TRAIN: deque[Job](), EVALUATE: deque[Job]()}
+        self.waiting = deque[Job]()
         self.workers: list[Worker] = []
+        #: By run: how often it lost its worker, and how much of it the bars count as done.
         self.lost: Counter[Path] = Counter()
-        self.told: Counter[Path] = Counter()
+        self.shown: Counter[Path] = Counter()
         self.interrupted = False
 
     def run(self) -> None:
@@ -142,8 +158,7 @@ class _Sweep:
                         raise
                     self.interrupted = True
                     self.pool.stop()
-                    for queue in self.waiting.values():
-                        queue.clear()
+                    self.waiting.clear()
         except KeyboardInterrupt:
             raise Stopped from None
         finally:
@@ -158,8 +173,8 @@ class _Sweep:
         if self.interrupted:
             return False
         for jobs in self.rounds:
-            self.waiting[TRAIN].extend(job for job in jobs if not _finished(job))
-            if self.waiting[TRAIN]:
+            self.waiting.extend(job for job in jobs if not _finished(job))
+            if self.waiting:
                 return True
         return False
 
@@ -167,16 +182,15 @@ class _Sweep:
         return [worker for worker in self.workers if worker.job is not None]
 
     def _assign(self) -> bool:
-        """Gives waiting jobs to idle workers, evaluations first: they finish runs. True if it gave any."""
+        """Gives waiting jobs to idle workers, and starts workers while there may be more. True if it gave any."""
         gave = False
-        for action in (EVALUATE, TRAIN):
-            while self.waiting[action] and len(self._busy()) < self.pool.limit():
-                idle = [worker for worker in self.workers if worker.takes(action) and worker.job is None]
-                if not idle:
-                    idle = [self.pool.start(action)]
-                    self.workers += idle
-                idle[0].give(self.waiting[action].popleft())
-                gave = True
+        while self.waiting and len(self._busy()) < self.pool.limit():
+            idle = next((worker for worker in self.workers if worker.job is None), None)
+            if idle is None:
+                idle = self.pool.start()
+                self.workers.append(idle)
+            idle.give(self.waiting.popleft())
+            gave = True
         return gave
 
     def _listen(self) -> None:
@@ -189,7 +203,7 @@ class _Sweep:
             assert job is not None
             if kind == PROGRESS:
                 self.progress.advance(job, value - worker.reported)
-                self.told[job.folder] += value - worker.reported
+                self.shown[job.folder] += value - worker.reported
                 worker.reported = value
             elif kind == MISTAKE:
                 raise ExperimentError(value)
@@ -199,14 +213,7 @@ class _Sweep:
                 self._again(worker, job, value)
             else:
                 worker.job = None
-                if value and job.action == TRAIN and not self.interrupted:
-                    evaluation = Job(EVALUATE, job.label, job.seed, job.folder)
-                    # On the same worker if it does both: the run's files are there.
-                    if worker.takes(EVALUATE):
-                        worker.give(evaluation)
-                    else:
-                        self.waiting[EVALUATE].append(evaluation)
-                elif value:
+                if value:
                     self.progress.finished(job)
 
     def _again(self, worker: Worker, job: Job, reason: str) -> None:
@@ -219,16 +226,16 @@ class _Sweep:
                 f"the process of {job} {reason}; {_last_checkpoint(job.folder)}: "
                 "run the same command again, it goes on"
             )
-        self.progress.advance(job, -self.told.pop(job.folder, 0))
+        self.progress.advance(job, -self.shown.pop(job.folder, 0))
         if self.interrupted:
             return
         self.progress.note(f"the process of {job} {reason}; it is started again")
-        self.waiting[TRAIN].appendleft(Job(TRAIN, job.label, job.seed, job.folder))
+        self.waiting.appendleft(job)
 
 
 def _last_checkpoint(folder: Path) -> str:
     """Where a run that was cut off goes on from, in words."""
     from harness.runs.checkpoints import last_checkpoint
 
-    found = last_checkpoint(folder)
-    return f"its last good checkpoint is {found}" if found else "it has no checkpoint yet"
+    checkpoint = last_checkpoint(folder)
+    return f"its last good checkpoint is {checkpoint}" if checkpoint else "it has no checkpoint yet"

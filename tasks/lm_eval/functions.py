@@ -12,7 +12,8 @@ from typing import Any
 
 import datasets
 
-from tasks.problem import Problem, Task, Verdict, get
+from tasks.problem import Problem, Task, get
+from tasks.verdict import Verdict
 
 _TASKS: dict[str, Task] = {}
 

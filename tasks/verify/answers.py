@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tasks.problem import Verdict
+from tasks.verdict import Verdict
 from tasks.verify import numbers
 from tasks.verify.pool import TIMEOUT, Pool, shared
 

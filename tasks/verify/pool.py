@@ -20,9 +20,11 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
-from tasks.problem import TaskError
+from tasks.verdict import TaskError
 from tasks.verify import worker as protocol
 
 #: Seconds an answer's comparisons may take in all, from their start.
@@ -35,8 +37,20 @@ MEMORY = 2 * 1024**3
 WORKERS = 2
 #: A worker is replaced after so many comparisons: sympy's caches only grow.
 LIFETIME = 2000
+#: Seconds that comparisons of one answer may take in this context, where its caller wants less than DEADLINE.
+_ALLOWED: ContextVar[float] = ContextVar("allowed", default=DEADLINE)
 TIMEOUT, DIED, EXHAUSTED = "timeout", "died", "exhausted"
 _REMEMBERED = 20_000
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """In this context an answer gets at most so many seconds of comparisons; with 0 it waits for none."""
+    token = _ALLOWED.set(seconds)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
 
 
 class _Worker:
@@ -52,7 +66,7 @@ class Pool:
     """Up to `workers` worker processes, started when they are needed. Safe to use from several threads."""
 
     def __init__(self, workers: int = WORKERS, deadline: float = DEADLINE, memory: int = MEMORY) -> None:
-        self.deadline = deadline
+        self._deadline = deadline
         self._memory = memory
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
@@ -62,6 +76,11 @@ class Pool:
         self._template: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._known: OrderedDict[tuple[object, ...], str] = OrderedDict()
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that the comparisons of one answer may take in all, in the caller's context."""
+        return min(self._deadline, _ALLOWED.get())
 
     def compare(
         self, kind: str, gold: str, answer: str, rename: dict[str, str], seconds: float
@@ -169,7 +188,8 @@ class Pool:
             "CUDA_VISIBLE_DEVICES": "",
         }
         self._template = subprocess.Popen(
-            [sys.executable, "-c", start, *arguments],
+            # -P: nothing is imported from the current folder, where a user's random.py may lie.
+            [sys.executable, "-P", "-c", start, *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -89,6 +89,11 @@ class LargestTensors(TorchDispatchMode):
 @pytest.fixture
 def tokenizer():
     """One token a character: <pad>, <eos> and 30 letters and marks."""
+    return plain_tokenizer()
+
+
+def plain_tokenizer():
+    """The tokenizer of the fixture, for who is no test."""
     alphabet = "abcdefghijklmnop0123456789#?=;+"
     vocabulary = {"<pad>": 0, "<eos>": 1, **{letter: index + 2 for index, letter in enumerate(alphabet[:30])}}
     raw = Tokenizer(models.WordLevel(vocabulary))

@@ -5,7 +5,6 @@ process of their own, which `test_in_the_interpreter` starts.
 """
 
 import os
-import re
 import subprocess
 import sys
 
@@ -154,72 +153,6 @@ def test_128k_tokens_of_an_8b_shaped_attention_fit_in_80_gb():
     flow = solve_flow(capacity, position < tokens // 4, answer).flow
     assert float(flow[answer].sum()) == pytest.approx(1.0, rel=1e-3)
     assert torch.cuda.max_memory_allocated() < 80e9
-
-
-UNIT_STRIDES = {
-    "query_width_stride", "key_width_stride", "mask_column_stride", "normalizer_stride", "out_column_stride",
-}  # fmt: skip
-
-
-@pytest.mark.skipif(INTERPRETED, reason="compiled in the other process")
-@pytest.mark.parametrize(
-    ("dtype", "width", "capability"),
-    [
-        (torch.bfloat16, 128, 80),
-        (torch.bfloat16, 128, 90),
-        (torch.bfloat16, 512, 80),
-        (torch.float32, 128, 80),
-    ],
-)
-@pytest.mark.parametrize("name", ["_log_sum_exp_kernel", "_head_mean_kernel"])
-def test_kernels_compile_for_gpus_without_one(name, dtype, width, capability, tmp_path):
-    """What the interpreter lets pass, triton's compiler may not; bf16 goes to the tensor cores, no product to TF32."""
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.compiler import get_ptxas
-    from triton.compiler import ASTSource, compile
-
-    from flowtracer.kernels import head_mean
-
-    function = getattr(head_mean, name)
-    size = head_mean.blocks(dtype, width)
-    options = {option: size.pop(option) for option in ("num_warps", "num_stages")}
-    fixed = {"HEADS": 32, "GROUP": 4, "MASKED": True, "WIDTH": width, "UPCAST": False, **size}
-    half = dtype == torch.bfloat16
-    kinds = dict.fromkeys(("query", "key"), "*bf16" if half else "*fp32")
-    kinds |= {"mask": "*u8", "normalizers": "*fp32", "out": "*fp32"}
-    kinds |= {"scale": "fp32", "weight": "fp32"}
-    # As a launch specialises them: strides of 1 are known, those of queries and keys divide by 16, others need not.
-    fixed |= {part.name: 1 for part in function.params if part.name in UNIT_STRIDES}
-    signature = {
-        part.name: "constexpr" if part.name in fixed else kinds.get(part.name, "i32")
-        for part in function.params
-    }
-    aligned = [
-        (index,)
-        for index, part in enumerate(function.params)
-        if signature[part.name].startswith("*") or re.match("(query|key)_.*stride", part.name)
-    ]
-    compiled = compile(
-        ASTSource(
-            fn=function,
-            signature=signature,
-            constexprs={part.name: fixed[part.name] for part in function.params if part.name in fixed},
-            attrs={index: [["tt.divisibility", 16]] for index in aligned},
-        ),
-        target=GPUTarget("cuda", capability, 32),
-        options=options,
-    )
-    assert (".bf16.bf16" in compiled.asm["ptx"]) == half and "tf32" not in compiled.asm["ptx"]
-    # The least of today's GPUs with tensor cores for bf16 has 99 KB.
-    assert compiled.metadata.shared <= 99 * 1024
-    # Registers that do not suffice cost more than all the rest; ptxas says so.
-    (tmp_path / "kernel.ptx").write_text(compiled.asm["ptx"])
-    architecture = {80: "sm_80", 90: "sm_90a"}[capability]
-    said = subprocess.run(
-        [get_ptxas(capability).path, "-v", f"-arch={architecture}", tmp_path / "kernel.ptx", "-o", os.devnull],
-        capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
-    assert int(re.search(r"(\d+) bytes spill stores", said)[1]) < 512, said
 
 
 @pytest.mark.skipif(INTERPRETED, reason="tested in the other process")

@@ -1,9 +1,11 @@
 """Protects the tap for plain PyTorch: the map of causal encoders built from torch.nn.MultiheadAttention."""
 
+import textwrap
+
 import pytest
 import torch
 
-from flowtracer import CreditError, tap_multihead
+from flowtracer import CreditError, multihead, tap_multihead
 
 
 def encoder(**changes):
@@ -72,3 +74,17 @@ def test_plain_pytorch_that_cannot_be_traced_is_refused():
     attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
     with pytest.raises(CreditError, match="cross-attention"), tap_multihead(attention, token):
         attention(states, states + 1, states)
+
+
+def test_the_example_of_the_documentation_runs():
+    """The code in the module's docstring, as it stands: a unit of flow arrives at the answer of each sequence."""
+    lines = multihead.__doc__.partition("positions:")[2].splitlines()
+    code = textwrap.dedent("\n".join(lines))
+    names = {}
+    torch.manual_seed(0)
+    exec(compile(code, "multihead.py", "exec"), names)
+    throughput = names["throughput"]
+    assert throughput.shape == (2, 12)
+    # All of the flow enters the answer and ends there: twice the share that passes it.
+    assert throughput[:, 11].tolist() == pytest.approx([2.0, 2.0], abs=1e-5)
+    assert (throughput[:, 4:11] > 0).all()

@@ -1,15 +1,20 @@
 """Protects the seam into TRL: which forward is traced, what the loss sees, and that gamma = 1 is stock GRPO."""
 
 import random
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy
+import pandas
 import pytest
 import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from flowtracer import CreditError, CreditGRPOTrainer, credit
-from flowtracer.trainer import _FROM_FORWARD
+from flowtracer.contexts import FROM_FORWARD
+from flowtracer.tracking import Described
 from tests.flowtracer.conftest import tiny_model
 
 PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
@@ -34,9 +39,21 @@ def count_letters(completions, **_):
     return [float(sum(letter in "aceg0" for letter in text)) for text in completions]
 
 
-def train(tokenizer, folder, *, cls=CreditGRPOTrainer, padded=True, steps=3, reward=count_letters, **changes):
+def train(
+    tokenizer,
+    folder,
+    *,
+    cls=CreditGRPOTrainer,
+    padded=True,
+    steps=3,
+    reward=count_letters,
+    columns=None,
+    **changes,
+):
     """Trains a tiny policy for a few steps and returns its trainer."""
-    keywords = {key: changes.pop(key) for key in ("credit", "task", "peft_config") if key in changes}
+    keywords = {
+        key: changes.pop(key) for key in ("credit", "task", "peft_config", "rollout_func") if key in changes
+    }
     model = tiny_model("qwen3", seed=3)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     prompts = PROMPTS if padded else ["abc?"] * 4
@@ -59,11 +76,12 @@ def train(tokenizer, folder, *, cls=CreditGRPOTrainer, padded=True, steps=3, rew
         "bf16": False,
         **changes,
     }
+    data = Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]})
     trainer = cls(
         model=model,
         reward_funcs=reward,
         args=GRPOConfig(output_dir=str(folder), **arguments),
-        train_dataset=Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]}),
+        train_dataset=data if columns is None else data.select_columns(columns),
         processing_class=tokenizer,
         **keywords,
     )
@@ -139,7 +157,7 @@ def test_no_extra_forward_in_the_training_forward(tokenizer, tmp_path):
     assert forwards(credit="flow", task=Letters()) == forwards(credit="uniform") == 3
 
 
-FROM_A_FORWARD = sorted(name for name in credit.names() if credit.get(name).needs & _FROM_FORWARD)
+FROM_A_FORWARD = sorted(name for name in credit.names() if credit.get(name).needs & FROM_FORWARD)
 
 
 @pytest.mark.parametrize("name", FROM_A_FORWARD)
@@ -157,8 +175,6 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"
         )
-    elif name == "shuffled_flow":
-        assert torch.equal(first.sort(1).values, second.sort(1).values), "drawn by rows, which TRL shuffles"
     else:
         assert torch.equal(first, second)
     assert len(first.unique()) > 1
@@ -179,15 +195,15 @@ def test_what_no_process_sees_whole_is_refused(tokenizer, tmp_path, monkeypatch)
     trainer = train(tokenizer, tmp_path, credit="tempo", task=Letters(), steps=1, **uneven)
     monkeypatch.setattr(trainer.args, "steps_per_generation", 1)
     with pytest.raises(CreditError, match="'tempo' judges whole groups of 4, but a process generates 2"):
-        trainer._check_whole()
+        trainer._check_scope()
     trainer.credit = credit.get("entropy_mask")
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
     with pytest.raises(CreditError, match="'entropy_mask' judges a whole generation batch"):
-        trainer._check_whole()
+        trainer._check_scope()
     trainer.credit = credit.get("gradient")
     trainer.is_fsdp_enabled = True
     with pytest.raises(CreditError, match="'gradient' needs gradients that FSDP"):
-        trainer._check_whole()
+        trainer._check_scope()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -204,8 +220,8 @@ def test_saliency_is_the_gradient_of_the_answer(tokenizer, tmp_path):
     seen = []
 
     class Watched(CreditGRPOTrainer):
-        def _saliency(self, output):
-            seen.append((super()._saliency(output), output))
+        def saliency(self, output):
+            seen.append((super().saliency(output), output))
             return seen[-1][0]
 
     train(tokenizer, tmp_path, cls=Watched, credit="gradient", task=Letters(), steps=1)
@@ -255,6 +271,7 @@ def test_weights_follow_the_definition(tokenizer, tmp_path):
     assert not batch.trainer_logprobs[0, : len(batch.response_ids[0])].isnan().any()
 
 
+@pytest.mark.filterwarnings("ignore:credit 'flow' judged none")
 def test_responses_without_an_answer_are_abstained_on_and_counted(tokenizer, tmp_path):
     trainer = train(tokenizer, tmp_path, credit="flow", task=Never(), steps=1)
     assert trainer.rollouts.abstentions == dict.fromkeys(range(8), "no answer")
@@ -284,13 +301,12 @@ def test_a_credit_method_never_moves_a_global_generator(tokenizer, tmp_path, nam
     checked = []
 
     class Watched(CreditGRPOTrainer):
-        def _weigh(self, *args, **kwargs):
+        def _apply(self, *args, **kwargs):
             before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
-            weights = super()._weigh(*args, **kwargs)
+            super()._apply(*args, **kwargs)
             after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
             assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
             checked.append(name)
-            return weights
 
     trainer = train(tokenizer, tmp_path, cls=Watched, credit=name, task=Letters(), steps=1)
     assert len(checked) == (name != "uniform")  # which is never asked: it costs what stock TRL costs
@@ -327,24 +343,208 @@ def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
 
 
 def test_an_answer_in_a_part_of_the_response_is_found_in_the_whole(tokenizer, tmp_path):
-    """Chat parsers hand the reward a part of what was sampled; a text that was changed is refused."""
+    """Chat parsers hand the reward a part of what was sampled; of a text that was changed nothing is known."""
 
     class Parsed(CreditGRPOTrainer):
         cut = staticmethod(lambda text: text[1:])
 
-        def _generate(self, prompts):
-            output = super()._generate(prompts)
-            ids, whole = self._generated[1], self._generated[2]
-            self._generated = (self._generated[0], ids, [self.cut(text) for text in whole])
-            return output
+        def generated(self, generated):
+            texts = [self.cut(text) for text in generated.texts]
+            turns = [
+                [replace(turn, text=text) for turn in parts]
+                for parts, text in zip(generated.turns, texts, strict=True)
+            ]
+            super().generated(replace(generated, texts=texts, turns=turns))
 
     batch = train(tokenizer, tmp_path, cls=Parsed, credit="flow", task=Letters(), steps=1).rollouts
-    for tokens, ids, text in zip(batch.answer, batch.response_ids, batch.texts, strict=True):
+    for located, ids, text in zip(batch.located, batch.response_ids, batch.texts, strict=True):
         if text:
-            assert [tokenizer.decode(ids[token]) for token in tokens] == [text[-1]]
+            assert [tokenizer.decode(ids[token]) for token in located.answer] == [text[-1]]
 
     class Changed(Parsed):
         cut = staticmethod(lambda text: text + "!")
 
-    with pytest.raises(CreditError, match="changed after sampling"):
-        train(tokenizer, tmp_path, cls=Changed, credit="flow", task=Letters(), steps=1)
+    with pytest.warns(UserWarning, match="judged none of 8 responses .text changed after sampling."):
+        batch = train(tokenizer, tmp_path, cls=Changed, credit="flow", task=Letters(), steps=1).rollouts
+    assert batch.abstentions == dict.fromkeys(range(8), "text changed after sampling")
+
+
+def test_a_method_that_judges_nothing_is_not_silent(tokenizer, tmp_path):
+    """flow without a matching task is GRPO times 1.2: said after the first generation batch, and ended after ten."""
+    with pytest.warns(UserWarning, match="judged none") as said:
+        train(tokenizer, tmp_path, credit="flow", steps=3)
+    (message,) = [str(warning.message) for warning in said if "credit" in str(warning.message)]
+    assert "credit 'flow' judged none of 8 responses (no answer): every weight is 1.2, GRPO times" in message
+    assert "looked for as the last \\boxed{}; a response ends '" in message and "Give task=..." in message
+    with (
+        pytest.warns(UserWarning, match="judged none"),
+        pytest.raises(
+            CreditError, match="10 generation batches in a row: credit 'flow' judged none of 8 responses"
+        ),
+    ):
+        train(tokenizer, tmp_path, credit="flow", task=Never(), steps=11)
+
+
+class Sometimes(Letters):
+    """Finds no answer in the first generation batch of each two."""
+
+    asked = 0
+
+    def extract(self, text):
+        self.asked += 1
+        return super().extract(text) if (self.asked - 1) // 16 % 2 else None
+
+
+@pytest.mark.filterwarnings("ignore:credit 'flow' judged none")
+def test_batches_of_abstentions_that_are_not_in_a_row_end_nothing(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, credit="flow", task=Sometimes(), steps=22)
+    assert trainer.state.global_step == 22
+
+
+def logged(trainer, name):
+    return [entry[f"credit/{name}"] for entry in trainer.state.log_history if f"credit/{name}" in entry]
+
+
+@pytest.mark.parametrize("seam", list(SEAMS))
+def test_trackers_see_what_credit_did(tokenizer, tmp_path, seam):
+    trainer = train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=1, **SEAMS[seam])
+    batch = trainer.rollouts
+    inside = torch.cat([row[: len(ids)] for row, ids in zip(batch.weights, batch.response_ids, strict=True)])
+    assert logged(trainer, "mean_weight") == pytest.approx([float(inside.mean())])
+    assert logged(trainer, "up_weighted") == pytest.approx([float((inside > 1).float().mean())])
+    assert logged(trainer, "abstained") == [len(batch.abstentions) / 8]
+    assert logged(trainer, "answer_found") == [1.0]
+    assert 0.1 < logged(trainer, "top_share")[0] < 1
+    assert logged(trainer, "seconds")[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore:credit 'flow' judged none")
+def test_trackers_see_why_nothing_was_judged_and_uniform_too(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, credit="flow", task=Never(), steps=1)
+    assert logged(trainer, "abstained/no_answer") == [1.0] and logged(trainer, "answer_found") == [0.0]
+    uniform = train(tokenizer, tmp_path, credit="uniform", task=Letters(), steps=1)
+    assert logged(uniform, "mean_weight") == [1.0] and logged(uniform, "up_weighted") == [0.0]
+    assert logged(uniform, "abstained") == [0.0] and logged(uniform, "answer_found") == [1.0]
+
+
+def test_responses_that_are_masked_out_do_not_count_as_abstained(tokenizer, tmp_path):
+    """Cut off responses have no part in the loss: nobody judges them, and they are no abstentions."""
+    trainer = train(
+        tokenizer, tmp_path, credit="flow", task=Letters(), steps=1, mask_truncated_completions=True
+    )
+    batch = trainer.rollouts
+    masked = [row for row, ids in enumerate(batch.response_ids) if ids[-1] != 1]
+    assert masked and not set(masked) & set(batch.abstentions)
+    assert (batch.weights[masked] == 1).all()
+
+
+def test_logged_completions_have_their_weights(tokenizer, tmp_path):
+    changes = {"log_completions": True, **SEAMS["old, in chunks"], "logging_steps": 1}
+    trainer = train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=2, **changes)
+    table = pandas.read_parquet(sorted((tmp_path / "completions").glob("*.parquet"))[-1])
+    assert [list(row) for row in table["credit_weights"]] == trainer.rollouts.weights_of_tokens()
+    assert table["completion"].tolist() == trainer.rollouts.texts
+
+
+def test_the_model_card_says_which_credit_trained_it(tokenizer, tmp_path):
+    train(tokenizer, tmp_path, credit=credit.get("flow", gamma=1.3), task=Letters(), steps=1, save_strategy="steps",
+          save_steps=1)  # fmt: skip
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "credit method `flow` (mean_one False, gamma 1.3" in card and "answers by task `Letters`" in card
+
+
+def test_a_tracker_s_configuration_names_the_credit(tokenizer, tmp_path, monkeypatch):
+    """Weights & Biases copies TRL's arguments, which know nothing of credit."""
+    seen = {}
+    run = SimpleNamespace(
+        run=object(), config=SimpleNamespace(update=lambda values, **_: seen.update(values))
+    )
+    monkeypatch.setitem(sys.modules, "wandb", run)
+    board = SimpleNamespace(
+        tb_writer=SimpleNamespace(add_text=lambda name, text: seen.update({name + " text": text}))
+    )
+    described = Described({"credit": "flow", "credit_options": {"gamma": 1.5}}, [board])
+    described.on_train_begin(
+        SimpleNamespace(report_to=["wandb"]), SimpleNamespace(is_world_process_zero=True), None
+    )
+    assert seen["credit"] == "flow" and '"gamma": 1.5' in seen["credit text"]
+
+
+def test_a_function_serves_as_a_task_and_so_does_a_name(tokenizer, tmp_path):
+    by_task = train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=1)
+    by_function = train(tokenizer, tmp_path, credit="flow", task=Letters().extract, steps=1)
+    assert torch.equal(by_task.rollouts.weights, by_function.rollouts.weights)
+    with pytest.warns(UserWarning, match="looked for as what task decision takes for one"):
+        named = train(tokenizer, tmp_path, credit="flow", task="decision", steps=1)
+    assert named.answer_task.name == "decision"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"credit": None}, "credit=None is no credit method: give a name"),
+        ({"credit": type(credit.get("flow"))}, "credit=FlowCredit: this is a class; give credit.get.'flow'"),
+        ({"task": Letters}, "task=Letters: this is a class; give an instance"),
+        ({"task": "no_such_task"}, "task='no_such_task' is not known; known: "),
+        ({"task": 5}, "task=5 finds no answer"),
+        ({"credit": "oracle"}, "needs a task that knows its decisive tokens, and this one does not"),
+        ({"credit": "oracle", "task": "gsm8k"}, "needs a task that knows its decisive tokens"),
+        (
+            {"credit": credit.get("flow", source="question"), "columns": ["prompt"]},
+            "needs a data set column `question`",
+        ),
+        (
+            {"credit": "tempo", "multi_objective_aggregation": "normalize_then_sum"},
+            "'normalize_then_sum' leaves none",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(tokenizer, tmp_path, changes, message):
+    with pytest.raises(CreditError, match=message) as caught:
+        train(tokenizer, tmp_path, **{"credit": "flow", **changes}, steps=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_learned_prompts_are_refused_where_tokens_are_read(tokenizer, tmp_path, kind):
+    peft = pytest.importorskip("peft")
+    config = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}[kind]
+    adapter = config(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with pytest.raises(CreditError, match="puts learned vectors before them; use LoRA"):
+        train(tokenizer, tmp_path, credit="flow", task=Letters(), peft_config=adapter)
+
+
+def test_a_loss_that_reads_no_log_probabilities_is_no_silent_no_op(tokenizer, tmp_path):
+    """As TRL's loss by a fused kernel: nothing would be traced, and stock GRPO trained under another name."""
+
+    class Fused(CreditGRPOTrainer):
+        def logprob_pass(self, passing):
+            return passing.whole()
+
+    with pytest.raises(CreditError, match="credit 'flow' was not applied: this loss of TRL's makes no pass"):
+        train(tokenizer, tmp_path, cls=Fused, credit="flow", task=Letters(), steps=1)
+
+
+@pytest.mark.parametrize("name", ["tempo", "ktae"])
+def test_additive_methods_add_where_the_advantage_is_zero(tokenizer, tmp_path, name):
+    """Rewards of three levels, of which one stands at its group's mean: its tokens change by the addend, no more."""
+    losses = []
+
+    class Watched(CreditGRPOTrainer):
+        def micro_batch_loss(self, model, inputs):
+            losses.append(inputs)
+            return super().micro_batch_loss(model, inputs)
+
+    def graded(completions, **_):
+        return [(0.0, 0.5, 1.0, 0.5)[index % 4] for index in range(len(completions))]
+
+    trainer = train(tokenizer, tmp_path, cls=Watched, credit=name, task=Letters(), steps=1, reward=graded)
+    batch, (inputs,) = trainer.rollouts, losses
+    middle = (batch.advantages.abs() < 1e-6).nonzero().flatten().tolist()
+    assert len(middle) == 4
+    # Of ten random letters hardly any two responses share a beginning, on which tempo's addends stand.
+    assert name == "tempo" or (batch.addends[middle] != 0).any()
+    for at, row in enumerate(inputs["rollout_index"].tolist()):
+        expected = batch.advantages[row] + batch.addends[row]
+        assert torch.equal(inputs["advantages"][at], expected)
+    assert (batch.weights[middle] == 1).all(), "no factor can show them"

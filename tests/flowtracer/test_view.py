@@ -1,4 +1,4 @@
-"""Protects the views of a trace: they show the flow that was solved, what credit flow raises, and any text."""
+"""Protects the views of a trace: they show the flow that was solved, what credit flow up-weights, and any text."""
 
 import io
 import json

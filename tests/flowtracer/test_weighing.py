@@ -30,7 +30,7 @@ def short(name, **options):
 CONTINUOUS = ("entropy_advantage", "probability")
 
 
-@pytest.mark.parametrize("name", [name for name in credit.names() if name != "shuffled_flow"])
+@pytest.mark.parametrize("name", credit.names())
 def test_weights_are_those_of_the_trainer(tokenizer, tmp_path, name):
     """The same rows in the same layout, from texts that were sampled: bit for bit, for every registered method."""
     method = short(name)
@@ -165,7 +165,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "floww"}, "unknown credit method 'floww'"),
         ({"credit": None}, "credit=None is no credit method: give a name"),
         ({"credit": type(credit.get("flow"))}, "this is a class; give credit.get.'flow'"),
-        ({"credit": "tempo"}, "tempo needs the groups"),
+        ({"credit": "tempo"}, "tempo needs the advantages"),
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),

@@ -1,33 +1,23 @@
-"""A small experiment on the shipped policy of the decision task, so that runs take a second and not a minute."""
+"""What the harness's tests share: the tiny experiment, on one thread as in a sweep's workers."""
 
 import pytest
+import torch
 
 from harness import experiment as experiments
+from tests.harness import tiny
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The number of threads decides the last bits of a sum."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def tiny_experiment():
-    """Two seeds, two arms, six steps of sixteen rollouts on `decision`; keyword arguments change the training."""
+    """`tests.harness.tiny.table`, built."""
 
-    def build(methods=("uniform", "flow"), seeds=2, **training):
-        table = {
-            "title": "tiny",
-            "seeds": seeds,
-            "declaration": {"metric": "training_reward_area", "smallest_difference": 0.01},
-            "policy": {"name": "decision"},
-            "task": {"name": "decision", "contexts": 4},
-            "training": {
-                "steps": 6,
-                "prompts_per_step": 2,
-                "samples_per_prompt": 8,
-                "max_response_tokens": 20,
-                "learning_rate": 1e-3,
-                "save_every": 2,
-                **training,
-            },
-            "evaluation": {"every": 3, "problems": 6, "batch_size": 8},
-            "methods": {label: {} for label in methods},
-        }
-        return experiments.from_table(table, "tiny")
+    def build(*arguments, **changes):
+        return experiments.from_table(tiny.table(*arguments, **changes), "tiny")
 
     return build

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from flowtracer import credit
 from harness import cli
 from harness.commands import experiments, policies
 
@@ -143,6 +144,14 @@ def test_experiments_are_listed_and_shown(capsys):
     assert status == 0
     assert all(label in output for label in experiment.load("decision").methods)
     assert "smallest difference" in output and "training reward (mean over steps)" in output
+
+
+def test_methods_are_listed_and_shown(capsys):
+    status, output, _ = run(capsys, "methods")
+    assert status == 0 and all(name in output for name in credit.names())
+    status, output, _ = run(capsys, "methods", "flow")
+    assert status == 0 and "gamma" in output and "1.5" in output and "arXiv 2606.10646" in output
+    assert run(capsys, "methods", "flwo")[0] == 2
 
 
 def test_the_version_names_what_results_depend_on(capsys):

@@ -195,3 +195,28 @@ def test_a_sweep_is_watched_while_it_runs(tmp_path):
     finally:
         watching.process.kill()
         os.close(watching.ours)
+
+
+def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
+    """The path of someone who trained with something else: one file, one command, a table and a page."""
+    file, page = tmp_path / "results.csv", tmp_path / "page.html"
+    rows = [
+        f"{method},{seed},{0.4 + 0.1 * (method == 'flow') + 0.01 * (seed % 3)}"
+        for seed in range(4)
+        for method in ("uniform", "flow")
+    ]
+    file.write_text("\n".join(["method,seed,pass@1", *rows]))
+    command = ["leaderboard", str(file), "--smallest-difference", "0.02"]
+    assert cli.main(command) == 0
+    output = capsys.readouterr().out
+    assert "made elsewhere" in output and "column pass@1" in output
+    assert cli.main([*command, "--html", str(page)]) == 0
+    assert f"flowtracer leaderboard {file} --smallest-difference 0.02" in page.read_text()
+    for arguments, words in (
+        (["leaderboard", str(file)], "say it with --smallest-difference"),
+        (["leaderboard", str(tmp_path), "--metric", "final_accuracy"], "--metric: only for CSV files"),
+        ([*command, "--watch"], "not for CSV files"),
+        ([*command, "--baseline", "flw"], "has no method 'flw' to compare with; did you mean 'flow'?"),
+    ):
+        assert cli.main(arguments) == 2
+        assert words in capsys.readouterr().err

@@ -21,29 +21,12 @@ from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_fo
 from harness.runs.recorder import RecordedTrainer
 from harness.runs.settings import grpo_config
 from leaderboards import read_run
+from tests.harness import tiny
 
-TOML = """
-title = "tiny"
-seeds = 1
-[declaration]
-metric = "training_reward_area"
-smallest_difference = 0.01
-[policy]
-name = "decision"
-[task]
-name = "decision"
-contexts = 4
-[training]
-steps = 2
-prompts_per_step = 3
-samples_per_prompt = 6
-max_response_tokens = 20
-learning_rate = 1e-3
-[evaluation]
-every = 2
-problems = 4
-[methods.flow]
-"""
+#: A group of six is split between two processes.
+TINY = tiny.table(
+    ("flow",), 1, {"every": 2, "problems": 4}, steps=2, prompts_per_step=3, samples_per_prompt=6
+)
 
 
 def launch(*arguments, configuration=None):
@@ -70,7 +53,7 @@ def launch(*arguments, configuration=None):
 def file(tmp_path_factory):
     """The experiment: a group of six is split, three rows of the second prompt here, three there."""
     path = tmp_path_factory.mktemp("experiment") / "tiny.toml"
-    path.write_text(TOML)
+    path.write_text(tiny.toml(TINY))
     return path
 
 
@@ -193,7 +176,7 @@ def test_a_sharded_policy_trains_as_a_whole_one(file, one, tmp_path):
 def test_two_deepspeed_processes_give_the_record_of_one(file, one, tmp_path, name):
     """On two CPU processes that accelerate starts with our configuration, three micro-batches an update in each."""
     small = tmp_path / "tiny.toml"
-    small.write_text(TOML.replace("[evaluation]", "micro_batch = 3\n[evaluation]"))
+    small.write_text(tiny.toml({**TINY, "training": {**TINY["training"], "micro_batch": 3}}))
     printed = launch(__file__, small, tmp_path, name, configuration=parallel.FOLDER / f"{name}.yaml")
     assert printed.count("alike") == 2
     same_run(one, tmp_path)

@@ -18,11 +18,9 @@ from tasks.decision import LABELS, LETTERS, Decision
 
 @pytest.fixture(autouse=True)
 def unharmed_process() -> Iterator[None]:
-    """The recipe seeds torch and sets its threads; other tests must not notice."""
-    threads = torch.get_num_threads()
+    """The recipe seeds torch; other tests must not notice."""
     with torch.random.fork_rng():
         yield
-    torch.set_num_threads(threads)
 
 
 def small(name: str) -> pretrain.Recipe:

@@ -4,7 +4,9 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from harness import provenance
+import pytest
+
+from harness import ExperimentError, provenance
 
 
 def test_versions_name_what_results_depend_on():
@@ -56,3 +58,18 @@ def test_hardware_and_tier_agree():
 
 def test_commit_is_a_commit_or_nothing():
     assert re.fullmatch(r"([0-9a-f]{40}(\+changes)?)?", provenance.git_commit())
+
+
+def test_untested_versions_are_named(monkeypatch):
+    monkeypatch.setattr(
+        provenance.importlib.metadata,
+        "requires",
+        lambda name: ["torch<1,>=0.4", "numpy>=1", 'vllm==0.31.0; extra == "vllm"'],
+    )
+    with pytest.raises(ExperimentError, match=r"torch is 2.*tested in versions <1,>=0.4: pip install"):
+        provenance.check_versions()
+    monkeypatch.setattr(
+        provenance.importlib.metadata, "requires", lambda name: ["numpy>=1", "no-such-package>=2"]
+    )
+    with pytest.raises(ExperimentError, match="no-such-package is not installed"):
+        provenance.check_versions()

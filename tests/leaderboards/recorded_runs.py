@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leaderboards import Comparison, compare, load
 from leaderboards.format import TABLES, VERDICTS
 from leaderboards.manifest import BITWISE, Manifest
 from leaderboards.writer import RunWriter
@@ -123,3 +125,39 @@ def write_run(
     if finish:
         writer.finish({"seconds_total": 1.0})
     return folder
+
+
+def experiment(methods: Sequence[str], **declaration: Any) -> dict[str, Any]:
+    """The experiment above with these arms, and with this in its declaration."""
+    changed = copy.deepcopy(EXPERIMENT)
+    changed["methods"] = {label: {"credit": label.removesuffix("_again")} for label in methods}
+    changed["declaration"] |= declaration
+    return changed
+
+
+def sweep(
+    root: Path, arms: Mapping[str, Mapping[int, Sequence[float]]], declaration: Any = (), **changes: Any
+) -> Comparison:
+    """Runs whose training rewards are `arms[method][seed]`, compared."""
+    changes.setdefault("experiment", experiment(list(arms), **dict(declaration)))
+    for method, seeds in arms.items():
+        for seed, rewards in seeds.items():
+            write_run(root, method, seed, rewards, **changes)
+    return compare(load(root))
+
+
+#: Training rewards of a baseline by seed, and of an arm that differs from it by so much on each.
+UNIFORM = {0: [0.10, 0.20], 1: [0.20, 0.30], 2: [0.15, 0.35]}
+
+
+def shifted(*shifts: float) -> dict[int, list[float]]:
+    """Rewards of an arm that differs from UNIFORM by these shifts, seed by seed."""
+    return {seed: [value + shift for value in UNIFORM[seed]] for seed, shift in enumerate(shifts)}
+
+
+#: Verdicts of two evaluations, by problem and sample.
+EVALUATIONS = {
+    0: [["wrong", "wrong"], ["wrong", "no_answer"]],
+    5: [["correct", "wrong"], ["truncated", "wrong"]],
+    10: [["correct", "correct"], ["error", "correct"]],
+}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
+from recorded_runs import (
+    UNIFORM,
+    experiment,
+    manifest,
+    sample_rows,
+    shifted,
+    step_row,
+    sweep,
+    write_run,
+)
 
-from leaderboards import Comparison, RecordError, RunWriter, arranged, compare, estimates, experiments, load
+from leaderboards import RecordError, RunWriter, arranged, compare, estimates, experiments, load
 from leaderboards.comparison import SORTS
 
 
@@ -20,31 +25,6 @@ from leaderboards.comparison import SORTS
 def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Power cuts are the business of the records' own tests; here hundreds of small files are written."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
-
-
-def experiment(methods: Sequence[str], **declaration: Any) -> dict[str, Any]:
-    changed = copy.deepcopy(EXPERIMENT)
-    changed["methods"] = {label: {"credit": label.removesuffix("_again")} for label in methods}
-    changed["declaration"] |= declaration
-    return changed
-
-
-def sweep(
-    root: Path, arms: Mapping[str, Mapping[int, Sequence[float]]], declaration: Any = (), **changes: Any
-) -> Comparison:
-    """Runs whose training rewards are `arms[method][seed]`, compared."""
-    changes.setdefault("experiment", experiment(list(arms), **dict(declaration)))
-    for method, seeds in arms.items():
-        for seed, rewards in seeds.items():
-            write_run(root, method, seed, rewards, **changes)
-    return compare(load(root))
-
-
-UNIFORM = {0: [0.10, 0.20], 1: [0.20, 0.30], 2: [0.15, 0.35]}
-
-
-def shifted(*shifts: float) -> dict[int, list[float]]:
-    return {seed: [value + shift for value in UNIFORM[seed]] for seed, shift in enumerate(shifts)}
 
 
 def test_numbers_of_a_known_sweep(tmp_path: Path) -> None:
@@ -151,24 +131,6 @@ def test_sensitivity_of_the_positive_control(
     assert words in control.text
 
 
-EVALUATIONS = {
-    0: [["wrong", "wrong"], ["wrong", "no_answer"]],
-    5: [["correct", "wrong"], ["truncated", "wrong"]],
-    10: [["correct", "correct"], ["error", "correct"]],
-}
-
-
-def test_metrics_of_an_evaluation(tmp_path: Path) -> None:
-    write_run(tmp_path, "uniform", 0, [0.25, 0.75], EVALUATIONS)
-    arm = compare(load(tmp_path)).arm("uniform")
-    means = {name: score.mean for name, score in arm.scores.items()}
-    assert means == pytest.approx(
-        {"training_reward_area": 0.5, "final_accuracy": 1.0, "evaluation_area": (0.125 + 0.625) / 2}
-    )
-    counts = {"correct": 3, "wrong": 0, "no_answer": 0, "truncated": 0, "timeout": 0, "error": 1}
-    assert arm.verdicts == {"decision": counts}
-
-
 @pytest.mark.parametrize("metric", ["training_reward_area", "evaluation_area", "final_accuracy"])
 def test_the_declared_metric_decides(tmp_path: Path, metric: str) -> None:
     declared = experiment(["uniform", "flow"], metric=metric)
@@ -191,24 +153,6 @@ def test_crossed_interval_of_final_accuracy(tmp_path: Path) -> None:
     assert flow.accuracy_difference == pytest.approx(1 / 6)
 
 
-def test_accuracy_is_that_of_the_training_task(tmp_path: Path) -> None:
-    """Further test sets are shown, and leave the declared metric alone; without the task, all count alike."""
-    for name, tasks, accuracy in (("own", ("decision", "hard"), 1.0), ("others", ("easy", "hard"), 0.5)):
-        for method in ("uniform", "flow"):
-            for seed in range(2):
-                writer = RunWriter(tmp_path / name / method / str(seed), manifest(method, seed))
-                writer.write("steps", 1, step_row(1))
-                right = ["correct", "wrong" if method == "flow" and seed else "correct"]
-                rows = sample_rows(1, [right, ["correct"]], tasks[0]) + sample_rows(1, [["wrong"]], tasks[1])
-                writer.write("samples", 1, rows)
-                writer.finish({})
-        found = compare(load(tmp_path / name))
-        assert found.arm("uniform").scores["final_accuracy"].mean == accuracy
-        assert found.arm("uniform").tasks == {tasks[0]: 1.0, tasks[1]: 0.0}
-        crossed = estimates.crossed_interval([[0.0, 0.0], [-0.5, 0.0]]) if name == "own" else None
-        assert found.arm("flow").crossed_interval == crossed
-
-
 def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
@@ -221,73 +165,11 @@ def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     assert many.e_value == pytest.approx(estimates.e_process(values, 0.05)[-1])
 
 
-def test_unfinished_runs_are_named_and_not_counted(tmp_path: Path) -> None:
-    write_run(tmp_path, "uniform", 0, [0.1, 0.2])
-    write_run(tmp_path, "uniform", 1, [0.9], finish=False)
-    found = compare(load(tmp_path))
-    assert found.arm("uniform").seeds == (0,)
-    assert "1 unfinished, not counted: uniform seed 1" in found.notes
-
-
-def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", "uniform", 0, [0.1])
-    assert compare(load(tmp_path / "a")).tier == "T0"
-    write_run(tmp_path / "c", "uniform", 0, [0.1])
-    write_run(tmp_path / "c", "uniform", 1, [0.1], tier="T2")
-    assert compare(load(tmp_path / "c")).tier == "T2"
-    write_run(tmp_path / "a", "uniform", 2, [0.1], versions={"torch": "9"})
-    found = compare(load(tmp_path / "a"))
-    assert found.tier == "T2" and "runs come from 2 different sets of versions" in found.notes
-    write_run(tmp_path / "b", "uniform", 0, [0.1], {1: [["timeout"]]})
-    found = compare(load(tmp_path / "b"))
-    assert found.tier == "T2" and "answers timed out in 1 runs: uniform seed 0" in found.notes
-
-
-def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) -> None:
-    """They were paid for and changed nothing: a run without a third of its rollouts is another experiment."""
-    for seed, share in ((0, 0.25), (1, 0.5)):
-        for method in ("uniform", "flow"):
-            write_run(tmp_path, method, seed, [0.1])
-            file = next(tmp_path.rglob(f"{method}/**/*{seed}/finished.json"))
-            closing = json.loads(file.read_text())
-            closing["summary"]["left_out"] = share if method == "flow" else 0.0
-            file.write_text(json.dumps(closing))
-    (said,) = (note for note in compare(load(tmp_path)).notes if "importance" in note)
-    assert said.startswith(
-        "importance sampling left 37.5% of the rollouts of flow out of the loss, 50.0% at most"
-    )
-
-
 def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:
     for place in ("a", "b", "c"):
         write_run(tmp_path / place, "uniform", 0, [0.1 if place != "c" else 0.2])
     hashes = [compare(load(tmp_path / place)).run_set_hash for place in ("a", "b", "c")]
     assert hashes[0] == hashes[1] != hashes[2]
-
-
-@pytest.mark.parametrize("stopping", ["fixed number of seeds", "until decided"])
-def test_a_look_before_the_last_declared_seed_says_so(tmp_path: Path, stopping: str) -> None:
-    """Eight seeds were declared: what three of them say is no verdict of that test. The e-process may be looked at."""
-    arms = {"uniform": UNIFORM, "flow": shifted(0.10, 0.11)}
-    found = sweep(tmp_path, arms, {"stopping": stopping, "scale": 0.05})
-    said = [note for note in found.notes if note.startswith("2 to 3 of the 8 declared seeds are run: ")]
-    assert len(said) == (stopping != "until decided")
-    whole = {"uniform": {0: [0.1]}, "flow": {0: [0.2]}}
-    once = {**experiment(list(whole)), "seeds": 1}
-    assert not any("declared" in note for note in sweep(tmp_path / "whole", whole, experiment=once).notes)
-
-
-@pytest.mark.parametrize(("ends", "words"), [((1, 2, 3), "gains +0.250 [-0.371, +0.871]"), ((2, 3, 3), None)])
-def test_a_baseline_that_learns_nothing_is_named(
-    tmp_path: Path, ends: tuple[int, ...], words: str | None
-) -> None:
-    """Arms that differ in nothing, where there was nothing to learn, are no finding about credit."""
-    for seed, right in enumerate(ends):
-        evaluations = {0: [["correct"] + ["wrong"] * 3], 2: [["correct"] * right + ["wrong"] * (4 - right)]}
-        own = experiment(["uniform"], metric="final_accuracy")
-        write_run(tmp_path, "uniform", seed, [0.1, 0.1], evaluations, experiment=own)
-    notes = [note for note in compare(load(tmp_path)).notes if "over its start" in note]
-    assert len(notes) == (words is not None) and all(words in note for note in notes)
 
 
 def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
@@ -323,14 +205,6 @@ def test_another_experiment_under_the_same_hash_is_refused(tmp_path: Path) -> No
     assert len(compare(load(tmp_path / "added")).arms) == 2  # another arm makes no other experiment
 
 
-def test_a_verdict_outside_the_closed_set_is_refused(tmp_path: Path) -> None:
-    """It would count as an answer that is not correct, and stand in no column."""
-    folder = write_run(tmp_path, "uniform", 0, [0.1], {1: [["correct", "perfect"]]})
-    with pytest.raises(RecordError, match="the verdict 'perfect'; there are correct, wrong") as caught:
-        compare(load(tmp_path))
-    assert str(folder) in str(caught.value)
-
-
 def test_experiments_are_never_mixed(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "uniform", 0, [0.1])
     write_run(tmp_path / "b", "flow", 0, [0.1], experiment_hash="ffff")
@@ -358,38 +232,6 @@ def test_a_missing_baseline_is_refused(tmp_path: Path) -> None:
         compare(load(tmp_path))
     with pytest.raises(RecordError, match="no runs"):
         compare([])
-
-
-def test_nan_is_refused_by_name(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "uniform", 0, [0.1, math.nan])
-    with pytest.raises(RecordError, match="reward of step 2 is nan") as caught:
-        compare(load(tmp_path))
-    assert str(folder) in str(caught.value)
-
-
-def test_nan_in_an_evaluation_is_refused_by_name(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path / "run", manifest())
-    writer.write("samples", 1, [{**sample_rows(1, [["wrong"]])[0], "reward": math.nan}])
-    writer.finish({})
-    with pytest.raises(RecordError, match="run: an evaluation reward is NaN"):
-        compare(load(tmp_path))
-
-
-@pytest.mark.parametrize("table", ["steps", "samples"])
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, table: str) -> None:
-    write_run(tmp_path, "flow", 0, [0.1], {1: [["wrong"]]})
-    file = write_run(tmp_path, "uniform", 0, [0.1], {1: [["wrong"]]}) / f"{table}.parquet"
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(RecordError, match=f"{table}.parquet: torn or corrupt") as caught:
-        compare(load(tmp_path))
-    assert str(file) in str(caught.value)
-
-
-def test_unscored_evaluations_are_refused_by_name(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "uniform", 0, [0.1], {1: [["error"]]})
-    with pytest.raises(RecordError, match="could be scored") as caught:
-        compare(load(tmp_path))
-    assert str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize(

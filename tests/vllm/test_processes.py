@@ -11,9 +11,11 @@ from torch import distributed
 
 from harness import experiment
 from harness.engines import vllm
+from harness.engines.base import VLLM
 from harness.runs import run
 from leaderboards import read_run
-from tests.harness.test_parallel import TOML, begin_fsdp, launch, same_run, train_split
+from tests.harness import tiny
+from tests.harness.test_parallel import TINY, begin_fsdp, launch, same_run, train_split
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("experiment") / "tiny.toml"
-    path.write_text('engine = "vllm"\n' + TOML)
+    path.write_text(tiny.toml({**TINY, "engine": VLLM}))
     return path
 
 

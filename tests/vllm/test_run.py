@@ -12,31 +12,16 @@ from harness.engines import vllm
 from harness.engines.base import ENGINES, VLLM, EngineChoice, Sample, Sampling
 from harness.policy import load_policy
 from harness.runs import evaluate, run
+from harness.runs.recorder import RecordedTrainer
 from leaderboards import read_run
+from tests.harness import tiny
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
-def tiny() -> experiments.Experiment:
-    table = {
-        "title": "tiny",
-        "seeds": 1,
-        "engine": "vllm",
-        "declaration": {"metric": "training_reward_area", "smallest_difference": 0.01},
-        "policy": {"name": "decision"},
-        "task": {"name": "decision", "contexts": 4},
-        "training": {
-            "steps": 4,
-            "prompts_per_step": 2,
-            "samples_per_prompt": 8,
-            "max_response_tokens": 20,
-            "learning_rate": 1e-3,
-            "save_every": 2,
-        },
-        "evaluation": {"every": 4, "problems": 6, "batch_size": 8},
-        "methods": {"flow": {}},
-    }
-    return experiments.from_table(table, "tiny")
+def tiny_experiment() -> experiments.Experiment:
+    table = tiny.table(("flow",), 1, {"every": 4}, steps=4)
+    return experiments.from_table({**table, "engine": VLLM}, "tiny")
 
 
 def hashes(folder: Path) -> dict[str, Any]:
@@ -48,13 +33,13 @@ def test_a_run_from_start_to_end_and_one_that_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs: list[dict[str, float]] = []
-    original = run._RecordedTrainer.log
+    original = RecordedTrainer.log
     monkeypatch.setattr(
-        run._RecordedTrainer,
+        RecordedTrainer,
         "log",
         lambda self, *a: logs.append(dict(self._metrics["train"])) or original(self, *a),
     )
-    built = tiny()
+    built = tiny_experiment()
     assert run.train(built, "flow", 0, tmp_path / "whole")
     ratios = [log["sampling/importance_sampling_ratio/mean"] for log in logs if "entropy" in log]
     assert len(ratios) == 4 and all(ratio == pytest.approx([1.0], abs=1e-3) for ratio in ratios)
@@ -93,11 +78,11 @@ def test_a_gap_between_engine_and_trainer_is_corrected(
         )
 
     monkeypatch.setattr(vllm.Vllm, "_sample", off)
-    assert run.train(tiny(), "flow", 0, tmp_path)
+    assert run.train(tiny_experiment(), "flow", 0, tmp_path)
     for step in read_run(tmp_path).table("steps").to_pylist():
         assert step["sampler_gap"] > 0.1
         assert step["gradient_norm"] == 0
-    assert run.evaluate(tiny(), "flow", 0, tmp_path)
+    assert run.evaluate(tiny_experiment(), "flow", 0, tmp_path)
     assert read_run(tmp_path).closing["summary"]["left_out"] == 1
 
 

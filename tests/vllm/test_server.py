@@ -26,7 +26,8 @@ from harness.policy import load_policy
 from harness.runs import run
 from harness.runs.checkpoints import policy_folder
 from leaderboards import read_run
-from tests.harness.test_parallel import TOML, launch, same_run
+from tests.harness import tiny
+from tests.harness.test_parallel import TINY, launch, same_run
 from tests.vllm.test_engine import keys
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -101,7 +102,7 @@ def test_two_processes_with_one_server_give_the_record_of_one_without(
 ) -> None:
     """By the command, evaluation included. A server that missed an update of the weights would show in the gap."""
     file = tmp_path / "tiny.toml"
-    file.write_text('engine = "vllm"\n' + TOML)
+    file.write_text(tiny.toml({**TINY, "engine": VLLM}))
     assert run.train(experiment.load(str(file)), "flow", 0, tmp_path / "one")
     out = ("--method", "flow", "--out", tmp_path / "runs", "--server", serving.address)
     folder = Path(launch("-m", "harness.cli", "train", file, *out).split()[-1])

@@ -1,7 +1,6 @@
 """Protects keyed rollouts: a sample is a function of weights, prompt and key, and of nothing else."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,9 +22,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerBase) -> Iterator[Qwen3ForCausalLM]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def model(tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         config = Qwen3Config(
@@ -35,8 +32,7 @@ def model(tokenizer: PreTrainedTokenizerBase) -> Iterator[Qwen3ForCausalLM]:
         )  # fmt: skip
         model = Qwen3ForCausalLM(config).eval()
     model.generation_config = GenerationConfig(eos_token_id=[1], pad_token_id=0)
-    yield model
-    torch.set_num_threads(threads)
+    return model
 
 
 def draw(

@@ -17,6 +17,7 @@ from harness.engines.keyed import sample
 from harness.policy import Policy, character_tokenizer
 from harness.runs import evaluate
 from tasks import Problem, Task, Verdict
+from tasks.verify import pool
 
 COLUMNS = {
     "task", "problem_id", "sample", "key", "text", "response_tokens", "finish_reason", "verdict", "reward",
@@ -226,14 +227,19 @@ def test_a_file_of_other_samples_is_refused(tmp_path: Path) -> None:
 def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same rows, judged by threads of the verification."""
+    """The same rows, where verdicts that need a worker are found by other threads."""
     problems, judges = Starts().problems("test"), set()
     expected = evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2)
     monkeypatch.setattr(Starts, "slow", True)
     original = Starts.judge
-    monkeypatch.setattr(
-        Starts, "judge", lambda *a: judges.add(threading.current_thread().name) or original(*a)
-    )
+
+    def judge(task: Starts, problem: Problem, answer: str) -> Verdict:
+        if pool.shared().deadline == 0:
+            return Verdict.TIMEOUT  # as a comparison does that would need a worker
+        judges.add(threading.current_thread().name)
+        return original(task, problem, answer)
+
+    monkeypatch.setattr(Starts, "judge", judge)
     assert evaluate.evaluate(policy, Starts(), problems, Sampling(4), samples=2) == expected
     assert judges and all(name.startswith("verifier") for name in judges)
 

@@ -1,12 +1,60 @@
 """Protects what a step's record says of its rollouts."""
 
+import math
+
 import pytest
 
-from harness.runs.recorder import duplicate_share
+import tasks
+from harness.runs.recorder import Rewards, duplicate_share, measures
 
 
-def test_duplicate_share() -> None:
+def rollout(group, verdict, reward, ids, **changes):
+    values = [1.0] * len(ids)
+    row = {"group": group, "verdict": verdict, "reward": reward, "response_ids": ids, "weights": values}
+    return {**row, "sampler_logprobs": values, "trainer_logprobs": values, "abstained": None, **changes}
+
+
+def test_a_step_is_measured_by_hand():
+    rows = [
+        rollout(0, "correct", 1.0, [5, 6, 1], weights=[2.0, 1.0, 1.0]),
+        rollout(0, "wrong", 0.0, [5, 1], trainer_logprobs=[1.5, 1.0]),
+        rollout(1, "wrong", 0.0, [7, 1], abstained="no answer"),
+        rollout(1, "error", None, [7, 1]),
+    ]
+    found = measures(rows)
+    assert found["reward"] == pytest.approx(1 / 3), "what could not be judged has no reward"
+    assert (found["correct"], found["wrong"], found["error"], found["timeout"]) == (1, 2, 1, 0)
+    assert found["tokens"] == 9 and found["response_length"] == 9 / 4
+    assert found["signal_share"] == 1 / 2, "the second group has one reward only"
+    assert found["duplicate_share"] == 1 / 4 and found["abstained"] == 1
+    assert found["mean_weight"] == pytest.approx(10 / 9) and found["sampler_gap"] == pytest.approx(0.5 / 9)
+
+
+def test_a_step_in_which_nothing_could_be_judged_has_no_reward():
+    found = measures([rollout(0, "error", None, []), rollout(0, "error", None, [])])
+    assert math.isnan(found["reward"]) and found["signal_share"] == 0
+    assert found["mean_weight"] == found["sampler_gap"] == 0
+
+
+def test_duplicate_share():
     one, other = [5, 1], [6, 1]
     assert duplicate_share([one, one, other, one, one, other], [0, 0, 0, 0, 1, 1]) == pytest.approx(2 / 6)
     assert duplicate_share([one, one], [0, 1]) == 0.0
     assert duplicate_share([], []) == 0.0
+
+
+def test_random_rewards_leave_verdicts_as_they_are():
+    """The record must tell the control from the truth."""
+    task = tasks.get("decision")
+    problems = task.problems("train")[:2]
+    columns = {
+        "completions": [task.demonstrations(1, "test")[0][1], ""] * 4,
+        "problem_id": [problem.id for problem in problems] * 4,
+        "finish_reason": ["stop"] * 8,
+        "key": [f"{number:032x}" for number in range(8)],
+    }
+    honest, control = Rewards(task, problems, random=False), Rewards(task, problems, random=True)
+    earned, drawn = honest(**columns), control(**columns)
+    assert control.verdicts == honest.verdicts
+    assert earned == [tasks.reward_of(verdict) for verdict in honest.verdicts]
+    assert set(drawn) <= {0.0, 1.0} and drawn == control(**columns)

@@ -112,8 +112,8 @@ def test_a_difference(tmp_path, uniform, flow, status):
     found = finding(tmp_path, "4b-1k-flow-grpo")
     assert found.status == status
     differences = list(islice(cycle(one - other for one, other in zip(flow, uniform, strict=True)), 8))
-    assert found.found.value == pytest.approx(sum(differences) / 8)
-    assert found.found.seeds == 8 and not found.reason
+    assert found.measured.value == pytest.approx(sum(differences) / 8)
+    assert found.measured.seeds == 8 and not found.reason
     assert not found.beside
     assert finding(tmp_path, "4b-8k-flow-grpo").status == claims.NOT_RUN
 
@@ -178,7 +178,7 @@ def test_a_gain_that_grows_takes_two_experiments(tmp_path):
     assert finding(tmp_path, "4b-growth").reason == "flowtracer reproduce paper-4b-8k"
     record(tmp_path, {"uniform": [45, 44, 46, 45], "flow": [49, 49, 50, 49]}, "paper-4b-8k")
     found = finding(tmp_path, "4b-growth")
-    assert found.found.value == pytest.approx(4.25 - 2.25) and found.status == claims.REPRODUCED
+    assert found.measured.value == pytest.approx(4.25 - 2.25) and found.status == claims.REPRODUCED
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_overhead_may_be_smaller(tmp_path, credit, status):
     record(tmp_path, {"uniform": [37] * 3, "flow": [39] * 3}, seconds_credit=credit)
     found = finding(tmp_path, "overhead-1k")
     assert found.status == status
-    assert found.found.value == pytest.approx(100 * credit / (20 - credit), rel=0.05)
+    assert found.measured.value == pytest.approx(100 * credit / (20 - credit), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_an_overhead_may_be_smaller(tmp_path, credit, status):
 def test_no_other_run_settles_a_claim(tmp_path, changes):
     record(tmp_path, {"uniform": [37, 38, 36, 37], "flow": [40, 40, 39, 40]}, changes=changes)
     found = finding(tmp_path, "4b-1k-flow-grpo")
-    assert found.status == claims.NOT_RUN and found.found is None
+    assert found.status == claims.NOT_RUN and found.measured is None
     assert found.beside[0].experiment == changes.get("name", "paper-4b-1k")
-    assert found.beside[0].found.value == pytest.approx(2.75)
+    assert found.beside[0].measured.value == pytest.approx(2.75)
     assert not finding(tmp_path, "4b-1k-flow").beside and not finding(tmp_path, "4b-growth").beside
     assert finding(tmp_path, "overhead-1k").beside
     sheet = claims.beside(load(tmp_path))
@@ -215,7 +215,7 @@ def test_a_look_before_the_last_declared_seed_settles_nothing(tmp_path):
     record(tmp_path, {"uniform": [37, 38, 36, 37], "flow": [40, 40, 39, 40]}, seeds=7)
     found = finding(tmp_path, "4b-1k-flow-grpo")
     assert found.status == claims.CANNOT_TELL and found.reason == "7 of 8 declared seeds"
-    assert found.found.interval[0] > 0
+    assert found.measured.interval[0] > 0
 
 
 @pytest.mark.parametrize("changed", ["flow", "uniform"])
@@ -227,7 +227,7 @@ def test_an_arm_with_other_options_settles_nothing(tmp_path, changed):
     right = experiments.load("paper-4b-1k").hash
     record(tmp_path, arms, changes={"methods": methods}, key=right)
     found = finding(tmp_path, "4b-1k-flow-grpo")
-    assert found.status == claims.NOT_RUN and found.found is None
+    assert found.status == claims.NOT_RUN and found.measured is None
     assert found.reason == f"{changed} ran with other options than paper-4b-1k declares"
     assert finding(tmp_path, "random-4b-1k").status != claims.NOT_RUN  # of an arm as it was declared
 

@@ -198,6 +198,20 @@ def test_a_run_that_waits_for_others_stops_no_run_and_no_stop(tiny, machines, re
         leave()
 
 
+def test_no_worker_imports_from_the_folder_that_the_sweep_was_started_in(
+    tiny, machines, tmp_path, monkeypatch
+):
+    """Ray would put it first on the path of every worker: a user's random.py, or another copy of the packages."""
+    monkeypatch.chdir(tmp_path)
+    cluster = Cluster(tiny, tmp_path / "runs", machines.address)
+    try:
+        path = ray.get(ray.remote(lambda: __import__("sys").path).remote())
+    finally:
+        cluster.close()
+    assert str(tmp_path) not in path and "" not in path
+    assert os.getcwd() == str(tmp_path)
+
+
 def test_mistakes_are_one_line(tiny, machines, tmp_path, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

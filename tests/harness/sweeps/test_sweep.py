@@ -6,7 +6,6 @@ import random
 import signal
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from harness import experiment as experiments
 from harness.runs import run
 from harness.sweeps import sweep
 from leaderboards import RunWriter, compare, load, records
+from tests.harness import tiny
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import kills
@@ -46,39 +46,14 @@ def reference(tmp_path_factory):
     return folder
 
 
+def _table(methods, **training):
+    """The tiny experiment, with what it declares about stopping when decided."""
+    declared = {"seeds": 30, "declaration": {"smallest_difference": 0.5, "alpha": 0.3, "scale": 0.05}}
+    return {**tiny.table(methods, **training), "until_decided": declared}
+
+
 def _experiment(methods, **options):
-    text = TOML + "".join(f"[methods.{name}]\n" for name in methods)
-    return experiments.from_table(tomllib.loads(text), "tiny", **options)
-
-
-TOML = """
-title = "tiny"
-seeds = 2
-[declaration]
-metric = "training_reward_area"
-smallest_difference = 0.01
-[policy]
-name = "decision"
-[task]
-name = "decision"
-contexts = 4
-[training]
-steps = 6
-prompts_per_step = 2
-samples_per_prompt = 8
-max_response_tokens = 20
-learning_rate = 1e-3
-save_every = 2
-[evaluation]
-every = 3
-problems = 6
-[until_decided]
-seeds = 30
-[until_decided.declaration]
-smallest_difference = 0.5
-alpha = 0.3
-scale = 0.05
-"""
+    return experiments.from_table(_table(methods), "tiny", **options)
 
 
 def steps_done(folder):
@@ -100,7 +75,7 @@ def wait_for_steps(process, folder, count):
 def test_killed_stopped_and_finished_on_two_workers_is_the_same_sweep(reference, tmp_path):
     """And with an arm more, whose runs lie between those of the others."""
     file, folder = tmp_path / "tiny.toml", tmp_path / "runs"
-    file.write_text(TOML + "[methods.uniform]\n[methods.random]\n[methods.flow]\n")
+    file.write_text(tiny.toml(_table(("uniform", "random", "flow"))))
 
     for source in map(random.Random, range(2)):
         assert kills.kill_at_random(kills.start(file, folder), folder, source, changes=4)
@@ -171,8 +146,7 @@ def test_folders_of_something_else_are_refused(reference, tmp_path):
 def test_an_arm_with_other_options_is_refused_before_anything_runs(recorded, tmp_path):
     """The finished runs of a sweep are not opened again: half an arm would be of one kind and half of another."""
     recorded(("uniform", "flow"), tmp_path / "runs", lambda label, seed: 0.3)
-    text = TOML + "[methods.uniform]\n[methods.flow]\nratio = 0.2\n"
-    other = experiments.from_table(tomllib.loads(text), "tiny", until_decided=True)
+    other = _experiment({"uniform": {}, "flow": {"ratio": 0.2}}, until_decided=True)
     before = (tmp_path / "runs" / "experiment.json").read_text()
     with pytest.raises(ExperimentError, match=r"seed-0000 holds the arm flow with other options") as caught:
         sweep.reproduce(other, tmp_path / "runs", 2, Recorder())
@@ -254,8 +228,7 @@ def test_a_sweep_that_is_never_decided_ends_at_its_cap(recorded, tmp_path):
 def test_until_decided_on_the_command_line(capsys, tmp_path):
     """Real processes, which go from one seed to the next; equal arms are alike after two seeds."""
     file = tmp_path / "tiny.toml"
-    text = TOML.replace("steps = 6", "steps = 1").replace("every = 3", "every = 1")
-    file.write_text(f"{text}[methods.uniform]\n[methods.constant]\n")
+    file.write_text(tiny.toml(_table(("uniform", "constant"), evaluation={"every": 1}, steps=1)))
     arguments = ["reproduce", str(file), "--until-decided", "--out", str(tmp_path / "runs")]
     assert cli.main(arguments) == 0
     output = " ".join(capsys.readouterr().out.split())
@@ -264,7 +237,7 @@ def test_until_decided_on_the_command_line(capsys, tmp_path):
 
 
 def test_what_until_decided_needs(tmp_path):
-    table = tomllib.loads(TOML + "[methods.flow]\n")
+    table = _table(("flow",))
     with pytest.raises(ExperimentError, match="needs the arm uniform"):
         experiments.from_table(table, "tiny", until_decided=True)
     table["methods"]["uniform"], table["until_decided"]["seeds"] = {}, 29

@@ -1,0 +1,59 @@
+"""Protects methods put together: the product, one sign, a mask, and what cannot be put together."""
+
+import pytest
+import torch
+
+from flowtracer import CreditError, credit
+from tests.flowtracer.credit.cases import TAU, make, ten
+
+ENTROPIES = [0.0, 2, 0, 1, 1, 0, 3, 0, 2, 1]
+
+
+def test_a_product_multiplies_and_shares_abstentions():
+    both = credit.get(["flow", "gtpo"], flow={"gamma": 2.0})
+    context = ten("flow", scores=TAU, entropies=ENTROPIES)
+    alone = credit.get("flow", gamma=2.0)(context) * credit.get("gtpo")(context)
+    assert torch.allclose(both(context), alone)
+    assert both.needs == {"capacity", "entropies"} and both.layers == "middle" and both.name == "flow * gtpo"
+    _, context = make("flow", answers="some")
+    context.entropies = torch.ones(context.response.shape)
+    judged = both.assess(context)
+    assert judged.abstentions == {1: "no answer", 3: "no answer"}
+    assert judged.weights[[1, 3]][context.response[[1, 3]]].unique().numel() == 1
+
+
+@pytest.mark.parametrize(("sign", "advantage"), [("positive", -1.0), ("negative", 1.0)])
+def test_the_other_sign_weighs_one(sign, advantage):
+    method = credit.get("entropy", sign=sign)
+    there = ten("entropy", entropies=ENTROPIES, advantage=torch.tensor([-advantage]))
+    assert torch.equal(method(there), credit.get("entropy")(there))
+    there.advantage = torch.tensor([advantage])
+    assert (method(there) == 1).all()
+    there.advantage = None
+    with pytest.raises(CreditError, match="needs the advantages"):
+        method(there)
+
+
+def test_a_mask_keeps_the_up_weighted():
+    weights = credit.get("entropy", as_mask=True)(ten("entropy", entropies=ENTROPIES))[0, 1:]
+    assert weights.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
+    assert (credit.get("constant", as_mask=True)(ten("constant")) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tempo", {"as_mask": True}, "as_mask is not defined"),
+        (["ktae", "entropy"], {}, "ktae adds to the advantage"),
+        (["flow", "one_hop"], {}, "both read attention"),
+        (["flow", "flow"], {}, "different credit methods"),
+        ([], {}, "different credit methods"),
+        (["entropy", "gtpo"], {"gamma": 2.0}, "has no option 'gamma'"),
+        ("entropy", {"sign": "up"}, "sign must be one of"),
+        ("entropy", {"as_mask": 1}, "as_mask must be true or false"),
+        (["flow", "gtpo"], {"flow": {"abstain": "one"}}, "abstain='one'"),
+    ],
+)
+def test_what_cannot_be_put_together_is_refused(name, options, message):
+    with pytest.raises(CreditError, match=message):
+        credit.get(name, **options)

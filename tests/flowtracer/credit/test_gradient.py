@@ -1,0 +1,35 @@
+"""Protects credit by the gradient of the answer: the reshaping of its source."""
+
+import numpy
+import torch
+
+from flowtracer import credit
+from tests.flowtracer.credit.cases import ten
+
+
+def test_gradient_reshaping_of_the_source():
+    """Four tokens, log scores 0, 1/3, 2/3 and 1 after rescaling; threshold at the median, 1/2."""
+    score = torch.tensor([[0.0, 1e-6, 1e-4, 1e-2, 1.0]])
+    context = ten("gradient")
+    for field in ("prompt", "response", "answer", "token_ids", "source"):
+        setattr(context, field, getattr(context, field)[:, :5])
+    context.answer = torch.tensor([[False] * 4 + [True]])
+    context.saliency = score
+    weights = credit.get("gradient", shape="oar")(context)[0, 1:]
+    raw = torch.tensor([0.1, 2 / 3, 1 + 1 / 3, 2.0])
+    assert torch.allclose(weights, raw * 4 / raw.sum(), atol=1e-4)
+
+
+def test_gradient_reshaping_with_log1p_is_that_of_the_authors_code():
+    """OAR-main.py:207-236, worked out apart in float64 with numpy: quantile 0.5, beta 1, sum_to_L."""
+    scores = numpy.array([0.1, 0.4, 0.0, 3.0, 0.0, 0.1, 0.2, 7.0, 0.05, 1.0])
+    logs = numpy.log1p(scores)
+    share = (logs - logs.min()) / (logs.max() - logs.min())
+    threshold = numpy.quantile(share, 0.5)
+    expected = numpy.where(
+        share < threshold, numpy.maximum(share / threshold, 0.1), 1 + (share - threshold) / (1 - threshold)
+    )
+    context = ten("gradient", saliency=scores.tolist())
+    weights = credit.get("gradient", shape="oar", scale="log1p")(context)[0, 1:]
+    assert numpy.allclose(weights.numpy(), expected * 10 / expected.sum(), atol=1e-5)
+    assert not torch.allclose(weights, credit.get("gradient", shape="oar")(context)[0, 1:], atol=0.01)
