@@ -168,6 +168,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Everything that only a GPU can say, in a given time: --minutes 12 --out DIR; --rehearse without one."""
+    programs = shared_environment(session, ".[dev,kernels]")
+    session.run(str(programs / "python"), "benchmarks/gpu.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def pretrain(session: nox.Session) -> None:
     """Makes the embedded policies anew, in this checkout."""
     programs = shared_environment(session)

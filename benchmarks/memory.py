@@ -28,6 +28,7 @@ from trl.kernels import chunked_logprob
 from flowtracer import AttentionTap, solve_flow
 from harness import experiment as experiments
 from harness import plan
+from harness.experiment import ADAMW, ADAMW_8BIT
 from harness.plan import GB
 from harness.runs.settings import adapters_of
 from harness.shapes import RATES, SHAPES, Device, Shape
@@ -260,13 +261,11 @@ def planned(variant: Variant, shape: Shape, batch: Update) -> dict[str, float]:
         micro_batch=batch.rollouts,
         max_response_tokens=batch.response,
         lora_rank=variant.rank,
+        optimizer=ADAMW_8BIT if variant.eight_bit else ADAMW,
         gradient_checkpointing=variant.checkpointing,
     )
     device = Device("a GPU of 24 GB", "gpu", CARD, *RATES["RTX 4090"])
-    parts = plan.memory(experiment, "flow", shape, batch.prompt, device, training)
-    if variant.eight_bit:
-        parts["Adam"] *= (1 + 4 / EightBitAdam.BLOCK) / 4
-    return parts
+    return plan.memory(experiment, "flow", shape, batch.prompt, device, training)
 
 
 def row(variant: Variant, shape: Shape, batch: Update, measured: bool) -> Row:

@@ -1,7 +1,8 @@
 """Verifications a second on one core: our tasks against plain math_verify, on answers whose verdicts are known.
 
 Ours: `verify_all` of the tasks gsm8k and math500, which find the answer in the response and judge it, hard cases in a
-process that can be killed. math_verify: `verify(parse(gold), parse(response))`, with its own time-outs.
+process that can be killed; only what our own reader of formulas does not take needs one. math_verify:
+`verify(parse(gold), parse(response))`, with its own time-outs.
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ def _wrong_polynomial(source: random.Random) -> tuple[str, str]:
     return gold + "1", answer
 
 
+def _surd(source: random.Random) -> tuple[str, str]:
+    a, b = source.randrange(2, 1000), source.choice((2, 3, 5, 6, 7, 10))
+    return f"\\sqrt{{{a * a * b}}}", f"{a}\\sqrt{{{b}}}"
+
+
+def _line(source: random.Random) -> tuple[str, str]:
+    a, b = source.randrange(2, 1000), source.randrange(2, 1000)
+    return f"y = {a}x + {b}", f"2y - {2 * a}x = {2 * b}"
+
+
+def _series(source: random.Random) -> tuple[str, str]:
+    n = source.randrange(3, 5000)
+    return str(n * (n + 1) // 2), f"\\sum_{{k=1}}^{{{n}}} k"
+
+
 #: What is asked -> task, how gold and answer are drawn, and whether the answer is right.
 KINDS: dict[str, tuple[str, Draw, bool]] = {
     "integer": ("gsm8k", _integer, True),
@@ -73,6 +89,9 @@ KINDS: dict[str, tuple[str, Draw, bool]] = {
     "half-open interval": ("math500", _interval, True),
     "factored polynomial": ("math500", _polynomial, True),
     "wrong polynomial": ("math500", _wrong_polynomial, False),
+    "surd": ("math500", _surd, True),
+    "equation of a line": ("math500", _line, True),
+    "sum, by a worker": ("math500", _series, True),
 }
 
 

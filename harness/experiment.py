@@ -13,23 +13,28 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
+from leaderboards.code import changes, runs_by_other_code
 from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
 from leaderboards.names import hint
 
 if TYPE_CHECKING:
     import tasks
+    from flowtracer.credit import CreditMethod
     from leaderboards.manifest import Manifest
     from leaderboards.sheets import Sheet
 
 FOLDER = Path(__file__).parent / "experiments"
 REWARDS = ("verdict", "random")
+#: AdamW with float32 moments, and with moments of 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
+ADAMW, ADAMW_8BIT = OPTIMIZERS = ("adamw", "adamw_8bit")
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
@@ -53,8 +58,9 @@ class Training:
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
     save_every: steps between checkpoints, from which a stopped run goes on; they lie between rollout batches, for only
     there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
-    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. reward: "verdict",
-    or "random", a control that rewards half of the rollouts whatever they say.
+    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer: "adamw",
+    or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
+    control that rewards half of the rollouts whatever they say.
     """
 
     steps: int
@@ -81,6 +87,7 @@ class Training:
     updates_per_batch: int = 1
     gradient_checkpointing: bool = False
     lora_rank: int = 0
+    optimizer: str = "adamw"
     save_every: int = 25
 
     @property
@@ -234,6 +241,42 @@ def check_arm(experiment: Experiment, label: str, manifest: Manifest, folder: Pa
         )
 
 
+def method_of(experiment: Experiment, label: str) -> CreditMethod:
+    """The credit method of an arm, with its options."""
+    from flowtracer import credit
+
+    name, options = experiment.credit_of(label)
+    return credit.get(name, **options)
+
+
+def code_of(experiment: Experiment, label: str) -> dict[str, Any]:
+    """What a manifest records of an arm's method, under `credit`, and of code outside the package, under `code`."""
+    from harness import provenance
+
+    method = method_of(experiment, label)
+    tables = [experiment.task, *(extra.task for extra in experiment.evaluation.more)]
+    return {
+        "credit": provenance.credit_of(method),
+        "code": provenance.code_of([method], [task_of(table) for table in tables]),
+    }
+
+
+def check_code(experiment: Experiment, label: str, manifests: Sequence[Manifest], folder: Path) -> None:
+    """Raises ExperimentError where recorded runs of an arm, which more runs join, were made by other code.
+
+    Under one label there would be two methods.
+    """
+    now = code_of(experiment, label)
+    lines = [changes(each, replace(each, **now)) for each in manifests]
+    other = [each for each in lines if each]
+    if other:
+        named = dict.fromkeys(line for each in other for line in each)
+        raise ExperimentError(
+            f"{folder}: {label}: {runs_by_other_code(len(other), named)}; give another output folder, or another "
+            "label to the arm, or restore that code"
+        )
+
+
 def _check_training(training: Training, place: str) -> None:
     micro = training.micro_batch or training.rollouts
     checks = [
@@ -246,6 +289,7 @@ def _check_training(training: Training, place: str) -> None:
         (training.save_every >= 1, "save_every must be at least 1"),
         (training.updates_per_batch >= 1, "updates_per_batch must be at least 1"),
         (training.lora_rank >= 0, "lora_rank must not be negative"),
+        (training.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
         (
             training.micro_batch >= 0 and training.rollouts % micro == 0,
@@ -277,7 +321,7 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
             raise ExperimentError(
                 f"unknown experiment {source!r}; {hint(source, names())}; or give the path of a .toml file"
             )
-    return from_table(_read(path), name=path.stem, smoke=smoke, until_decided=until_decided)
+    return from_table(_read(path), path.stem, smoke, until_decided, path.parent)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -301,13 +345,24 @@ def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def from_table(
-    table: Mapping[str, Any], name: str, smoke: bool = False, until_decided: bool = False
+    table: Mapping[str, Any],
+    name: str,
+    smoke: bool = False,
+    until_decided: bool = False,
+    folder: Path | None = None,
 ) -> Experiment:
     """An experiment from a TOML table. Raises ExperimentError as `load` does.
 
-    Its key `base` names a shipped experiment, of which the table then says only what differs.
+    Its key `base` names a shipped experiment, of which the table then says only what differs. Its key `imports` lists
+    plug-ins, files relative to `folder`, which are imported here; they are no part of the experiment, as arms are not.
     """
     whole = _with_base(table, name)
+    imports = whole.pop("imports", [])
+    if not isinstance(imports, list) or not all(isinstance(each, str) for each in imports):
+        raise ExperimentError(
+            f"experiment {name}: imports must be an array of files or modules, not {imports!r}"
+        )
+    plugins.load(imports, folder)
     smaller, open_end = whole.pop("smoke", {}), whole.pop("until_decided", {})
     if smoke:
         if not smaller:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, Training, task_of
+from harness.experiment import ADAMW, Experiment, Training, task_of
 from harness.shapes import REFERENCE, Device, Shape, here, shape_of
 
 if TYPE_CHECKING:
@@ -39,12 +39,15 @@ UTILISATION, BANDWIDTH = 0.4, 0.6
 #: Seconds of Python and kernel launches a layer and decoding step (transformers' generate; a tenth is assumed of vLLM),
 #: and of a training step of TRL beyond its arithmetic. Measured on the embedded testbed, assumed of a GPU.
 LAUNCH, STEP = 1e-3, 0.03
-#: Seconds in which transformers draws the noise of a row for one token of the vocabulary, on one thread: measured.
-NOISE = 8e-9
+#: Seconds in which the transformers engine draws the noise of a row for one token of the vocabulary: measured on one
+#: thread of a CPU; on a GPU, where a kernel writes it, assumed from the memory's rate.
+NOISE = {"cpu": 1.5e-8, "gpu": 1e-11}
 #: Bytes of a recorded rollout token (ids, weights, two log-probabilities, text; compressed): measured.
 RECORD = 16
 #: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
 PROCESS = {"gpu": 1.5e9, "cpu": 0.8e9}
+#: Bytes of Adam's two moments for a parameter in 8 bits, with a float32 scale for each block of 256.
+EIGHT_BIT = 2.0 * (1 + 4 / 256)
 #: A rank to plan adapters with, where the experiment has none.
 RANK = 16
 #: The fused head of TRL 1.16 holds a tile of logits: so many tokens and so much of the vocabulary.
@@ -201,7 +204,7 @@ def memory(
     parts = {
         "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
         "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
-        "Adam": 8.0 * trained / gpus,
+        "Adam": (8.0 if training.optimizer == ADAMW else EIGHT_BIT) * trained / gpus,
         "gradients": 4.0 * trained / gpus,
         "activations": inputs + layer if training.gradient_checkpointing else shape.layers * layer,
         "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
@@ -406,6 +409,6 @@ def _decoding(
     arithmetic = rows * shape.forward(prompt + response) / reached
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
-    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE
+    drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE[device.kind]
     waiting = response * (shape.layers * LAUNCH * (0.1 if engine == VLLM else 1.0) + drawing)
     return max(arithmetic, reading, waiting) if device.kind == "gpu" else arithmetic + waiting

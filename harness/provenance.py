@@ -11,13 +11,16 @@ import subprocess
 import tomllib
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
+from harness import plugins
 from harness.errors import ExperimentError
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 
@@ -121,6 +124,33 @@ def git_commit() -> str:
         return commit + ("+changes" if _git(tree, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def credit_of(method: Any) -> dict[str, Any]:
+    """A credit method as a manifest records it: its name, its class, and every option with its value."""
+    kind = type(method)
+    return {
+        "name": method.name,
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "options": {option.name: _plain(getattr(method, option.name)) for option in fields(method)},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON holds it; a method among the options with its own."""
+    if is_dataclass(value):
+        return credit_of(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def code_of(methods: Iterable[Any], tasks: Iterable[Any]) -> dict[str, Any]:
+    """The modules outside these packages that credit methods and tasks come from; see `plugins.parts`."""
+    kinds = [type(each) for each in (*methods, *tasks)]
+    for method in methods:
+        kinds += [type(part) for part in getattr(method, "parts", ())]
+    return plugins.parts(kinds)
 
 
 def _source_tree() -> Path:

@@ -29,7 +29,7 @@ _KINDS: dict[str, type] = {
     "tier": str,
 }
 _NEEDED = ("experiment", "experiment_hash", "method", "seed", "versions", "hardware", "git_commit", "tier")
-_OPTIONAL = ("environment_hash", "batch_invariant", "processes")
+_OPTIONAL = ("environment_hash", "batch_invariant", "processes", "credit", "code")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Manifest:
     environment_hash: str | None = None
     batch_invariant: bool | None = None
     processes: int | None = None
+    #: The arm's credit method: {"name", "class", "options": every option with its value}.
+    credit: Mapping[str, Any] | None = field(default=None, repr=False)
+    #: Modules outside the package that took part: file -> {"sha256", "text", "imported": asked for as a plug-in}.
+    code: Mapping[str, Any] | None = field(default=None, repr=False)
     #: Where the run went on after a stop, as far as that differs from before.
     resumed: tuple[Place, ...] = ()
     #: Keys of the file that this version does not know: they are written as they were read.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leaderboards import estimates
+from leaderboards import code, estimates
 from leaderboards.declaration import Declaration
 from leaderboards.manifest import DISTRIBUTION, UNKNOWN, weakest
 from leaderboards.records import Run
@@ -65,6 +65,8 @@ def notes(
                 f"{span} of the {declared} declared seeds are run: an outcome before the last one is a look, not the "
                 "declared test"
             )
+    for label, seeds, lines in code.mixtures([run.manifest for run in finished]):
+        yield f"{label}: {code.runs_by_other_code(len(seeds), lines)} (seed {', '.join(map(str, seeds))})"
     for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):
         places = _places(finished, key)
         if len(places) > 1:

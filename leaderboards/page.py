@@ -472,6 +472,10 @@ def _provenance(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     for key in ("versions", "environment_hash", "hardware", "git_commit"):
         places = {_place(getattr(manifest, key)) for manifest in manifests} - {"None", ""}
         facts += [(key.replace("_", " "), place) for place in sorted(places)]
+    modules = {
+        f"{name} {record['sha256'][:12]}" for each in manifests for name, record in (each.code or {}).items()
+    }
+    facts += [("code of one's own", module) for module in sorted(modules)]
     items = "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in facts)
     return ["<h2>Provenance</h2>", f"<dl>{items}</dl>"]
 

@@ -33,27 +33,27 @@ PROBLEMS = {"train": 20_000, "test": 512}
 LONGEST = 400
 DEEPEST = 32
 
-_TOKEN = re.compile(r"\s*(?:(0|[1-9][0-9]{0,8})(?![0-9])|(\\frac\b|[-+*/(){}=]))")
+_TOKEN = re.compile(r"\s*(?:(0|[1-9][0-9]{0,8})(?![0-9])|(\\frac\b|\\over\b|[-+*/(){}=]))")
+_WRITTEN = re.compile(
+    r"\\(?:displaystyle|left|right|[bB]igg?[lrm]?|q?quad|bf|rm)(?![a-zA-Z])|\\[,;:! ]|\$|\\[()\[\]]"
+    r"|[\u00a0\u2009\u202f]"
+)
+_FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _REPLACED = (
-    ("\\left", ""),
-    ("\\right", ""),
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
     ("\\times", "*"),
     ("\\cdot", "*"),
     ("\\div", "/"),
-    ("\\,", " "),
-    ("\\!", ""),
-    ("\\;", " "),
+    ("\\ast", "*"),
+    ("∗", "*"),
+    ("–", "-"),
+    ("[", "("),
+    ("]", ")"),
     ("×", "*"),
     ("·", "*"),
     ("÷", "/"),
     ("−", "-"),
-    ("$", ""),
-    ("\\(", ""),
-    ("\\)", ""),
-    ("\\[", ""),
-    ("\\]", ""),
 )
 
 
@@ -67,6 +67,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > LONGEST:
             raise ExpressionError(f"longer than {LONGEST} characters")
+        text = _FONT.sub(r" \1 ", _WRITTEN.sub(" ", text)).strip().rstrip(".;")
         for old, new in _REPLACED:
             text = text.replace(old, new)
         self.tokens: list[str] = []
@@ -107,9 +108,12 @@ class _Parser:
 
     def factor(self, depth: int) -> Fraction:
         token = self.take()
-        if token == "(":
+        if token in ("(", "{"):
             value = self.sum(depth + 1)
-            self.take(")")
+            if self.peek() == "\\over":  # TeX divides all before it in the group by all behind it
+                self.take()
+                value = self.quotient(value, self.sum(depth + 1))
+            self.take(")" if token == "(" else "}")
             return value
         if token == "\\frac":
             self.take("{")

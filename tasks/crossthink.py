@@ -15,11 +15,17 @@ from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load, without_overlap
 from tasks.verdict import TaskError, Verdict
 from tasks.verify import answers
+from tasks.verify.spelling import unwrapped
 
 TEST_PROBLEMS = 1000
 
 _OPTION = re.compile(r"\(?\s*([A-J])\s*(?:[).:]\s*(.*))?", re.DOTALL)
-_WRAPPED = re.compile(r"\s*\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}\s*")
+_WRAPPED = re.compile(r"\s*\\(?:text|mathrm|textbf|mathbf|textit|emph)\s*\{([^{}]*)\}\s*")
+#: A second option behind the first: the answer hedges.
+_ANOTHER = re.compile(
+    r"(?<![A-Za-z])(?:or|and|,|/)\s*\(?([A-J])\s*(?:[).:,]|$)|(?<![A-Za-z])(?:or|and)\s+\(?([A-J])(?![A-Za-z])"
+)
+_FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\([A-Za-z0-9]+\)[0-9]*)+[+-]?")
 
 
 def _question(row: Row) -> str:
@@ -66,9 +72,11 @@ class CrossThink(ExpressionTask):
         """An option by its letter alone; other answers as words without regard to case, or as mathematics."""
         option, given = _OPTION.fullmatch(problem.gold), _OPTION.fullmatch(_unwrapped(answer))
         if option is not None:
-            return (
-                Verdict.CORRECT if given is not None and given.group(1) == option.group(1) else Verdict.WRONG
-            )
+            hedged = given is not None and _ANOTHER.search(given.group(2) or "") is not None
+            right = given is not None and given.group(1) == option.group(1) and not hedged
+            return Verdict.CORRECT if right else Verdict.WRONG
+        if _FORMULA.fullmatch(problem.gold) and re.search("[0-9]", problem.gold):
+            return Verdict.CORRECT if _substance(answer) == problem.gold else Verdict.WRONG
         if _words(problem.gold) == _words(_unwrapped(answer)):
             return Verdict.CORRECT
         if re.search(r"[0-9\\^=]", problem.gold) is None:
@@ -77,8 +85,14 @@ class CrossThink(ExpressionTask):
 
 
 def _unwrapped(answer: str) -> str:
+    answer = unwrapped(answer)
     match = _WRAPPED.fullmatch(answer)
     return (match.group(1) if match else answer).strip()
+
+
+def _substance(answer: str) -> str:
+    """A chemical formula without fonts and subscripts: `\\text{H}_2\\text{O}` is H2O."""
+    return re.sub(r"\\(?:text|mathrm|ce|rm|mathbf|textbf)(?![a-zA-Z])|[{}_\s$]", "", answer)
 
 
 def _words(text: str) -> str:

@@ -20,7 +20,8 @@ HASHES_INSTRUCTION = (
 )
 MARKERS = ("either", "boxed", "hashes")
 
-_VARIABLE = re.compile(r"\s*\$?\s*[A-Za-z](?:\s*[+-]\s*[A-Za-z]){0,3}\s*=\s*")
+#: A numbered heading of markdown, `#### 3. Conclude`, which answers nothing.
+_HEADING = re.compile(r"[0-9]+[.):]\s+\**[A-Za-z]")
 
 
 class NumberTask(Task):
@@ -55,12 +56,14 @@ class NumberTask(Task):
         return self.extract(text) or extraction.lenient(text)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
-        amount = numbers.parse(answer) or numbers.parse(_VARIABLE.sub("", answer, count=1))
+        amount = numbers.parse(answer)
         if amount is None:
-            return Verdict.WRONG
-        same = numbers.equal(
-            numbers.Amount(Fraction(problem.gold)), amount, numbers.asks_percent(problem.question)
-        )
+            same = answers.is_integer(problem.gold, answer, problem.question)
+        else:
+            gold = numbers.Amount(Fraction(problem.gold))
+            same = numbers.equal(
+                gold, amount, amount.percent and numbers.asks_percent(problem.question, gold.value)
+            )
         return Verdict.CORRECT if same else Verdict.WRONG
 
     def problem_from(self, question: str, gold: Any) -> Problem:
@@ -103,6 +106,17 @@ class ExpressionTask(Task):
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return answers.judge(problem.gold, answer, problem.question)
 
+    def verify(self, problem: Problem, text: str, finish_reason: str | None = None) -> Verdict:
+        """As every task; where the gold lists several answers, the boxes of one closing sentence count together."""
+        verdict = super().verify(problem, text, finish_reason)
+        if verdict is not Verdict.WRONG or text.count("boxed") < 2:
+            return verdict
+        spans = extraction.closing_boxes(text)
+        gold = self.gold_answer(problem)
+        if len(spans) < 2 or gold is None or not answers.is_list(gold):
+            return verdict
+        return self.judge(problem, ", ".join(text[start:end] for start, end in spans))
+
     def problem_from(self, question: str, gold: Any) -> Problem:
         """`gold` is the answer's LaTeX, a number, or a published solution with the answer in its last
         `\\boxed{}`.
@@ -116,7 +130,8 @@ class ExpressionTask(Task):
         text = "" if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) else str(gold)
         if "\\boxed" in text:
             span = extraction.last_box(text)
-            text = text[span[0] : span[1]] if span else ""
+            bare = extraction.bare_box(text) if not extraction.boxes(text) else None
+            text = text[span[0] : span[1]] if span else bare or ""
         if not text.strip():
             raise TaskError(
                 f"task {self.name}: gold must be a number or LaTeX with an answer in it, not {gold!r:.60}"
@@ -125,4 +140,4 @@ class ExpressionTask(Task):
 
 
 def _is_number(text: str) -> bool:
-    return numbers.parse(text) is not None
+    return _HEADING.match(text) is None and numbers.parse(text) is not None

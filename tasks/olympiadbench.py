@@ -12,7 +12,7 @@ from tasks.marked import ExpressionTask
 from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load
 from tasks.verdict import TaskError, Verdict
-from tasks.verify import answers, numbers
+from tasks.verify import answers, numbers, units
 
 #: Published answers that no reader could give as they are printed, and what they mean.
 MISPRINTS = {"$t(0,4]$": "$t \\in (0,4]$", "$221,$8$": "$221$,$8$"}
@@ -81,7 +81,7 @@ class OlympiadBench(ExpressionTask):
                 near = abs(given.value - wanted.value) <= Fraction(error.value)
                 return Verdict.CORRECT if near else Verdict.WRONG
         gold = ", ".join(golds)
-        if len(golds) == 1 and numbers.is_unit(unit) and numbers.parse(gold) is not None:
+        if len(golds) == 1 and units.is_unit(unit) and numbers.parse(gold) is not None:
             gold = f"{gold.strip('$')} \\text{{ {unit}}}"
         verdict = answers.judge(gold, answer, problem.question)
         if (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from tasks.judging import Judging
@@ -44,6 +46,8 @@ class Task(ABC):
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
+    #: Items left out because their published gold states no answer: pairs of (id, reason).
+    unreadable: Sequence[tuple[str, str]] = ()
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
     removed: Sequence[tuple[str, str]] = ()
 
@@ -137,20 +141,52 @@ _REGISTRY: dict[str, type[Task]] = {}
 
 
 def register(task: type[Task]) -> type[Task]:
-    """Class decorator: makes a task available by its name to `get`, the command line and experiment files."""
-    _REGISTRY[task.name] = task
+    """Class decorator: makes a task available by its name to `get`, the command line and experiment files.
+
+    Raises TaskError for a name that is taken.
+    """
+    taken = _REGISTRY.setdefault(task.name, task)
+    if taken is not task:
+        raise TaskError(
+            f"the task {task.name!r} of {task.__module__}.{task.__qualname__} is there already, as "
+            f"{taken.__module__}.{taken.__qualname__}: give it another name"
+        )
     return task
 
 
 def names() -> list[str]:
-    """Names of all registered tasks, sorted."""
+    """Names of all registered tasks, sorted; those of installed packages too."""
+    _load_installed()
     return sorted(_REGISTRY)
+
+
+@cache
+def _load_installed() -> None:
+    """Imports what installed packages offer under the entry points of flowtracer.tasks: classes or modules."""
+    for point in importlib.metadata.entry_points(group="flowtracer.tasks"):
+        try:
+            offer = point.load()
+        except TaskError:
+            raise
+        except Exception as error:
+            package = point.dist.name if point.dist else point.value
+            raise TaskError(
+                f"the installed package {package} offers the task {point.name} = {point.value}, which does not import "
+                f"({type(error).__name__}: {error}): mend it, or pip uninstall {package}"
+            ) from error
+        if isinstance(offer, type) and issubclass(offer, Task):
+            register(offer)
 
 
 def kind(name: str) -> type[Task]:
     """The class of the task called `name`: source, licence and format, without loading anything."""
     if name not in _REGISTRY:
-        raise TaskError(f"unknown task {name!r}; known: {', '.join(names())}")
+        _load_installed()
+    if name not in _REGISTRY:
+        raise TaskError(
+            f"unknown task {name!r}; known: {', '.join(names())}; one of your own is imported first, by --import FILE "
+            "or imports = [FILE] in the experiment file"
+        )
     return _REGISTRY[name]
 
 

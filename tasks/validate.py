@@ -29,6 +29,8 @@ class Validation:
     #: Changed golds: how many, and those that verified all the same.
     mutated: int = 0
     mutated_passed: list[tuple[str, str, str]] = field(default_factory=list)
+    #: Items left out because their published gold states no answer: (id, reason).
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
     #: Training problems left out because a test set contains them, and items that both splits hold.
     removed: int = 0
     shared: list[str] = field(default_factory=list)
@@ -90,5 +92,6 @@ def _validate_split(task: Task, split: str, limit: int | None) -> Validation:
             if verdict is Verdict.CORRECT:
                 result.mutated_passed.append((problem.id, other, verdict))
     result.removed = len(task.removed)
+    result.unreadable = [item for item in task.unreadable if item[0].startswith(f"{task.name}/{split}/")]
     result.seconds = time.perf_counter() - started
     return result

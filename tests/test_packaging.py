@@ -88,7 +88,7 @@ def test_the_method_installs_without_what_only_the_harness_needs() -> None:
         canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["harness"]
     }
     assert {"torch", "transformers", "trl"} <= light
-    assert {"lm-eval", "math-verify", "pyarrow", "gguf", "httpx", "sympy", "scipy"} <= harness
+    assert {"math-verify", "pyarrow", "gguf", "httpx", "sympy", "scipy"} <= harness
     assert not light & harness
 
 

@@ -131,7 +131,9 @@ def get(name: str | Sequence[str], **options: Any) -> CreditMethod:
     """
     if isinstance(name, str):
         own = methods.options_of(name)
-        outer = {key: options[key] for key in ("sign", "as_mask") if key in options and key not in own}
+        outer: dict[str, Any] = {
+            key: options[key] for key in ("sign", "as_mask") if key in options and key not in own
+        }
         single = methods.get(name, **{key: value for key, value in options.items() if key not in outer})
         return Composed(parts=(single,), **outer) if outer else single
     names = list(name)

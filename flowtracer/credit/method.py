@@ -11,12 +11,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from flowtracer.blocked import BlockedRollout
+from flowtracer.credit import elsewhere
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
 from flowtracer.readings import HeadVectors, MeanMap, Reading
@@ -281,31 +283,63 @@ class CreditMethod(ABC):
             )
 
 
-_REGISTRY: dict[str, Callable[..., CreditMethod]] = {}
+_REGISTRY: dict[str, type[CreditMethod]] = {}
 
 
 def register(method: type[CreditMethod]) -> type[CreditMethod]:
-    """Class decorator: makes a credit method available by its name."""
-    _REGISTRY[method.name] = method
+    """Class decorator: makes a credit method available by its name. Raises CreditError for a name that is taken."""
+    taken = _REGISTRY.setdefault(method.name, method)
+    if taken is not method:
+        raise CreditError(
+            f"the credit method {method.name!r} of {method.__module__}.{method.__qualname__} is there already, as "
+            f"{taken.__module__}.{taken.__qualname__}: give it another name"
+        )
     return method
 
 
 def names() -> list[str]:
-    """Names of all registered credit methods, sorted."""
+    """Names of all registered credit methods, sorted; those of installed packages too."""
+    _load_installed()
     return sorted(_REGISTRY)
 
 
-def options_of(name: str) -> list[str]:
-    """The options of a registered credit method. Raises CreditError for an unknown name."""
+@cache
+def _load_installed() -> None:
+    """Imports what installed packages offer under the entry points of flowtracer.credit."""
+    for point in elsewhere.offers("flowtracer.credit"):
+        if isinstance(point, type) and issubclass(point, CreditMethod):
+            register(point)
+
+
+def _kind(name: str) -> type[CreditMethod]:
+    """The class of a method, by its registered name or as `module:Class`."""
+    if ":" in name:
+        kind = elsewhere.named(name)
+        if not issubclass(kind, CreditMethod):
+            raise CreditError(f"credit {name!r} is no subclass of flowtracer.credit.CreditMethod")
+        return kind
     if name not in _REGISTRY:
-        raise CreditError(f"unknown credit method {name!r}; known: {', '.join(names())}")
-    return [option.name for option in fields(_REGISTRY[name])]  # type: ignore[arg-type]
+        _load_installed()
+    if name not in _REGISTRY:
+        raise CreditError(
+            f"unknown credit method {name!r}; known: {', '.join(names())}; one of your own is imported first, by "
+            "--import FILE or imports = [FILE] in the experiment file"
+        )
+    return _REGISTRY[name]
+
+
+def options_of(name: str) -> list[str]:
+    """Names of the options that a method takes. Raises CreditError for an unknown name."""
+    return [option.name for option in fields(_kind(name))]
 
 
 def get(name: str, **options: Any) -> CreditMethod:
-    """The registered credit method called `name`. Raises CreditError for an unknown name or option."""
+    """The credit method called `name`, or that of the class `module:Class`.
+
+    Raises CreditError for an unknown name or option.
+    """
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    return _REGISTRY[name](**options)
+    return _kind(name)(**options)

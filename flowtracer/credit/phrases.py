@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Planning(CreditMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_range("alpha", 0.0, 1.0)
-        words = self.phrases
+        words: Any = self.phrases  # as TOML gives them
         if isinstance(words, str) or not all(isinstance(word, str) and word.strip() for word in words):
             raise CreditError(f"credit hicra: phrases must be a list of texts, not {words!r}")
         object.__setattr__(self, "phrases", tuple(words))  # a TOML list

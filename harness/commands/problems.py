@@ -43,7 +43,8 @@ def _tasks(options: argparse.Namespace) -> int:
         return 0
     task = tasks.get(options.name)
     counts = ", ".join(f"{len(task.problems(split))} {split}" for split in task.splits)
-    screen.print(f"{task.name}: {counts}\n", markup=False, highlight=False)
+    left_out = "".join(f"left out: {problem}: {reason}\n" for problem, reason in task.unreadable)
+    screen.print(f"{task.name}: {counts}\n{left_out}", markup=False, highlight=False)
     for problem in task.problems(task.splits[-1], 3):
         screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
@@ -73,6 +74,7 @@ def _validate(options: argparse.Namespace) -> int:
         exceptions += [
             f"{problem}: changed to {answer!r}, passes" for problem, answer, _ in result.mutated_passed
         ]
+        exceptions += [f"{problem}: left out: {reason}" for problem, reason in result.unreadable]
         exceptions += [f"{result.task}: in two splits: {question[:60]}" for question in result.shared]
     columns = ("task", "split", "golds", "verify", "respelled", "changed", "pass")
     note = "verify, respelled: shares that are judged correct. pass: changed golds that are, which none should be."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
 from harness.errors import ExperimentError
+from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
 
 #: Exit status of `compare` where the two are not the same; as of diff.
@@ -191,23 +191,6 @@ def _export(files: list[Path], boards: Boards) -> None:
         write(file, writers[file.suffix](*boards[0]))
 
 
-def repeat(comparison: Any) -> str:
-    """The commands that repeat the runs of a comparison, from the commit that they were made on."""
-    if comparison.foreign:
-        rule = f"--smallest-difference {comparison.smallest_difference:g} --metric {comparison.metric}"
-        column = shlex.quote(comparison.experiment["value"])
-        return f"flowtracer leaderboard {shlex.quote(comparison.experiment['file'])} {rule} --column {column}"
-    name, options = str(comparison.experiment.get("name", "")), ""
-    for variant in ("until-decided", "smoke"):
-        if name.endswith(f"-{variant}"):
-            name, options = name.removesuffix(f"-{variant}"), f" --{variant}{options}"
-    commits = {score.run.manifest.git_commit for score in comparison.scores.values()}
-    commit, changed, _ = (commits.pop() if len(commits) == 1 else "").partition("+changes")
-    note = "  # it had changes that were not committed" if changed else ""
-    checkout = f"git checkout {commit}{note}\n" if commit else ""
-    return f"{checkout}nox -s reproduce -- {name}{options}"
-
-
 def _watch(
     folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str], rule: Mapping[str, Any]
 ) -> None:
@@ -274,10 +257,12 @@ def _compare(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from harness.experiment import hash_of
     from leaderboards import load
+    from leaderboards.code import changes
 
     runs = load(options.folder)
     faults = 0
     seen: dict[Any, Any] = {}
+    arms: dict[Any, Any] = {}
     for run in runs:
         wrong = run.faults()
         key = run.manifest.experiment_hash
@@ -288,6 +273,12 @@ def _doctor(options: argparse.Namespace) -> int:
         twin = seen.setdefault((key, run.method, run.seed), run)
         if twin is not run:
             wrong.append(f"{run.folder}: the same method and seed as {twin.folder}; remove one of them")
+        first = arms.setdefault((key, run.method), run)
+        if lines := changes(first.manifest, run.manifest):
+            wrong.append(
+                f"{run.folder}: made by other code than {first.folder}: {', '.join(lines)}; two methods under one "
+                "label: remove one of them"
+            )
         faults += len(wrong)
         state = "finished" if run.finished else "not finished"
         print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")

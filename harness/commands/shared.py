@@ -27,6 +27,14 @@ def command(commands: Commands, name: str, run: Run, text: str) -> argparse.Argu
     """Adds a command that `run` carries out, giving its exit status."""
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     added.set_defaults(run=run)
+    added.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a .py file or a module with credit methods or tasks of your own; may be given several times",
+    )
     return added
 
 

@@ -2,7 +2,7 @@
 
 Adding independent Gumbel noise to log-probabilities and taking the largest draws from their distribution (the
 Gumbel-max trick: Gumbel 1954; Maddison, Tarlow, Minka 2014, "A* Sampling"). Here the noise of a row comes
-from a counter-based generator that the row's key seeds, so no global generator is read or moved; which other
+from a counter-based generator under the row's key (`noise.py`), so no global generator is read or moved; which other
 rows stand in the batch, in which order, and in which process, changes nothing; and two policies that are
 asked with one key are coupled: equal logits draw equal tokens, so arms of an experiment differ only where
 their policies do.
@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
@@ -34,10 +33,8 @@ from transformers import (
 )
 
 from harness.engines.base import Finished, Sample, Sampling, check, decoded, end_tokens
+from harness.engines.noise import Noise
 from harness.policy import Policy
-
-#: Numbers that a row draws at once: enough to pay for the call, few enough to waste little.
-BLOCK = 2048
 
 
 class Keyed:
@@ -139,19 +136,6 @@ def sample(
     return [samples[row] for row in range(len(keys))]
 
 
-def gumbel(key: str, positions: int, vocabulary: int) -> Iterator[np.ndarray]:
-    """The noise that `key` names: for each of `positions`, a float32 array with one value a token.
-
-    -log of standard exponentials from numpy's Philox under the 128 bits of the key. They are drawn in double
-    precision: in single precision an exponential can be exactly 0, and its token would always win.
-    """
-    generator = np.random.Generator(np.random.Philox(key=int(key, 16)))
-    block = max(1, BLOCK // vocabulary)
-    for start in range(0, positions, block):
-        draws = generator.standard_exponential((min(block, positions - start), vocabulary))
-        yield from -np.log(np.maximum(draws, np.finfo(np.float64).tiny)).astype(np.float32)
-
-
 class _Picker(LogitsProcessor):
     """Warps the logits, adds each row's noise, and notes the log-probability of the token that will win."""
 
@@ -165,7 +149,7 @@ class _Picker(LogitsProcessor):
     ) -> None:
         self.keys, self.width, self.sampling, self.warpers = keys, width, sampling, _warpers(sampling)
         self.ends, self.end = set(ends), end
-        self.noise: list[Iterator[np.ndarray]] = []
+        self.noise: Noise | None = None
         self.running = list(range(len(keys)))
         self.logprobs: list[torch.Tensor] = []
 
@@ -174,25 +158,22 @@ class _Picker(LogitsProcessor):
             scores = warper(input_ids, scores)
         chosen = scores
         if not self.sampling.greedy:
-            chosen = scores + self._draw(input_ids, scores.shape[1]).to(scores.device)
+            chosen = scores + self._draw(input_ids, scores)
         winner = chosen.argmax(dim=-1, keepdim=True)
         self.logprobs.append(torch.log_softmax(scores, dim=-1).gather(1, winner).squeeze(1))
         return chosen
 
-    def _draw(self, input_ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        if not self.noise:
-            self.noise = [gumbel(key, self.sampling.max_new_tokens, vocabulary) for key in self.keys]
+    def _draw(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.noise is None:
+            self.noise = Noise(self.keys, self.sampling.max_new_tokens, scores.shape[1], scores.device)
         if input_ids.shape[1] > self.width:
             last, before = input_ids[:, -1].tolist(), self.running
             self.running = [row for row in before if last[row] not in self.ends]
             if self.end is not None:
                 for row in sorted(set(before).difference(self.running)):
-                    scores = torch.stack([step[row] for step in self.logprobs])
-                    self.end(row, input_ids[row, self.width :].tolist(), scores.tolist())
-        noise = np.zeros((len(self.keys), vocabulary), dtype=np.float32)
-        for row in self.running:
-            noise[row] = next(self.noise[row])
-        return torch.from_numpy(noise)
+                    logprobs = torch.stack([step[row] for step in self.logprobs])
+                    self.end(row, input_ids[row, self.width :].tolist(), logprobs.tolist())
+        return self.noise.at(input_ids.shape[1] - self.width, self.running)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from harness.engines import choice, vllm
 from harness.engines import server as servers
 from harness.engines.base import ALONE, FLOAT16, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, check_arm, task_of
+from harness.experiment import Experiment, check_arm, check_code, code_of, task_of
 from harness.policy import Policy, load_policy
 from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
@@ -66,6 +66,7 @@ def manifest(experiment: Experiment, label: str, seed: int, engine: EngineChoice
         git_commit=COMMIT,
         batch_invariant=invariant,
         processes=parallel.processes(),
+        **code_of(experiment, label),
         # Several processes add up their gradients in an order of their own.
         tier=choice.tier(engine.name) if parallel.processes() == 1 else DISTRIBUTION,
     )
@@ -77,6 +78,7 @@ def open_run(
     """The run's writer. Raises RecordError if the folder holds another run, ExperimentError if another arm."""
     writer = RunWriter(folder, manifest(experiment, label, seed, engine))
     check_arm(experiment, label, writer.manifest, folder)
+    check_code(experiment, label, [writer.manifest], folder)
     return writer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import tasks
 from harness import parallel, seeds
 from harness.engines.base import BFLOAT16
 from harness.errors import ExperimentError
-from harness.experiment import Training
+from harness.experiment import ADAMW, Training
 
 #: TRL leaves a rollout out of the loss whose probability under trainer and sampler differs by more than this factor.
 IMPORTANCE_BOUND = 3.0
@@ -68,6 +69,7 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         weight_decay=settings.weight_decay,
         adam_beta2=settings.adam_beta2,
         max_grad_norm=settings.max_gradient_norm,
+        **_optimizer(settings),
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         epsilon=settings.clip_range,
@@ -95,6 +97,18 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
     # One process that sees several GPUs would train on all of them, and take as many times the declared rollouts.
     config._n_gpu = min(config.n_gpu, 1)
     return config
+
+
+def _optimizer(settings: Training) -> dict[str, Any]:
+    """The trainer's argument for an optimizer that is not its own AdamW."""
+    if settings.optimizer == ADAMW:
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise ExperimentError(
+            f"training.optimizer = {settings.optimizer!r} needs bitsandbytes: pip install 'flowtracer[adam-8bit]', "
+            f"or set it to {ADAMW!r}"
+        )
+    return {"optim": "adamw_bnb_8bit"}
 
 
 def adapters_of(settings: Training) -> Any | None:

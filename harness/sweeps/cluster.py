@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import parallel, provenance
+from harness import parallel, plugins, provenance
 from harness.engines.base import VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment
@@ -119,7 +119,9 @@ class Cluster:
             self._mark()
         options = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=self.gpus, max_restarts=0)
         variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        actor = options.remote(self.experiment, self.token, variables, self.gpus > 0, provenance.versions())
+        actor = options.remote(
+            self.experiment, self.token, variables, self.gpus > 0, provenance.versions(), plugins.loaded()
+        )
         self.started.append(RayWorker(self.ray, actor))
         return self.started[-1]
 
@@ -232,6 +234,7 @@ class _Actor:
         variables: dict[str, str],
         gpu: bool,
         versions: dict[str, str],
+        imported: tuple[plugins.Plugin, ...],
     ) -> None:
         os.environ.update(variables)
         if not gpu:
@@ -247,7 +250,7 @@ class _Actor:
             if here.get(name) != wanted
         ]
         self.scratch = Path(tempfile.mkdtemp(prefix="flowtracer-"))
-        self.processes = Processes(experiment, 1)
+        self.processes = Processes(experiment, 1, imported=imported)
         self.worker: LocalWorker | None = None
         self.folder = self.scratch
 

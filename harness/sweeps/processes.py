@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from harness import plugins
 from harness.engines.base import VLLM, EngineChoice
 from harness.errors import ExperimentError, no_room
 from harness.experiment import Experiment
@@ -91,9 +92,16 @@ class LocalWorker:
 class _Process:
     """A process that waits for stages of jobs, and the connection to it."""
 
-    def __init__(self, context: Any, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
+    def __init__(
+        self,
+        context: Any,
+        experiment: Experiment,
+        stop: Any,
+        engine: EngineChoice,
+        imported: tuple[plugins.Plugin, ...],
+    ) -> None:
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, experiment, stop, engine)
+        arguments = (theirs, experiment, stop, engine, imported)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -120,8 +128,16 @@ class Processes:
 
     losses = 0  # a process here ends for a reason that would end the next one too
 
-    def __init__(self, experiment: Experiment, count: int, engine: EngineChoice | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        count: int,
+        engine: EngineChoice | None = None,
+        imported: tuple[plugins.Plugin, ...] | None = None,
+    ) -> None:
+        """imported: the plug-ins of the runs, where they are not those of this process."""
         self.experiment, self.count = experiment, count
+        self.imported = plugins.loaded() if imported is None else imported
         self.engine = engine or experiment.engine_choice()
         self.context = multiprocessing.get_context("forkserver")
         # Imported once; workers are forked from there. Nothing in it starts a thread or touches a GPU.
@@ -142,7 +158,7 @@ class Processes:
     def start(self) -> LocalWorker:
         def process() -> _Process:
             with environment():
-                return _Process(self.context, self.experiment, self.asked_to_stop, self.engine)
+                return _Process(self.context, self.experiment, self.asked_to_stop, self.engine, self.imported)
 
         return LocalWorker(process, apart=self.engine.name == VLLM and self.engine.server is None)
 
@@ -161,7 +177,13 @@ class Processes:
         pass
 
 
-def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: EngineChoice) -> None:
+def _serve(
+    connection: Connection,
+    experiment: Experiment,
+    stop: Any,
+    engine: EngineChoice,
+    imported: tuple[plugins.Plugin, ...],
+) -> None:
     """The life of a worker process, until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore them.
     for stop_signal in STOP_SIGNALS:
@@ -194,6 +216,7 @@ def _serve(connection: Connection, experiment: Experiment, stop: Any, engine: En
         if message is None:
             return
         try:
+            plugins.take(imported)
             done = _do(*message, experiment, report, asked_to_stop, engine, known)
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:

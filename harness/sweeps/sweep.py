@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, check_arm
+from harness.experiment import Experiment, check_arm, check_code
 from harness.sweeps.job import (
     DEFECT,
     LOST,
@@ -63,6 +63,7 @@ def reproduce(
     finished = [job for job in chain.from_iterable(jobs) if _finished(job)]
     for job in finished:  # they are not opened again, and must not be of another arm under the same label
         check_arm(experiment, job.label, read_run(job.folder).manifest, job.folder)
+    _check_code(experiment, folder, list(chain.from_iterable(jobs)), finished, progress)
     claim(experiment, folder)
     done = len(finished)
     progress.begin(whole * sum(map(len, jobs)), whole * done)
@@ -79,6 +80,23 @@ def _job(folder: Path, label: str, seed: int) -> Job:
 
 def _finished(job: Job) -> bool:
     return (job.folder / "finished.json").exists()
+
+
+def _check_code(
+    experiment: Experiment, folder: Path, jobs: Sequence[Job], finished: Sequence[Job], progress: Progress
+) -> None:
+    """Refuses runs that would join others of their arm made by other code; notes it where all are finished."""
+    from leaderboards import read_run
+
+    for label in experiment.methods:
+        theirs = [job for job in jobs if job.label == label]
+        done = [job for job in finished if job.label == label]
+        try:
+            check_code(experiment, label, [read_run(job.folder).manifest for job in done], folder)
+        except ExperimentError as error:
+            if len(done) < len(theirs):
+                raise
+            progress.note(str(error).partition("; give another")[0])
 
 
 def _until_decided(experiment: Experiment, folder: Path, jobs: Sequence[list[Job]]) -> Iterator[list[Job]]:

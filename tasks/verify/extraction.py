@@ -10,7 +10,13 @@ from collections.abc import Callable
 
 # `\\` is a line break unless `boxed` follows it: models also write the macro with its backslash doubled.
 _BRACES = re.compile(r"\\boxed\s{0,8}\{|\\\\(?!boxed)|\\[{}]|[{}]")
-_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n\r#]*)")
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*((?:(?!<\|)[^\n\r#])*)")
+# What may stand between the boxes of one closing sentence: `\\boxed{2} and \\boxed{3}`.
+_BETWEEN = re.compile(
+    r"(?:[\s$,;.]|\\(?:[\[\](),;! ]|q?quad(?![a-zA-Z])))*(?:and|or|\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\})?"
+    r"(?:[\s$]|\\(?:[\[\](),;! ]|q?quad(?![a-zA-Z])))*"
+)
+_BARE_BOX = re.compile(r"\\boxed\s*(\\[a-zA-Z]+|[^\s{}$.,\\])")
 
 
 def boxes(text: str) -> list[tuple[int, int]]:
@@ -42,6 +48,28 @@ def last_box(text: str) -> tuple[int, int] | None:
     """
     spans = boxes(text)
     return trim(text, *spans[-1]) if spans else None
+
+
+def closing_boxes(text: str) -> list[tuple[int, int]]:
+    """Spans of the boxes that end the text together: the last one, and those before it with nothing but commas, "and",
+    "or" and dollar signs between them.
+    """
+    spans = boxes(text)
+    if not spans:
+        return []
+    together = [spans[-1]]
+    for start, end in reversed(spans[:-1]):
+        opening = text.rfind("\\boxed", end, together[0][0])
+        if opening < 0 or opening - end > 60 or _BETWEEN.fullmatch(text, end + 1, opening) is None:
+            break
+        together.insert(0, (start, end))
+    return together
+
+
+def bare_box(text: str) -> str | None:
+    """What a box without braces holds, as TeX reads it: `\\boxed 9` holds 9. Some solutions are so written."""
+    matches = _BARE_BOX.findall(text)
+    return matches[-1] if matches else None
 
 
 def last_hashes(text: str, accept: Callable[[str], bool]) -> tuple[int, int] | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tasks.verify import answers, numbers
+from tasks.verify import numbers
+from tasks.verify.forms import parse
+from tasks.verify.spelling import clean
 
 
 def integers(answer: str, boxed: bool) -> Iterator[str]:
@@ -19,9 +21,9 @@ def integers(answer: str, boxed: bool) -> Iterator[str]:
 def expressions(answer: str) -> Iterator[str]:
     """Other spellings of an answer that is an expression, a list, a tuple, a set."""
     yield f" {answer} ".replace("\\frac", "\\dfrac").replace("(", "\\left( ").replace(")", " \\right)")
-    form = answers.parse(answers.clean(answer))
+    form = parse(clean(answer))
     odd = re.search(r"\\text|\\mathrm|_|[a-zA-Z]{3}|\\pm|=", form.text)
-    if form.kind == "value" and not odd and numbers.parse(answer) is None:
+    if form.kind in ("number", "formula", "equation") and not odd and numbers.parse(answer) is None:
         yield f"0 + {form.text}"
     if form.kind == "list":
         yield ", ".join(part.text for part in reversed(form.parts))
@@ -41,19 +43,23 @@ def other_numbers(answer: str) -> Iterator[str]:
 def others(answer: str) -> Iterator[str]:
     """Answers that differ in value: a number changed, a sign turned, an item added, lost or moved."""
     yield from other_numbers(answer)
-    form = answers.parse(answers.clean(answer))
-    if form.kind == "value" and numbers.parse(answer) is not None and re.search(r"[1-9]", answer):
+    form = parse(clean(answer))
+    if (
+        form.kind in ("number", "formula", "equation")
+        and numbers.parse(answer) is not None
+        and re.search(r"[1-9]", answer)
+    ):
         yield answer[1:] if answer.startswith("-") else f"-{answer}"
     if form.kind in ("list", "set"):
         texts = [part.text for part in form.parts]
         yield ", ".join(texts[:-1])
         yield ", ".join([*texts, "987654321"])
-    elif len(form.kind) == 2 and form.kind[0] in "([" and len(form.parts) > 1:
+    elif form.brackets and len(form.parts) > 1:
         texts = [part.text for part in form.parts]
         if texts != texts[::-1]:
-            yield form.kind[0] + ", ".join(reversed(texts)) + form.kind[1]
-        yield form.kind[0] + ", ".join([*texts, "987654321"]) + form.kind[1]
-        if len(texts) == 2 and "[" + "]" != form.kind:
+            yield form.brackets[0] + ", ".join(reversed(texts)) + form.brackets[1]
+        yield form.brackets[0] + ", ".join([*texts, "987654321"]) + form.brackets[1]
+        if len(texts) == 2 and form.brackets != "[]":
             yield "[" + ", ".join(texts) + "]"
     elif not re.search(r"(?<![0-9.])[0-9]+", answer):
         yield answer + "987654321"

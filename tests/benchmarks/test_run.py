@@ -89,7 +89,7 @@ def test_step(results):
 
 def test_verify(results):
     (rows,), page = read(results, "verify")
-    assert len(rows) == 8 and {row["task"] for row in rows} == {"gsm8k", "math500"}
+    assert len(rows) == 11 and {row["task"] for row in rows} == {"gsm8k", "math500"}
     for row in rows:
         assert row["ours"]["median"] > 0 and row["math_verify"]["median"] > 0
         assert row["ours_as_expected"] == 1.0, row["kind"]

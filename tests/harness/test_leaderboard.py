@@ -120,7 +120,7 @@ def test_the_page_says_how_to_repeat_it(capsys, tmp_path):
     folder = sweep(tmp_path, "decision-smoke-until-decided")
     assert run(capsys, "leaderboard", folder, "--export", tmp_path / "x.html")[0] == 0
     page = (tmp_path / "x.html").read_text()
-    assert "git checkout abc\nnox -s reproduce -- decision --smoke --until-decided" in page
+    assert "git checkout abc\n" in page and "nox -s reproduce -- decision-smoke-until-decided.toml" in page
     assert run(capsys, "leaderboard", folder, "--html", tmp_path / "y.html")[0] == 0
     assert (tmp_path / "y.html").read_text() == page
     assert "Published claims" in page  # flow beside uniform was published of others

@@ -51,7 +51,7 @@ def test_problems(folder):
         ("#### 18.01", "wrong"),
         ("#### -18", "wrong"),
         ("#### 18%", "wrong"),
-        ("#### 18 thousand", "no_answer"),
+        ("#### 18 thousand", "wrong"),
         ("#### 18 cents", "correct"),
         ("\\boxed{18 or 19}", "wrong"),
         ("\\boxed{17, 18}", "wrong"),

