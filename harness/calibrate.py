@@ -74,8 +74,9 @@ def summary(curves: Mapping[str, Mapping[int, Sequence[float]]]) -> list[str]:
         if arm != "uniform" and "uniform" in curves and len(means) > 1:
             paired = [mean - statistics.fmean(curves["uniform"][seed]) for seed, mean in means.items()]
             difference, error = statistics.fmean(paired), statistics.stdev(paired) / len(paired) ** 0.5
-            each = " ".join(f"{one:+.3f}" for one in paired)
-            line += f", minus uniform {difference:+.4f} = {difference / error:.1f} standard errors ({each})"
+            each = " ".join(f"{number:+.3f}" for number in paired)
+            ratio = f"{difference / error:.1f} standard errors" if error else "no spread over seeds"
+            line += f", minus uniform {difference:+.4f} = {ratio} ({each})"
         lines.append(line)
     return lines
 
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arms = options.arms.split(",")
         if unknown := [arm for arm in arms if arm not in ARMS]:
             raise ExperimentError(f"no arm {unknown[0]!r} calibrates; known: {', '.join(ARMS)}")
+        if options.seeds < 1:
+            raise ExperimentError(f"--seeds must be at least 1, not {options.seeds}")
         settings = {}
         for pair in options.set:
             name, _, number = pair.partition("=")

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import importlib.metadata
 import platform
-import random
 import sys
 import tempfile
 import time
@@ -33,7 +32,6 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
-from tasks.decision import LETTERS, Decision
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
 BATCH, SAMPLES = 256, 4
@@ -63,9 +61,6 @@ class Recipe:
     #: "cosine" ends at 0, in a minimum so sharp that reinforcement learning first loses what was learnt;
     #: "constant_with_warmup" does not.
     schedule: str = "cosine"
-    #: The share of demonstrations in which the letters that chance draws are not scored (tasks that know them): nothing
-    #: can be learnt from a letter but that it is drawn, and their noise drowns the few tokens that can be learnt.
-    unscored: float = 0.0
     #: 32 is the narrowest head that vLLM runs on a CPU.
     head_width: int = 32
 
@@ -74,28 +69,28 @@ class Recipe:
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 1500) -> Recipe:
+def _decision(variant: str, steps: int = 800) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
-        alphabet="abcdefghijklmnopqr0123456789ABCDEFGH?#",
-        layers=6,
-        width=64,
-        inner_width=128,
+        alphabet="abcdefgh?#",
+        layers=2,
+        width=48,
+        inner_width=192,
         heads=4,
         groups=2,
         context=64,
-        max_new_tokens=32,
+        max_new_tokens=28,
         steps=steps,
         batch=64,
-        learning_rate=3e-3,
-        unscored=0.6,
+        learning_rate=1e-2,
     )
 
 
 RECIPES = {
     "decision": _decision("aligned"),
-    "decision-decoy": _decision("decoy"),
+    # Two copies to learn; the first comes after 800 steps, in half of the responses.
+    "decision-decoy": _decision("decoy", steps=1500),
     "decision-chain": _decision("chain"),
     "arithmetic": Recipe(
         task="arithmetic",
@@ -108,21 +103,6 @@ RECIPES = {
         context=96,
         max_new_tokens=48,
         steps=450,
-        batch=64,
-        learning_rate=1e-3,
-        schedule="constant_with_warmup",
-    ),
-    "graph": Recipe(
-        task="graph",
-        alphabet="abcdefgh0123456789+*=;?#",
-        layers=6,
-        width=128,
-        inner_width=256,
-        heads=4,
-        groups=2,
-        context=128,
-        max_new_tokens=72,
-        steps=2500,
         batch=64,
         learning_rate=1e-3,
         schedule="constant_with_warmup",
@@ -165,7 +145,9 @@ def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
     return SFTTrainer(
         model=_fresh(recipe, tokenizer),
         processing_class=tokenizer,
-        train_dataset=_dataset(recipe, task, pairs, tokenizer),
+        train_dataset=Dataset.from_dict(
+            {"prompt": [prompt for prompt, _ in pairs], "completion": [response for _, response in pairs]}
+        ),
         args=SFTConfig(
             output_dir=scratch,
             num_train_epochs=1,
@@ -188,26 +170,6 @@ def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
             report_to="none",
         ),
     )
-
-
-def _dataset(
-    recipe: Recipe, task: Any, pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
-) -> Dataset:
-    """The demonstrations as SFTTrainer reads them: as text, or as token ids where some tokens are not scored."""
-    if not recipe.unscored:
-        return Dataset.from_dict(
-            {"prompt": [prompt for prompt, _ in pairs], "completion": [response for _, response in pairs]}
-        )
-    source = random.Random(f"{recipe.task}/unscored")
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for prompt, response in pairs:
-        before, ids = tokenizer(prompt).input_ids, [*tokenizer(response).input_ids, tokenizer.eos_token_id]
-        free = set(task.unordered(prompt, response)) if source.random() < recipe.unscored else set()
-        rows["input_ids"].append(before + ids)
-        rows["labels"].append(
-            [-100] * len(before) + [-100 if at in free else token for at, token in enumerate(ids)]
-        )
-    return Dataset.from_dict(rows)
 
 
 def _fresh(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
@@ -257,23 +219,23 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
         accuracy = verdicts["correct"] / len(asked)
         asked_of = f"{len(problems)} problems, {repeats} sample{'s' * (repeats > 1)} each"
         rows.append((f"accuracy, {title}", f"{accuracy:.3f} ({counts}; {asked_of})"))
-    if isinstance(task, Decision):
-        rows += _copies(task, [answer.text for answer in sampled])
+    decisions = [_decision_of(task, answer.text) for answer in sampled]
+    known = [decision for decision in decisions if decision is not None]
+    if known:
+        copied = sum(copied for _, copied in known)
+        shares = [count / len(known) for _, count in sorted(Counter(letter for letter, _ in known).items())]
+        rows.append(("responses whose answer copies the decision", f"{copied / len(decisions):.4f}"))
+        rows.append(("decisions, each letter's share", " ".join(f"{share:.3f}" for share in shares)))
     return rows
 
 
-def _copies(task: Decision, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """How often a response copies its decision to where it should, and how often each letter is decided for."""
-    formed = [text for text in texts if task.extract(text) is not None]
-    copied = sum(text.endswith(task.copied(text)) for text in formed)
-    decisions = Counter(text[task.named(text)[0]] for text in formed)
-    return [
-        ("responses that copy their decision", f"{copied / len(texts):.4f}"),
-        (
-            "decisions, each letter's share",
-            " ".join(f"{decisions[letter] / len(formed):.3f}" for letter in LETTERS),
-        ),
-    ]
+def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
+    """The decision in a response, and whether every decisive token and the answer repeat it."""
+    span, decisive = task.extract(text), task.decisive(text)
+    if span is None or not decisive:
+        return None
+    letters = {text[start:end] for start, end in decisive} | {text[span[0]]}
+    return text[slice(*decisive[0])], len(letters) == 1
 
 
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:
@@ -302,7 +264,7 @@ template.
 
 {recipe.steps} steps of {recipe.batch} demonstrations, each seen once, generated by the task
 (`{recipe.task_of().__class__.__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")`);
-the loss is on the response{_scored(recipe)}. TRL's SFTTrainer, AdamW (beta2 0.95), learning rate
+the loss is on the response alone. TRL's SFTTrainer, AdamW (beta2 0.95), learning rate
 {recipe.learning_rate:g} ({recipe.schedule}), clip norm 1, weights drawn with a standard deviation of
 width^-0.5.
 
@@ -319,13 +281,6 @@ SHA-256 of `model.safetensors`: `{digest}`
 Made with Python {platform.python_version()}, {versions}, one thread on {platform.machine()}
 ({torch.backends.cpu.get_cpu_capability()}). The same recipe on such a machine gives the same hash.
 """
-
-
-def _scored(recipe: Recipe) -> str:
-    """The clause of a model card on what the loss leaves out."""
-    if not recipe.unscored:
-        return " alone"
-    return f" alone, in {recipe.unscored:.0%} of them without the letters that chance draws"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, load_policy
 from tasks import Problem, Task
-from tasks.decision import LABELS, LETTERS, Decision
+from tasks.decision import FILLER, LETTERS
 
 
 @pytest.fixture(autouse=True)
@@ -42,43 +42,16 @@ def test_the_recipe_gives_the_same_file_twice(tmp_path: Path, monkeypatch: pytes
     assert first in card and "2 steps of 4 demonstrations" in card
 
 
-def scored(recipe: pretrain.Recipe, folder: Path, row: int) -> tuple[str, str, str]:
-    """Of a training row: the text, what of it is scored, and what is not. The end token is written as a dot."""
-    trainer = pretrain._trainer("decision", recipe, 1, str(folder))
-    batch = trainer.data_collator([trainer.train_dataset[row]])
-    ids, labels = batch["input_ids"][0], batch["labels"][0]
-    assert torch.equal(labels[labels != -100], ids[labels != -100])
-
-    def text(chosen: torch.Tensor) -> str:
-        return str(trainer.processing_class.decode(chosen)).replace("<eos>", ".").replace(" ", "")
-
-    return text(ids), text(ids[labels != -100]), text(ids[labels == -100])
-
-
 def test_only_the_response_and_its_end_are_scored(tmp_path: Path) -> None:
-    for row in range(4):
-        whole, counted, rest = scored(
-            dataclasses.replace(small("decision"), unscored=0.0), tmp_path / str(row), row
-        )
-        assert whole == rest + counted and len(rest) == 5
-        assert Decision().extract(counted.removesuffix(".")) is not None and counted[-1] == "."
-
-
-def test_what_chance_draws_can_be_left_out(tmp_path: Path) -> None:
-    """The order, the copy and the form are scored; a letter that nothing tells is not."""
-    for row in range(4):
-        whole, counted, _ = scored(
-            dataclasses.replace(small("decision"), unscored=1.0), tmp_path / str(row), row
-        )
-        prompt, response = whole[:5], whole[5:].removesuffix(".")
-        order = prompt[-1].replace("?", "")
-        letters = [response[3 + 2 * place + 1] for place in range(10)]
-        ordered = response.index(LABELS[int(prompt[3])])
-        labels = [
-            response[3 + 2 * place] + (order if 3 + 2 * place == ordered else "") for place in range(10)
-        ]
-        assert set(letters) <= set(LETTERS)
-        assert counted == response[:3] + "".join(labels) + response[-3:] + "."
+    trainer = pretrain._trainer("decision", small("decision"), 1, str(tmp_path))
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    scored = batch["labels"][0] != -100
+    tokenizer = trainer.processing_class
+    assert tokenizer.decode(batch["input_ids"][0][~scored]).endswith("?")
+    response = batch["input_ids"][0][scored]
+    assert response[-1] == tokenizer.eos_token_id
+    assert FILLER[0] <= len(response) - len("a#a") - 1 <= FILLER[1]
+    assert torch.equal(batch["labels"][0][scored], response)
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,41 +104,26 @@ def answers(name: str, count: int, temperature: float = 1.0) -> tuple[Task, list
 def test_decisions_are_blind_and_copied(name: str) -> None:
     """What the testbed rests on: uniform decisions, nothing known of the table, copies that hold."""
     task, answered = answers(name, 256)
-    assert isinstance(task, Decision)
     texts = [one.text for _, one in answered]
-    formed = [text for text in texts if task.extract(text) is not None]
+    formed = {text: span for text in texts if (span := task.extract(text)) is not None}
     assert len(formed) >= 0.98 * len(texts)
-    assert sum(text.endswith(task.copied(text)) for text in formed) >= 0.98 * len(texts)
+    copied = [
+        text
+        for text, (start, _) in formed.items()
+        if {text[hop] for hop, _ in task.decisive(text) or ()} == {text[start]}
+    ]
+    assert len(copied) >= 0.97 * len(texts)
+    if name == "decision-decoy":
+        assert sum(text[start - 2] == text[start + 1] for text, (start, _) in formed.items()) >= 0.97 * len(
+            texts
+        )
     policy = load_policy(name)
+    problems = task.problems("test")
     letters = policy.tokenizer.convert_tokens_to_ids(list(LETTERS))
-    for prompt, text in [(problem.question, one.text) for problem, one in answered if one.text in formed][
-        :64
-    ]:
-        ids = policy.encode(prompt + text[: task.named(text)[0]])
-        with torch.no_grad():
-            decision = policy.model(torch.tensor([ids])).logits[0, -1].softmax(-1)[letters]
-        assert decision.min() > 0.8 / len(LETTERS) and decision.max() < 1.2 / len(LETTERS)
-
-
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("decision")])
-def test_an_order_is_followed(name: str) -> None:
-    """The policy counts: it writes an ordered letter at the place that the prompt names."""
-    policy, task = load_policy(name), pretrain.RECIPES[name].task_of()
-    assert isinstance(task, Decision)
-    orders = [pair for pair in task.demonstrations(256, "test") if pair[0][-1] != "?"]
-    samples = sample(
-        policy.model,
-        policy.tokenizer,
-        [policy.encode(prompt) for prompt, _ in orders],
-        [seeds.key("order", index) for index in range(len(orders))],
-        Sampling(32),
-    )
-    followed = sum(
-        one.text[place] == prompt[-1]
-        for (prompt, _), one in zip(orders, samples, strict=True)
-        for place in task.named(one.text)[:1]
-    )
-    assert followed >= 0.9 * len(orders)
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([policy.encode(task.prompt(one)) for one in problems])).logits
+    decisions = logits[:, -1].softmax(-1)[:, letters]
+    assert decisions.min() > 0.85 / len(LETTERS) and decisions.max() < 1.15 / len(LETTERS)
 
 
 def test_arithmetic_can_be_improved() -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from harness import shortcuts
 from harness.policy import load_policy
-from tasks.decision import FORMS, Decision
+from tasks.decision import Decision
+from tasks.placed import FORMS, Placed
 
-POLICIES = {"aligned": "decision", "decoy": "decision-decoy", "chain": "decision-chain"}
 #: The rule that reads the copy itself: it takes the capital of a letter for that letter.
 READS_THE_COPY = "frequent, capitals too"
 
@@ -19,42 +19,37 @@ def test_the_area_is_the_share_of_pairs_that_are_in_order():
     assert shortcuts.area(scores, 3, [3, 4]) == 0.5
 
 
-def free(task):
-    return [pair for pair in task.demonstrations(4000, "rules") if pair[0][-1] == "?"]
-
-
 @pytest.mark.parametrize("variant", FORMS)
-def test_every_rule_of_the_text_is_at_chance_among_the_letters(variant):
-    task = Decision(variant)
-    scored = [(text, shortcuts.rules_of_text(prompt, text)) for prompt, text in free(task)]
-    measured = shortcuts.areas(task, scored)
+def test_every_rule_of_the_text_is_at_chance_on_placed(variant):
+    measured = shortcuts.measure_text(Placed(variant), 4000)
     assert set(measured) == set(shortcuts.RULES)
-    for rule, (drawn, _) in measured.items():
+    for rule, (among, _) in measured.items():
         if rule != READS_THE_COPY:
-            assert drawn == pytest.approx(0.5, abs=0.02), rule
+            assert among == pytest.approx(0.5, abs=0.02), rule
     assert measured[READS_THE_COPY][0] > 0.6
     # Early and late stay at chance where the tokens around the body count too.
     assert measured["early"][1] == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_testbed_with_a_shortcut_is_found_out():
-    """The testbed before this one: its decision always came first."""
-    task = Decision()
-    scored = [
-        (text, shortcuts.rules_of_text(prompt, text))
-        for prompt, text in free(task)
-        if task.named(text)[0] == task.drawn(text)[0]
-    ]
-    measured = shortcuts.areas(task, scored)
-    assert measured["early"][0] == measured["after the head"][0] == 1
-    assert measured["part 5 of 5"][0] < 0.5
+def test_the_shortcut_of_decision_is_found_out():
+    """Its deciding token always stands first, so a rule that knows nothing but the position finds it."""
+    measured = shortcuts.measure_text(Decision(), 400)
+    assert measured["early"] == (1, 1)
+    assert measured["part 1 of 5"][0] > 0.8 and measured["part 5 of 5"][0] < 0.5
 
 
-@pytest.mark.parametrize("variant", FORMS)
-def test_every_rule_of_the_policy_is_at_chance_among_the_letters(variant):
-    measured = shortcuts.measure(load_policy(POLICIES[variant]), Decision(variant), 512)
-    for rule in ("entropy", "probability", "early", "frequent in the response"):
-        assert measured[rule][0] == pytest.approx(0.5, abs=0.05), rule
+def test_samples_of_a_policy_are_measured_with_its_rules():
+    measured = shortcuts.measure(load_policy("decision"), Decision(), 64)
+    assert set(measured) == {*shortcuts.RULES, "entropy", "probability"}
+    assert measured["early"] == (1, 1)
+    # Filler may end, the deciding letter may not: its entropy is the lowest of all letters, which tells it too.
+    assert measured["entropy"][0] < 0.1
+
+
+def test_the_command_prints_a_table(capsys):
+    shortcuts.main(["placed"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "placed" and len(lines) == 4 + len(shortcuts.RULES)
 
 
 def test_an_unknown_name_is_one_line(capsys):
