@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (line := surroundings.without_extra(error)):
+            return say(line, MISTAKE)
         if _is_mistake(error):
             return say(str(error), MISTAKE)
         if _is(error, {"OutOfMemoryError"}):  # torch's, which only some commands import

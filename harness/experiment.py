@@ -14,21 +14,18 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from leaderboards.code import changes, runs_by_other_code
 from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
 from leaderboards.names import hint
 
 if TYPE_CHECKING:
     import tasks
-    from flowtracer.credit import CreditMethod
-    from leaderboards.manifest import Manifest
     from leaderboards.sheets import Sheet
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -231,52 +228,6 @@ def hash_of(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_arm(experiment: Experiment, label: str, manifest: Manifest, folder: Path) -> None:
-    """Raises ExperimentError where a recorded run of that label had other options, which the hash leaves out."""
-    recorded = manifest.methods.get(label)
-    if recorded != experiment.resolved()["methods"][label]:
-        raise ExperimentError(
-            f"{folder} holds the arm {label} with other options ({json.dumps(recorded)}); "
-            "give another output folder, or another label to the arm"
-        )
-
-
-def method_of(experiment: Experiment, label: str) -> CreditMethod:
-    """The credit method of an arm, with its options."""
-    from flowtracer import credit
-
-    name, options = experiment.credit_of(label)
-    return credit.get(name, **options)
-
-
-def code_of(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What a manifest records of an arm's method, under `credit`, and of code outside the package, under `code`."""
-    from harness import provenance
-
-    method = method_of(experiment, label)
-    tables = [experiment.task, *(extra.task for extra in experiment.evaluation.more)]
-    return {
-        "credit": provenance.credit_of(method),
-        "code": provenance.code_of([method], [task_of(table) for table in tables]),
-    }
-
-
-def check_code(experiment: Experiment, label: str, manifests: Sequence[Manifest], folder: Path) -> None:
-    """Raises ExperimentError where recorded runs of an arm, which more runs join, were made by other code.
-
-    Under one label there would be two methods.
-    """
-    now = code_of(experiment, label)
-    lines = [changes(each, replace(each, **now)) for each in manifests]
-    other = [each for each in lines if each]
-    if other:
-        named = dict.fromkeys(line for each in other for line in each)
-        raise ExperimentError(
-            f"{folder}: {label}: {runs_by_other_code(len(other), named)}; give another output folder, or another "
-            "label to the arm, or restore that code"
-        )
-
-
 def _check_training(training: Training, place: str) -> None:
     micro = training.micro_batch or training.rollouts
     checks = [
@@ -306,11 +257,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(source: str, smoke: bool = False, until_decided: bool = False) -> Experiment:
+def load(
+    source: str,
+    smoke: bool = False,
+    until_decided: bool = False,
+    add: Sequence[str] = (),
+    changes: Sequence[str] = (),
+) -> Experiment:
     """The experiment called `source`, or in the TOML file `source`.
 
     With `smoke` or `until_decided`, the table of that name is applied over it: another experiment, NAME-smoke or
-    NAME-until-decided.
+    NAME-until-decided. add: files with more arms. changes: `training.steps=40` and the like, one-off: NAME-set, whose
+    title says them.
 
     Raises ExperimentError for an unknown name, a file that is not TOML, and a missing, misspelt or mistyped key.
     """
@@ -321,7 +279,7 @@ def load(source: str, smoke: bool = False, until_decided: bool = False) -> Exper
             raise ExperimentError(
                 f"unknown experiment {source!r}; {hint(source, names())}; or give the path of a .toml file"
             )
-    return from_table(_read(path), path.stem, smoke, until_decided, path.parent)
+    return from_table(_read(path), path.stem, smoke, until_decided, path.parent, add, changes)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -333,15 +291,39 @@ def _read(path: Path) -> dict[str, Any]:
         raise ExperimentError(f"experiment file {path} cannot be read: {error}") from None
 
 
-def _with_base(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The table over that of the shipped experiment that its key `base` names, and so on."""
+def _with_base(
+    table: Mapping[str, Any], name: str, folder: Path | None, below: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The table over that of the experiment that its key `base` names, and so on; imports as whole paths.
+
+    folder: where the table's file lies. below: the files that led here, none of which may be a base again.
+    """
     changes = copy.deepcopy(dict(table))
     base = changes.pop("base", None)
+    imports = changes.pop("imports", [])
+    if not isinstance(imports, list) or not all(isinstance(each, str) for each in imports):
+        raise ExperimentError(
+            f"experiment {name}: imports must be an array of files or modules, not {imports!r}"
+        )
+    paths = [str((folder or Path()) / each) if each.endswith(".py") else each for each in imports]
     if base is None:
-        return changes
-    if base not in names() or base == name:
-        raise ExperimentError(f"experiment {name}: unknown base {base!r}; {hint(str(base), names())}")
-    return _merged(_with_base(_read(FOLDER / f"{base}.toml"), base), changes)
+        return {**changes, "imports": paths}
+    path = (folder or Path()) / str(base) if str(base).endswith(".toml") else FOLDER / f"{base}.toml"
+    if not str(base).endswith(".toml") and (base not in names() or base == name):
+        raise ExperimentError(
+            f"experiment {name}: unknown base {base!r}; {hint(str(base), names())}; or give the path of a .toml file"
+        )
+    if path.resolve() in below:
+        raise ExperimentError(f"experiment {name}: its base {base} leads back to it")
+    whole = _with_base(_read(path), path.stem, path.parent, (*below, path.resolve()))
+    known, task = whole.get("task"), changes.get("task")
+    if (
+        isinstance(known, dict)
+        and isinstance(task, dict)
+        and task.get("name", known.get("name")) != known.get("name")
+    ):
+        whole["task"] = {}  # options of one task are none of another
+    return {**_merged(whole, changes), "imports": [*whole["imports"], *paths]}
 
 
 def from_table(
@@ -350,19 +332,17 @@ def from_table(
     smoke: bool = False,
     until_decided: bool = False,
     folder: Path | None = None,
+    add: Sequence[str] = (),
+    changes: Sequence[str] = (),
 ) -> Experiment:
-    """An experiment from a TOML table. Raises ExperimentError as `load` does.
+    """An experiment from a TOML table. Raises ExperimentError as `load` does, which explains `add` and `changes`.
 
-    Its key `base` names a shipped experiment, of which the table then says only what differs. Its key `imports` lists
-    plug-ins, files relative to `folder`, which are imported here; they are no part of the experiment, as arms are not.
+    Its key `base` names a shipped experiment or a file, of which the table then says only what differs. Its key
+    `imports` lists plug-ins, which are imported here; they are no part of the experiment, as arms are not. Files of
+    both are relative to `folder`.
     """
-    whole = _with_base(table, name)
-    imports = whole.pop("imports", [])
-    if not isinstance(imports, list) or not all(isinstance(each, str) for each in imports):
-        raise ExperimentError(
-            f"experiment {name}: imports must be an array of files or modules, not {imports!r}"
-        )
-    plugins.load(imports, folder)
+    whole = _with_base(table, name, folder)
+    plugins.load(whole.pop("imports"))
     smaller, open_end = whole.pop("smoke", {}), whole.pop("until_decided", {})
     if smoke:
         if not smaller:
@@ -382,6 +362,8 @@ def from_table(
             raise ExperimentError(
                 f"experiment {name}: until_decided.seeds, the most that are run, must be at least {LEAST_CAP}"
             )
+    for change in changes:
+        _change(whole, change, name)
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
@@ -389,7 +371,49 @@ def from_table(
         label: {"credit": label, **_expect_table(options, f"methods.{label}", name)}
         for label, options in methods.items()
     }
+    for file in add:
+        _add_arms(whole["methods"], Path(file), name)
+    if changes:
+        name = f"{whole.pop('name', name)}-set"
+        whole["title"] = f"{whole.get('title', name)} (set: {', '.join(changes)})"
     return _build(Experiment, {"name": name, **whole}, "", name)
+
+
+def _add_arms(methods: dict[str, Any], path: Path, name: str) -> None:
+    """Adds the arms of a file, which holds [methods.LABEL] and, where a method is the user's own, imports."""
+    table = _with_base(_read(path), path.stem, path.parent)
+    plugins.load(table.pop("imports"))
+    if more := sorted(table.keys() - {"methods"}):
+        raise ExperimentError(
+            f"--add {path}: {more[0]} is no part of an arm; the file may hold [methods.LABEL] and imports"
+        )
+    arms = _expect_table(table.get("methods", {}), "methods", path.stem)
+    if not arms:
+        raise ExperimentError(f"--add {path}: no arm in it; write [methods.LABEL] and its options")
+    for label, options in arms.items():
+        arm = {"credit": label, **_expect_table(options, f"methods.{label}", path.stem)}
+        if methods.setdefault(label, arm) != arm:
+            raise ExperimentError(
+                f"--add {path}: experiment {name} has another arm {label} ({json.dumps(methods[label])}): give it "
+                "another label"
+            )
+
+
+def _change(whole: dict[str, Any], change: str, name: str) -> None:
+    """Carries out `training.steps=40`; the value is one of TOML, or text."""
+    place, equals, text = change.partition("=")
+    *tables, key = place.strip().split(".")
+    if not equals or not key:
+        raise ExperimentError(f"--set {change}: write KEY=VALUE, training.steps=40 for one")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = whole
+    for part in tables:
+        table = table.setdefault(part, {})
+        _expect_table(table, place, name)
+    table[key] = value
 
 
 def task_of(table: Mapping[str, Any]) -> tasks.Task:

@@ -33,6 +33,8 @@ class Plugin:
 
 
 _LOADED: dict[str, Plugin] = {}
+#: Folders of theirs that were put on Python's path.
+_FOLDERS: list[str] = []
 
 
 def load(names: Iterable[str], folder: Path | None = None) -> None:
@@ -65,7 +67,10 @@ def forget() -> None:
                 del registry[name]
     for module in _LOADED:
         sys.modules.pop(module, None)
+    for folder in _FOLDERS:
+        sys.path.remove(folder)
     _LOADED.clear()
+    _FOLDERS.clear()
 
 
 def _file(path: Path, name: str) -> Plugin:
@@ -141,6 +146,7 @@ def _module(plugin: Plugin, shown: str) -> ModuleType:
     module.__file__ = plugin.file
     folder = str(Path(plugin.file).parent)
     if folder not in sys.path:
+        _FOLDERS.append(folder)
         sys.path.append(folder)  # the last one: it may hold modules beside it, and hides none
     sys.modules[plugin.module] = module
     exec(compile(plugin.text, plugin.file, "exec"), module.__dict__)

@@ -30,6 +30,7 @@ def repeat(comparison: Any) -> str:
     note = "  # it had changes that were not committed" if changed else ""
     checkout = f"git checkout {commit}{note}\n" if commit else ""
     name, options = _shipped(comparison.experiment)
+    options += _more_seeds(comparison)
     code = {file: record for manifest in manifests for file, record in (manifest.code or {}).items()}
     if name is not None and not code:
         return f"{checkout}nox -s reproduce -- {name}{options}"
@@ -38,6 +39,13 @@ def repeat(comparison: Any) -> str:
         name = f"{comparison.experiment.get('name') or 'experiment'}.toml"
         written = _heredoc(name, toml(comparison.experiment)) + written
     return f"{checkout}{written}nox -s reproduce -- {shlex.quote(name)}{options}{imports}"
+
+
+def _more_seeds(comparison: Any) -> str:
+    """The option that asks for seeds beyond those that were declared."""
+    declared = comparison.experiment.get("seeds")
+    more = max(seed for _, seed in comparison.scores) + 1 - declared if isinstance(declared, int) else 0
+    return f" --more-seeds {more}" if more > 0 and not comparison.declaration.sequential else ""
 
 
 def _shipped(recorded: Mapping[str, Any]) -> tuple[str | None, str]:

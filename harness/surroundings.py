@@ -15,6 +15,21 @@ from pathlib import Path
 
 PACKAGES = ("flowtracer", "tasks", "leaderboards")
 
+#: Modules of the extra `harness`: what commands need beside the method and its trainer.
+EXTRA = frozenset(
+    (
+        "gguf",
+        "httpx",
+        "math_verify",
+        "packaging",
+        "pyarrow",
+        "safetensors",
+        "scipy",
+        "sympy",
+        "tokenizers",
+    )
+)
+
 #: Characters of our tables for an output that lacks them; others become a question mark.
 PLAIN = {"±": "+-", "·": ".", "−": "-", "×": "x", "…": "...", "–": "-", "─": "-", "│": "|", "’": "'"}
 
@@ -46,6 +61,14 @@ def check_packages() -> None:
     if lines := hidden_packages():
         print(f"flowtracer: {lines[0]}", file=sys.stderr)
         sys.exit(2)
+
+
+def without_extra(error: ModuleNotFoundError) -> str | None:
+    """The way out where a module of the extra `harness` is missing; None for any other module."""
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRA:
+        return None
+    return f"{name} is not installed: pip install 'flowtracer[harness]'"
 
 
 def prepare_streams() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from leaderboards.manifest import Manifest
+if TYPE_CHECKING:
+    from leaderboards.manifest import Manifest  # and not pyarrow, for a list of experiments
 
 Record = Mapping[str, Any] | None
 

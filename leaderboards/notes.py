@@ -59,6 +59,11 @@ def notes(
     declared = finished[0].manifest.experiment.get("seeds")
     if not declaration.sequential and isinstance(declared, int):
         counts = sorted(Counter(run.method for run in finished).values())
+        if counts[-1] > declared:
+            yield (
+                f"{counts[-1]} seeds are run and {declared} were declared: seeds that are added after a look make a "
+                "false finding likelier than alpha; `--until-decided` may look after every seed"
+            )
         if counts[0] < declared:
             span = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
             yield (

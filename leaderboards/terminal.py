@@ -39,8 +39,6 @@ from leaderboards.sheets import (
     table,
 )
 
-#: With this many seeds or fewer the per-seed differences come first: an average of them says little.
-FEW_SEEDS = 4
 #: A console of so many columns has room for the drawn intervals.
 ROOM_TO_DRAW = 100
 
@@ -248,10 +246,9 @@ def _cost(comparison: Comparison) -> Sheet | None:
 
 def sheets(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
     """Every table of the leaderboard, in the order in which it is read."""
-    most = max((len(arm.differences) for arm in comparison.arms), default=0)
-    first = [_ranking(comparison), _per_seed(comparison)]
     every = [
-        *(reversed(first) if most <= FEW_SEEDS else first),
+        _ranking(comparison),
+        _per_seed(comparison),
         _levels(comparison, runs),
         _evidence(comparison),
         *_tasks(comparison),

@@ -53,6 +53,9 @@ def _add_reproduce(commands: Commands) -> None:
         help="seed after seed until every method is decided, as the experiment declares under [until_decided]",
     )
     added.add_argument(
+        "--more-seeds", type=int, default=0, metavar="N", help="N seeds more than the experiment declares"
+    )
+    added.add_argument(
         "--plan", action="store_true", help="what it costs and whether it fits here; nothing is started"
     )
     added.add_argument(
@@ -82,6 +85,21 @@ def _add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any)
     default = f" (default: {optional['default']})" if optional else ""
     added.add_argument("experiment", help=f"name or .toml file of an experiment{default}", **optional)
     added.add_argument("--smoke", action="store_true", help=smoke)
+    added.add_argument(
+        "--add",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a .toml file with more arms, [methods.LABEL]; may be given several times",
+    )
+    added.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the experiment once, training.steps=40 for one; may be given several times",
+    )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     add_server(added)
 
@@ -117,6 +135,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"experiment {experiment.name} has no arm {BASELINE}, which the others are compared with: add "
             f"[methods.{BASELINE}] to it, or train single arms with `flowtracer train`"
         )
+    if options.more_seeds < 0 or (options.more_seeds and options.until_decided):
+        raise ExperimentError(
+            f"--more-seeds {options.more_seeds}: give a number of seeds, and not with --until-decided"
+        )
     costs = plans.plan(experiment)
     if options.plan:
         _show_plan(costs)
@@ -138,7 +160,9 @@ def _reproduce(options: argparse.Namespace) -> int:
                 from harness.sweeps.cluster import Cluster
 
                 elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
-            sweep.reproduce(experiment, folder, workers, progress, None, elsewhere, engine)
+            sweep.reproduce(
+                experiment, folder, workers, progress, None, elsewhere, engine, options.more_seeds
+            )
         except Stopped:
             progress.stop()
             return say(_stopped(folder), STOPPED)
@@ -169,7 +193,9 @@ def _loaded(options: argparse.Namespace, until_decided: bool = False) -> Experim
     from harness import provenance
 
     provenance.check_versions()
-    experiment = experiments.load(options.experiment, smoke=options.smoke, until_decided=until_decided)
+    experiment = experiments.load(
+        options.experiment, options.smoke, until_decided, options.add, options.changes
+    )
     experiments.check(experiment)
     return experiment
 

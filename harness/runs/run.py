@@ -21,7 +21,7 @@ from harness.engines import choice, vllm
 from harness.engines import server as servers
 from harness.engines.base import ALONE, FLOAT16, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, check_arm, check_code, code_of, task_of
+from harness.experiment import Experiment, task_of
 from harness.policy import Policy, load_policy
 from harness.runs import evaluate as evaluation
 from harness.runs.checkpoints import (
@@ -34,6 +34,7 @@ from harness.runs.checkpoints import (
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
+from harness.sameness import check_arm, check_code, code_of
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 from tasks import Problem, Task

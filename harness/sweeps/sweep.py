@@ -16,7 +16,8 @@ from pathlib import Path
 
 from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
-from harness.experiment import Experiment, check_arm, check_code
+from harness.experiment import Experiment
+from harness.sameness import check_arm, check_code, differing
 from harness.sweeps.job import (
     DEFECT,
     LOST,
@@ -41,12 +42,13 @@ def reproduce(
     only: tuple[str, int] | None = None,
     elsewhere: Workers | None = None,
     engine: EngineChoice | None = None,
+    more_seeds: int = 0,
 ) -> None:
     """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
 
     By `workers` processes here, which sample by `engine` where one is given, or by those `elsewhere`. Finished runs are
     not repeated. Where the experiment declares to stop when decided, seeds are run one after the other, all arms of
-    each, until every arm has an outcome.
+    each, until every arm has an outcome. `more_seeds`: beyond those that it declares.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -57,7 +59,7 @@ def reproduce(
         raise ExperimentError(f"--workers must be at least 1, not {workers}")
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
-    seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds)]
+    seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds + more_seeds)]
     chosen = [[only]] if only else seeds
     jobs = [[_job(folder, label, seed) for label, seed in pairs] for pairs in chosen]
     finished = [job for job in chain.from_iterable(jobs) if _finished(job)]
@@ -121,7 +123,8 @@ def claim(experiment: Experiment, folder: Path) -> None:
     if path.exists():
         try:
             there = path.read_text()
-            recorded = json.loads(there)["experiment_hash"]
+            content = json.loads(there)
+            recorded, before = content["experiment_hash"], dict(content["experiment"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ExperimentError(
                 f"{path} cannot be read: remove it, or give another folder with --out"
@@ -130,7 +133,8 @@ def claim(experiment: Experiment, folder: Path) -> None:
             return  # a finished sweep may lie where nothing can be written
         if recorded != experiment.hash:
             raise ExperimentError(
-                f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}): "
+                f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}: "
+                f"{', '.join(differing(before, experiment.resolved())) or 'a changed file'}): "
                 "give another folder with --out"
             )
     elif folder.is_dir() and any(folder.iterdir()):

@@ -37,7 +37,6 @@ def _nothing_stays():
     yield
     plugins.forget()
     sys.modules.pop("helping_it", None)
-    sys.path[:] = [place for place in sys.path if "pytest-" not in place]
 
 
 @pytest.fixture

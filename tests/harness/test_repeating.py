@@ -33,6 +33,11 @@ def test_a_shipped_experiment_is_named(tmp_path):
         )
     commands = repeat(compare(load(tmp_path)))
     assert commands == "git checkout abc\nnox -s reproduce -- decision --smoke"
+    for label in ("uniform", "flow"):
+        write_run(
+            tmp_path, label, 3, [0.1, 0.2], experiment=experiment.resolved(), experiment_hash=experiment.hash
+        )
+    assert experiment.seeds == 2 and repeat(compare(load(tmp_path))) == commands + " --more-seeds 2"
 
 
 def test_an_experiment_and_a_method_of_ones_own_are_written_out(tmp_path):

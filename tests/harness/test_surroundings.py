@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -235,3 +237,37 @@ def test_links_to_runs_are_followed_once(tmp_path, tiny):
     shutil.rmtree(tmp_path / "elsewhere")
     with pytest.raises(RecordError, match="is a link to .*elsewhere, which is not there"):
         load(links)
+
+
+WITHOUT = """
+import sys
+class Without:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == {name!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Without())
+from harness.cli import main
+if __name__ == "__main__":
+    sys.exit(main(["leaderboard", "nothing"]))
+"""
+
+
+def test_the_extra_that_the_command_line_needs_is_named(tmp_path):
+    """`pip install flowtracer` brings the console script, and not what it needs."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extra = tomllib.load(file)["project"]["optional-dependencies"]["harness"]
+    names = {re.split(r"[\[><=]", requirement)[0].replace("-", "_") for requirement in extra}
+    assert names == surroundings.EXTRA
+
+    def started(name):
+        path = tmp_path / "without.py"
+        path.write_text(WITHOUT.format(name=name))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, path], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+
+    done = started("pyarrow")
+    assert done.returncode == 2
+    assert done.stderr == "flowtracer: pyarrow is not installed: pip install 'flowtracer[harness]'\n"
+    assert "Traceback" in started("numpy").stderr  # no module of the extra: no mistake of the user's
