@@ -90,7 +90,7 @@ class System:
         right = self.definitions[variable]
         if len(right) == 1:
             return int(right)
-        left, sign, other = right
+        left, sign, other = tuple(right)
         values = [
             int(one) if one.isdigit() else known[one] if known and one in known else self.value(one, known)
             for one in (left, other)
