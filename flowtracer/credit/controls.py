@@ -254,6 +254,24 @@ class Oracle(_Decisive):
 
 @register
 @dataclass(frozen=True)
+class ShuffledOracle(Oracle):
+    """oracle's weights, permuted at random within each response: its strength without its knowledge.
+
+    Drawn from each response's own stream. Where it gains, a testbed rewards contrast, and its oracle proves nothing.
+    Ten response tokens, one decisive: nine 1 and one 1.5 in any order, such as 1 1 1 1 1 1 1.5 1 1 1.
+    """
+
+    name: ClassVar[str] = "shuffled_oracle"
+
+    def weights(self, context: CreditContext) -> Tensor:
+        weights, response = super().weights(context), context.response
+        drawn = draws.uniform(self.name, context).masked_fill(~response, float("inf"))
+        in_order = response.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        return weights.scatter(1, drawn.argsort(dim=1, stable=True), weights.gather(1, in_order))
+
+
+@register
+@dataclass(frozen=True)
 class OracleMask(_Decisive):
     """Credit on the decisive tokens only: w = 1 there, 0 elsewhere. The best that any credit method could do.
 

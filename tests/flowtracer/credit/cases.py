@@ -10,7 +10,7 @@ from flowtracer.readings import HeadVectors
 
 NAMES = credit.names()
 
-RANDOM = {"random", "random_mask", "shuffled_flow"}
+RANDOM = {"random", "random_mask", "shuffled_flow", "shuffled_oracle"}
 
 ABSTAINS_WITHOUT_ANSWER = {
     "flow", "shuffled_flow", "bottom_flow", "one_hop", "attention_rollout", "answer_attention", "gradient",

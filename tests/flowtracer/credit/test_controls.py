@@ -30,3 +30,19 @@ def test_delimiters_follow_unicode():
     }.items():  # fmt: skip
         context = ten("delimiters", pieces=[["", piece, *"a" * 9]])
         assert (method(context)[0, 1] == 1.5) == expected, repr(piece)
+
+
+def test_shuffled_oracle_keeps_the_weights_and_forgets_the_place():
+    oracle, context = make("oracle", gamma=3.0)
+    expected = oracle(context)
+    shuffled, context = make("shuffled_oracle", gamma=3.0)
+    weights = shuffled(context)
+    places = set()
+    for row in range(4):
+        members = context.response[row]
+        assert sorted(weights[row, members].tolist()) == sorted(expected[row, members].tolist())
+        assert (weights[row, ~members] == expected[row, ~members]).all()
+        places.add(int(weights[row, members].argmax()))
+    assert places != {0}
+    context.streams = [stream + 1 for stream in context.streams]
+    assert not (shuffled(context) == weights).all()

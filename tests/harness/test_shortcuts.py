@@ -1,0 +1,59 @@
+"""Protects the testbed's claim: no rule that does not count finds the deciding token, and the measure would see one."""
+
+import pytest
+
+from harness import shortcuts
+from harness.policy import load_policy
+from tasks.decision import Decision
+from tasks.placed import FORMS, Placed
+
+#: The rule that reads the copy itself: it takes the capital of a letter for that letter.
+READS_THE_COPY = "frequent, capitals too"
+
+
+def test_the_area_is_the_share_of_pairs_that_are_in_order():
+    scores = [0.0, 3.0, 1.0, 2.0, 2.0]
+    assert shortcuts.area(scores, 1, range(5)) == 1
+    assert shortcuts.area(scores, 0, range(5)) == 0
+    assert shortcuts.area(scores, 3, range(5)) == (2 + 0.5) / 4
+    assert shortcuts.area(scores, 3, [3, 4]) == 0.5
+
+
+@pytest.mark.parametrize("variant", FORMS)
+def test_every_rule_of_the_text_is_at_chance_on_placed(variant):
+    measured = shortcuts.measure_text(Placed(variant), 4000)
+    assert set(measured) == set(shortcuts.RULES)
+    for rule, (among, _) in measured.items():
+        if rule != READS_THE_COPY:
+            assert among == pytest.approx(0.5, abs=0.02), rule
+    assert measured[READS_THE_COPY][0] > 0.6
+    # Early and late stay at chance where the tokens around the body count too.
+    assert measured["early"][1] == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_shortcut_of_decision_is_found_out():
+    """Its deciding token always stands first, so a rule that knows nothing but the position finds it."""
+    measured = shortcuts.measure_text(Decision(), 400)
+    assert measured["early"] == (1, 1)
+    assert measured["part 1 of 5"][0] > 0.8 and measured["part 5 of 5"][0] < 0.5
+
+
+def test_samples_of_a_policy_are_measured_with_its_rules():
+    measured = shortcuts.measure(load_policy("decision"), Decision(), 64)
+    assert set(measured) == {*shortcuts.RULES, "entropy", "probability"}
+    assert measured["early"] == (1, 1)
+    # Filler may end, the deciding letter may not: its entropy is the lowest of all letters, which tells it too.
+    assert measured["entropy"][0] < 0.1
+
+
+def test_the_command_prints_a_table(capsys):
+    shortcuts.main(["placed"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "placed" and len(lines) == 4 + len(shortcuts.RULES)
+
+
+def test_an_unknown_name_is_one_line(capsys):
+    with pytest.raises(SystemExit) as error:
+        shortcuts.main(["arithmetic"])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
