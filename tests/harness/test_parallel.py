@@ -24,7 +24,7 @@ from leaderboards import read_run
 
 # The processes that run this file are no pytest: behind the installed packages, the tests are found too.
 sys.path.append(str(Path(__file__).parents[2]))
-from tests.harness import tiny  # noqa: E402
+from tests.harness import tiny
 
 #: A group of six is split between two processes.
 TINY = tiny.table(
