@@ -93,12 +93,13 @@ class Composed(CreditMethod):
         return None if reader is None else reader.score(context)
 
     def weights(self, context: CreditContext) -> Tensor:
-        reader = self._reader()
+        reader, applies = self._reader(), self._applies(context)
         result = torch.zeros(()) if self.additive else torch.ones_like(context.response, dtype=torch.float32)
         for part in self.parts:
             credit = part.assess(context if part is reader else replace(context, scores=None))
             for row, reason in credit.abstentions.items():
-                context.abstain(row, reason)
+                if applies[row]:  # a response of the other sign is not judged at all, and weighs 1
+                    context.abstain(row, reason)
             if credit.addend is not None:
                 result = credit.addend
             else:
@@ -106,11 +107,18 @@ class Composed(CreditMethod):
                 result = result * credit.weights
         if self.as_mask:
             result = _mask(result, context.response)
-        if self.sign != "both":
-            assert context.advantage is not None
-            applies = context.advantage > 0 if self.sign == "positive" else context.advantage < 0
-            result = torch.where(applies.unsqueeze(1), result, 0.0 if self.additive else 1.0)
-        return result
+        return torch.where(applies.unsqueeze(1), result, 0.0 if self.additive else 1.0)
+
+    def _applies(self, context: CreditContext) -> Tensor:
+        """Which responses the method is for, by the sign of their advantage: (B,) boolean."""
+        if self.sign == "both":
+            return torch.ones(len(context.response), dtype=torch.bool, device=context.response.device)
+        assert context.advantage is not None
+        return context.advantage > 0 if self.sign == "positive" else context.advantage < 0
+
+    def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
+        """The mean of those that the method is for: the others' weights of 1 would dilute it."""
+        return super()._abstention_weight(weights, judged & self._applies(context).unsqueeze(1), context)
 
 
 def _mask(weights: Tensor, response: Tensor) -> Tensor:

@@ -57,3 +57,19 @@ def test_a_mask_keeps_the_up_weighted():
 def test_what_cannot_be_put_together_is_refused(name, options, message):
     with pytest.raises(CreditError, match=message):
         credit.get(name, **options)
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+def test_abstentions_of_the_other_sign_weigh_one(sign):
+    """Rows 1 (negative) and 3 (positive) have no answer; each gets the mean of its own sign's judged rows, or 1."""
+    method, context = make("one_hop", answers="some")
+    method = credit.get("one_hop", sign=sign)
+    plain = credit.get("one_hop").assess(context)
+    assert set(plain.abstentions) == {1, 3} and (context.advantage > 0).tolist() == [True, False, False, True]
+    assessed = method.assess(context)
+    mine, other, judged = (3, 1, 0) if sign == "positive" else (1, 3, 2)
+    assert set(assessed.abstentions) == {mine}
+    inside = context.response
+    assert (assessed.weights[other][inside[other]] == 1).all()
+    mean = plain.weights[judged][inside[judged]].double().mean()
+    assert torch.allclose(assessed.weights[mine][inside[mine]].double(), mean, atol=1e-6)
