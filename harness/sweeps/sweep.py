@@ -77,7 +77,8 @@ def reproduce(
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:
-    return Job(label, seed, run_folder(folder, label, seed))
+    # A worker may be in another folder than this process; Ray's are.
+    return Job(label, seed, run_folder(folder.absolute(), label, seed))
 
 
 def _finished(job: Job) -> bool:

@@ -164,6 +164,8 @@ FROM_A_FORWARD = sorted(name for name in credit.names() if credit.get(name).need
 def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     """The first generation batch is written by the same policy: read in either forward, the weights agree."""
     options = {"near": 2, "far": 5} if name in ("global_anchor", "coupled", "local_chunk") else {}
+    if name == "low_probability":
+        options = {"threshold": 0.03}  # about the mean of the 32 letters: on both sides there are some
     method = credit.get(name, **options)
     batches = [
         train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1, **SEAMS[seam]).rollouts
@@ -171,7 +173,7 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     ]
     assert batches[0].response_ids == batches[1].response_ids
     first, second = batches[0].weights, batches[1].weights
-    if name in ("entropy_advantage", "probability", "answer_attention"):
+    if name in ("answer_attention", "delight", "entropy_advantage", "gtpo", "probability"):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"
         )

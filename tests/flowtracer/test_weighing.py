@@ -27,7 +27,7 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("entropy_advantage", "probability")
+CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "probability")
 
 
 @pytest.mark.parametrize("name", credit.names())

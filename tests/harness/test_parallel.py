@@ -21,6 +21,9 @@ from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_fo
 from harness.runs.recorder import RecordedTrainer
 from harness.runs.settings import grpo_config
 from leaderboards import read_run
+
+# The processes that run this file are no pytest: behind the installed packages, the tests are found too.
+sys.path.append(str(Path(__file__).parents[2]))
 from tests.harness import tiny
 
 #: A group of six is split between two processes.

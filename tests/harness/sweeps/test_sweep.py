@@ -246,3 +246,9 @@ def test_what_until_decided_needs(tmp_path):
     del table["until_decided"]
     with pytest.raises(ExperimentError, match=r"no \[until_decided\] table"):
         experiments.from_table(table, "tiny", until_decided=True)
+
+
+def test_runs_go_where_the_sweep_was_started_and_not_where_a_worker_is(monkeypatch, tmp_path):
+    """Ray's workers are in a folder of the package: a relative one, the default, led there."""
+    monkeypatch.chdir(tmp_path)
+    assert sweep._job(Path("runs"), "flow", 3).folder == tmp_path / "runs" / "flow" / "seed-0003"
