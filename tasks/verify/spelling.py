@@ -105,6 +105,9 @@ _LETTERS = re.compile(
 )
 _END = re.compile(r"\s*(?:<\|[a-z_]+\|>|</s>)\s*$")
 
+#: `\sin^{-1}` names the inverse function, never the reciprocal.
+_INVERSE = re.compile(r"\\(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
+
 
 def clean(text: str) -> str:
     """The text in one spelling: no delimiters, no spacing macros, no degree signs, one name for each operator."""
@@ -113,6 +116,7 @@ def clean(text: str) -> str:
     text = re.sub(r"\\[()\[\]]|(?<!\\)\$", " ", text)
     text = _RAISED_UNIT.sub(lambda match: f"\\text{{ {match[1]}^{2 if match[2] == '²' else 3}}}", text)
     text = _RAISED.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
+    text = _INVERSE.sub(r"\\arc\1", text)
     for character, fraction in _FRACTIONS.items():
         text = text.replace(character, fraction)
     for pattern, new in _REPLACED:
