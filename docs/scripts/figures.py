@@ -8,9 +8,9 @@ import matplotlib
 import torch
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from flowtracer import solve_flow  # noqa: E402
+from flowtracer import solve_flow
 
 FOLDER = Path(__file__).parents[1] / "figures"
 TOKENS = ("2", "+3", "so", "=", "ok", "5")
@@ -27,6 +27,7 @@ EDGES = {
 }
 #: Light enough for a dark page, dark enough for a light one.
 INK, ACCENT, PAPER = "#333333", "#1769aa", "white"
+LABEL = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
 
 
 def six_tokens() -> None:
@@ -55,13 +56,19 @@ def six_tokens() -> None:
             },
         )
         middle = (to + start) / 2
-        height = 0.175 * (to - start) + 0.12 if to - start > 1 else 0.12
-        axes.text(middle, height, f"{carried:.2f}", ha="center", color=INK, fontsize=9)
+        height = 0.175 * (to - start) if to - start > 1 else 0.15
+        axes.text(
+            middle, height, f"{carried:.2f}", ha="center", va="center", color=INK, fontsize=9, bbox=LABEL
+        )
     for position, text in enumerate(TOKENS):
-        axes.scatter(position, 0, s=1100, color="#e8f1f8" if position > 1 else "#f6e7cf", edgecolor=INK, zorder=3)
+        axes.scatter(
+            position, 0, s=900, color="#e8f1f8" if position > 1 else "#f6e7cf", edgecolor=INK, zorder=3
+        )
         axes.text(position, 0, text, ha="center", va="center", color=INK, zorder=4)
-        axes.text(position, -0.33, f"f = {float(flow.flow[position]):.2f}", ha="center", color=INK, fontsize=10)
-    axes.set(xlim=(-0.5, 5.5), ylim=(-0.5, 0.95))
+        axes.text(
+            position, -0.33, f"f = {float(flow.flow[position]):.2f}", ha="center", color=INK, fontsize=10
+        )
+    axes.set(xlim=(-0.5, 5.5), ylim=(-0.6, 0.85), aspect="equal")
     axes.axis("off")
     figure.savefig(FOLDER / "six-tokens.png", dpi=130, bbox_inches="tight")
 

@@ -55,7 +55,9 @@ def experiments() -> str:
     for table, kind in tables.items():
         name = f"[[{table}]]" if "." in table else f"[{table}]"
         parts.append(f"## `{name}`\n\n{_doc(kind)}\n")
-        parts.append(_table(("key", "type", "default"), [(f.name, str(f.type), _default(f)) for f in fields(kind)]))
+        parts.append(
+            _table(("key", "type", "default"), [(f.name, str(f.type), _default(f)) for f in fields(kind)])
+        )
     parts.append("## `[task]` and `[methods.ARM]`\n")
     parts.append(
         "`name` of the task, and its options: see [tasks](tasks.md). `credit` of the arm (the name of the arm where it "
@@ -71,7 +73,11 @@ def methods() -> str:
         method = credit.get(name)
         parts.append(f"## {name}\n\n{_doc(type(method))}\n")
         parts.append(f"Needs: {', '.join(sorted(method.needs)) or 'nothing of the model'}.\n")
-        parts.append(_table(("option", "default"), [(f.name, f"`{getattr(method, f.name)!r}`") for f in fields(method)]))
+        parts.append(
+            _table(
+                ("option", "default"), [(f.name, f"`{getattr(method, f.name)!r}`") for f in fields(method)]
+            )
+        )
     return "\n".join(parts)
 
 
@@ -146,10 +152,13 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     if not rows:
         return ""
     lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |\n" for row in lines)
+    return "".join(
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |\n"
+        for row in lines
+    )
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for page, text in PAGES.items():
-        (FOLDER / page).write_text(text() , encoding="utf-8")
+        (FOLDER / page).write_text(text(), encoding="utf-8")
