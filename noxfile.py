@@ -60,6 +60,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/site; a broken link or an unknown name fails. `-- serve` shows it."""
+    programs = shared_environment(session, ".[dev,docs]")
+    command = session.posargs or ["build"]
+    session.run(str(programs / "python"), "-m", "mkdocs", *command, "--strict", external=True)
+
+
+@nox.session(venv_backend="none")
 def kills(session: nox.Session) -> None:
     """Twenty kills of a sweep at random moments: its results must not change."""
     programs = shared_environment(session, ".[dev]")

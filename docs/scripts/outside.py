@@ -1,0 +1,43 @@
+"""A hook of MkDocs: files outside docs/ become pages, so that one relative link works on the site and on a forge."""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+#: A file of the repository -> its page on the site.
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "tasks/README.md": "tasks.md",
+    "harness/experiments/README.md": "experiments.md",
+}
+_LINK = re.compile(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turns links to those files into links to their pages."""
+    here = page.file.src_uri
+    source = {page: file for file, page in PAGES.items()}.get(here, f"docs/{here}")
+
+    def mended(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
+        if target in PAGES:
+            to = PAGES[target]
+        elif source != f"docs/{here}" and target.startswith("docs/"):
+            to = target.removeprefix("docs/")
+        else:
+            return match[0]
+        return f"]({posixpath.relpath(to, posixpath.dirname(here) or '.')}{match[2] or ''})"
+
+    return _LINK.sub(mended, markdown)

@@ -1,0 +1,164 @@
+"""Writes the reference pages from the code: `python docs/scripts/reference.py`. tests/test_docs.py holds them to it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import tasks
+from flowtracer import credit
+from harness import cli
+from harness.experiment import Evaluation, EvaluationTask, PolicySettings, Training
+from leaderboards.declaration import Declaration
+
+FOLDER = Path(__file__).parents[1] / "reference"
+MADE = "Made from the code by `python docs/scripts/reference.py`; a test holds this page to it.\n"
+
+
+def commands() -> str:
+    """The command line, from its parser."""
+    parts = ["# Command line\n", MADE]
+    for name, parser in subcommands().items():
+        parts.append(f"## {name}\n\n{parser.description}\n")
+        rows = [
+            (_names(action), _help(parser, action)) for action in parser._actions if action.dest != "help"
+        ]
+        parts.append(_table(("argument", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, in the order of `flowtracer --help`."""
+    action = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def experiments() -> str:
+    """The keys of an experiment file, from the dataclasses that read them."""
+    parts = [
+        "# Experiment keys\n",
+        MADE,
+        "At the top of the file: `title`, `seeds`, `engine` (`transformers` or `vllm`), and `base`, another experiment "
+        "of which this file says only what differs.\n",
+    ]
+    tables = {
+        "declaration": Declaration,
+        "policy": PolicySettings,
+        "training": Training,
+        "evaluation": Evaluation,
+        "evaluation.more": EvaluationTask,
+    }
+    for table, kind in tables.items():
+        name = f"[[{table}]]" if "." in table else f"[{table}]"
+        parts.append(f"## `{name}`\n\n{_doc(kind)}\n")
+        parts.append(
+            _table(("key", "type", "default"), [(f.name, str(f.type), _default(f)) for f in fields(kind)])
+        )
+    parts.append("## `[task]` and `[methods.ARM]`\n")
+    parts.append(
+        "`name` of the task, and its options: see [tasks](tasks.md). `credit` of the arm (the name of the arm where it "
+        "is left out), and the options of the method: see [credit methods](credit.md).\n"
+    )
+    return "\n".join(parts)
+
+
+def methods() -> str:
+    """The credit methods with their options, from the registry."""
+    parts = ["# Credit methods\n", MADE, "`flowtracer methods NAME` prints the same.\n"]
+    for name in credit.names():
+        method = credit.get(name)
+        parts.append(f"## {name}\n\n{_doc(type(method))}\n")
+        parts.append(f"Needs: {', '.join(sorted(method.needs)) or 'nothing of the model'}.\n")
+        parts.append(
+            _table(
+                ("option", "default"), [(f.name, f"`{getattr(method, f.name)!r}`") for f in fields(method)]
+            )
+        )
+    return "\n".join(parts)
+
+
+def task_pages() -> str:
+    """The tasks with their options, from the registry."""
+    parts = ["# Tasks\n", MADE]
+    for name in tasks.names():
+        kind = tasks.kind(name)
+        signature = inspect.signature(kind).parameters.values()
+        options = ", ".join(f"`{p.name}` ({p.default!r})" for p in signature if p.default is not p.empty)
+        parts.append(f"## {name}\n\n{_doc(kind)}\n")
+        rows = [
+            ("source", kind.source),
+            ("licence", kind.licence),
+            ("answer", kind.answer_format),
+            ("samples a problem", str(kind.samples)),
+            ("options (default)", options or "none"),
+        ]
+        parts.append(_table(("", ""), rows))
+    return "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "commands.md": commands,
+    "experiments.md": experiments,
+    "credit.md": methods,
+    "tasks.md": task_pages,
+}
+
+
+def _names(action: argparse.Action) -> str:
+    words = ", ".join(f"`{name}`" for name in action.option_strings)
+    value = action.metavar or (None if action.nargs == 0 else action.dest.upper())
+    shown = " ".join(value) if isinstance(value, tuple) else value
+    return " ".join(part for part in (words, f"`{shown}`" if shown else "") if part)
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    if action.choices:
+        text += f" One of: {', '.join(map(str, action.choices))}."
+    return text.strip()
+
+
+def _default(field: Any) -> str:
+    if field.default is MISSING:
+        return "required" if field.default_factory is MISSING else "empty"
+    return f"`{field.default!r}`"
+
+
+def _doc(kind: type) -> str:
+    # Names in capitals and formulas stand as they are written; only what Markdown would read as its own is escaped.
+    text = inspect.getdoc(kind) or ""
+    return "".join(_escaped(part) for part in _code(text))
+
+
+def _code(text: str) -> Iterator[tuple[bool, str]]:
+    for number, part in enumerate(text.split("`")):
+        yield number % 2 == 1, part
+
+
+def _escaped(piece: tuple[bool, str]) -> str:
+    is_code, text = piece
+    if is_code:
+        return f"`{text}`"
+    for sign in ("\\", "*", "_", "<", "[", "|"):
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |\n"
+        for row in lines
+    )
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for page, text in PAGES.items():
+        (FOLDER / page).write_text(text(), encoding="utf-8")

@@ -1,0 +1,123 @@
+"""The documentation: snippets run, command lines parse, links lead somewhere; the reference is the code's."""
+
+import argparse
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from flowtracer.credit import method
+from harness import cli
+from harness.errors import ExperimentError
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+MARK = "<!-- runnable -->\n```python\n"
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def snippets(text: str) -> list[str]:
+    return [part.split("\n```", 1)[0] for part in text.split(MARK)[1:]]
+
+
+def command_lines(text: str) -> list[str]:
+    """Lines of code blocks that begin with `flowtracer`, continued ones joined."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
+
+
+def mentions(text: str) -> list[str]:
+    """Commands inside a sentence, which may leave arguments out."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.findall(r"`(flowtracer [a-z][^`]*)`", prose)
+
+
+def test_every_snippet_that_is_marked_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader pastes it. The counts keep a broken pattern from passing over all of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(method, "_REGISTRY", dict(method._REGISTRY))  # a snippet adds to it
+    run = 0
+    for page in PAGES:
+        names: dict[str, object] = {"__name__": "__main__"}
+        for code in snippets(page.read_text()):
+            exec(compile(code, name_of(page), "exec"), names)
+            run += 1
+    assert run >= 4
+
+
+def parse(line: str) -> argparse.Namespace:
+    return cli._parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_line_is_one_that_the_program_takes(page: Path) -> None:
+    """The real parser reads the lines of code blocks whole; in a sentence, command and options must exist."""
+    subcommands = script("reference").subcommands()
+    text = page.read_text()
+    for line in command_lines(text):
+        try:
+            parse(line)
+        except ExperimentError as error:
+            pytest.fail(f"{name_of(page)}: {line}: {error}")
+        except SystemExit as ended:  # --version
+            if ended.code:
+                pytest.fail(line)
+    for line in mentions(text):
+        words = line.split()[1:]
+        assert words[0] in subcommands, line
+        known = subcommands[words[0]]._option_string_actions
+        assert [word for word in words if word.startswith("--") and word.split("=")[0] not in known] == [], (
+            line
+        )
+
+
+def test_the_check_of_command_lines_refuses_wrong_ones() -> None:
+    """It would pass over everything if it no longer saw them."""
+    assert command_lines("```sh\nflowtracer trace \\\n  --html a\n```\n") == ["flowtracer trace    --html a"]
+    with pytest.raises(ExperimentError, match="unrecognized"):
+        parse("flowtracer trace --colour red")
+    with pytest.raises(ExperimentError, match="invalid choice"):
+        parse("flowtracer frobnicate")
+    assert sum(len(command_lines(page.read_text())) for page in PAGES) >= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    """A forge shows the pages as they lie here."""
+    links = re.findall(
+        r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    )
+    relative = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page that no one can reach is not documentation."""
+    listed = set(re.findall(r"- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert listed == {name_of(page) for page in PAGES}
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """After a change of options: `python docs/scripts/reference.py`."""
+    reference = script("reference")
+    for page, text in reference.PAGES.items():
+        assert (DOCS / "reference" / page).read_text() == text(), page
