@@ -16,7 +16,7 @@ import floor
 import memory
 import training_step
 import triton_kernels
-from gpu import DONE, STEPS, WAITING
+from gpu_plan import DONE, STEPS, WAITING
 from records import read
 from report import Report, Row, Table, figure, made_here, spread
 

@@ -17,38 +17,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-#: Multipliers and key increments (Weyl constants) of Philox4x32, from the paper.
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)
-ROUNDS = 10
-WORD = 0xFFFFFFFF
+from harness.engines.philox import philox
+
 #: Numbers that one call draws ahead, over rows, positions and tokens: enough to pay for the call, few enough to waste
 #: little where responses end early.
 AHEAD = 2**16
 #: Numbers that are computed at once. A CPU's cache holds the words of so many; a GPU has room for more, not for all.
 AT_ONCE = {"cpu": 2**16}
 AT_ONCE_ELSEWHERE = 2**24
-
-
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: the four words for each counter of four words under a key of two words.
-
-    int64 tensors that hold values of 32 bits, of shapes that broadcast. The product of two words may wrap around in
-    64 bits; its upper and lower half are right all the same.
-    """
-    first, second, third, fourth = torch.broadcast_tensors(*counter)
-    left, right = key
-    for _ in range(ROUNDS):
-        upper, lower = first * MULTIPLIERS[0], third * MULTIPLIERS[1]
-        first, third = (
-            (lower >> 32).bitwise_xor_(second).bitwise_xor_(left).bitwise_and_(WORD),
-            (upper >> 32).bitwise_xor_(fourth).bitwise_xor_(right).bitwise_and_(WORD),
-        )
-        second, fourth = lower.bitwise_and_(WORD), upper.bitwise_and_(WORD)
-        left, right = (left + WEYL[0]) & WORD, (right + WEYL[1]) & WORD
-    return first, second, third, fourth
 
 
 def gumbel(keys: Tensor, positions: Tensor, vocabulary: int) -> Tensor:

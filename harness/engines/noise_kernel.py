@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from harness.engines.noise import MULTIPLIERS, ROUNDS, WEYL
+from harness.engines.philox import MULTIPLIERS, ROUNDS, WEYL
 
 BLOCK = 256
 _M0, _M1 = tl.constexpr(MULTIPLIERS[0]), tl.constexpr(MULTIPLIERS[1])

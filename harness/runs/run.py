@@ -132,7 +132,6 @@ def train(
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
     rows = _training_rows(policy, task, order)
-    method, options = experiment.credit_of(label)
     boundaries = Boundaries(settings.updates_per_batch, stop)
     trainer = RecordedTrainer(
         policy=policy,
@@ -143,7 +142,7 @@ def train(
         report=report,
         context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
-        credit=credit.get(method, **options),
+        credit=_credit_of(experiment, label),
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
         callbacks=[boundaries],
@@ -163,6 +162,11 @@ def train(
     with naming_checkpoint(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
+
+
+def _credit_of(experiment: Experiment, label: str) -> credit.CreditMethod:
+    method, options = experiment.credit_of(label)
+    return credit.get(method, **options)
 
 
 def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:

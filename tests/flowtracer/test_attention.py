@@ -552,8 +552,9 @@ def test_impossible_layers_are_named(layers):
 def test_what_cannot_be_tapped_is_refused_with_the_way_out():
     with pytest.raises(CreditError, match="attn_implementation='sdpa'"):
         AttentionTap(tiny_model("qwen3", attention="eager"))
-    # Newer versions of transformers refuse Gemma 2's sdpa themselves when the model is built.
-    capped = tiny_model("gemma2", attention="eager")
+    capped = tiny_model(
+        "gemma2", attention="eager"
+    )  # newer versions of transformers build it in no other way
     capped.config._attn_implementation = "sdpa"
     with pytest.raises(CreditError, match="soft-cap|has no sdpa attention"):
         AttentionTap(capped)
