@@ -46,7 +46,7 @@ _INTS, _FLOATS = pa.list_(_INT), pa.list_(_FLOAT)
 #: Columns of each table. `seconds_*` and `memory_*` measure the machine, so `content_hash` leaves them out.
 TABLES: dict[str, pa.Schema] = {
     "rollouts": _schema(
-        nullable=("reward", "abstained"),
+        nullable=("reward", "abstained", "verdict_error"),
         step=_INT,
         problem_id=_TEXT,
         sample=_INT,
@@ -63,6 +63,7 @@ TABLES: dict[str, pa.Schema] = {
         sampler_logprobs=_FLOATS,
         trainer_logprobs=_FLOATS,
         abstained=_TEXT,
+        verdict_error=_TEXT,
     ),
     "steps": _schema(
         step=_INT,
@@ -106,6 +107,9 @@ TABLES: dict[str, pa.Schema] = {
         reward=_FLOAT,
     ),
 }
+#: Columns that older records lack. They read as missing there, and no content hash takes them in: what a verifier
+#: raised may be worded otherwise by another version of a library.
+ADDED = frozenset({"verdict_error"})
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "timeout", "error")
 
 
@@ -208,7 +212,7 @@ def step_digest(rows: pa.Table) -> str:
     """sha256 of one step's rows."""
     total = hashlib.sha256()
     for entry, column in zip(rows.schema, rows.columns, strict=True):
-        if entry.name.startswith(("seconds_", "memory_")):
+        if entry.name.startswith(("seconds_", "memory_")) or entry.name in ADDED:
             continue
         total.update(f"{entry.name}:{entry.type}\n".encode())
         chunks = column.chunks
@@ -226,8 +230,8 @@ def combined(digests: Mapping[int, str]) -> str:
 def content_hash(rows: pa.Table) -> str:
     """sha256 of a table's values, rows sorted by their step.
 
-    Columns that start with `seconds_` or `memory_` measure the machine and are left out. Parts, compression,
-    row groups and metadata do not enter: a run's hash is the same before and after compaction.
+    Columns that start with `seconds_` or `memory_` measure the machine and are left out, as are those of `ADDED`.
+    Parts, compression, row groups and metadata do not enter: a run's hash is the same before and after compaction.
     """
     return combined({piece["step"][0].as_py(): step_digest(piece) for piece in by_step([rows])})
 

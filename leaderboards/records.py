@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from leaderboards.format import (
+    ADDED,
     COLUMNS,
     SCHEMA_VERSION,
     TABLES,
@@ -67,13 +68,12 @@ class Run:
             wanted = _columns(path, file, name, columns)
             for group in range(file.num_row_groups):
                 if only is None:
-                    yield _typed(file.read_row_group(group, columns=wanted, use_threads=False), name)
+                    yield _read(file, name, wanted, group)
                     continue
                 steps = file.read_row_group(group, columns=["step"], use_threads=False)["step"]
                 rows_of_step = np.flatnonzero(steps.to_numpy() == only)
                 if len(rows_of_step):
-                    rows = file.read_row_group(group, columns=wanted, use_threads=False)
-                    yield _typed(rows.slice(rows_of_step[0], len(rows_of_step)), name)
+                    yield _read(file, name, wanted, group).slice(rows_of_step[0], len(rows_of_step))
 
     def step_numbers(self, name: str) -> list[int]:
         """The steps that a table holds, ascending."""
@@ -203,14 +203,26 @@ def _columns(path: Path, file: pq.ParquetFile, table: str, columns: Sequence[str
         raise RecordError(
             f"table {table} has no column {unknown[0]!r}; {hint(unknown[0], TABLES[table].names)}"
         )
-    if file.schema_arrow.names != TABLES[table].names:
+    if [name for name in TABLES[table].names if name not in ADDED] != [
+        name for name in file.schema_arrow.names if name not in ADDED
+    ]:
         raise RecordError(f"{path}: not the columns of schema {SCHEMA_VERSION}; remove it and run again")
     return wanted
 
 
-def _typed(rows: pa.Table, table: str) -> pa.Table:
+def _read(file: pq.ParquetFile, table: str, wanted: Sequence[str], group: int | None = None) -> pa.Table:
+    """The columns `wanted` of a file or one of its row groups; values of those that an older record lacks are missing."""
+    held = [name for name in wanted if name in file.schema_arrow.names] or ["step"]
+    rows = (
+        file.read(columns=held, use_threads=False)
+        if group is None
+        else file.read_row_group(group, columns=held, use_threads=False)
+    )
+    for name in wanted:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, TABLES[table].field(name).type))
     # Parquet names list items in its own way: every reader gets the one schema.
-    return rows.cast(pa.schema([TABLES[table].field(name) for name in rows.column_names]))
+    return rows.select(list(wanted)).cast(pa.schema([TABLES[table].field(name) for name in wanted]))
 
 
 def read_parts(
@@ -225,7 +237,7 @@ def read_parts(
             continue
         way_out = "remove this part and the later ones and run the same command again, it goes on before them"
         with _reading(path, way_out) as file:
-            part = _typed(file.read(columns=_columns(path, file, table, columns), use_threads=False), table)
+            part = _read(file, table, _columns(path, file, table, columns))
             if "step" in part.column_names and pc.any(pc.not_equal(part["step"], step)).as_py():
                 raise RecordError(f"{path}: holds rows of another step; {way_out}")
         yield part

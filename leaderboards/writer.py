@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaderboards.format import (
+    ADDED,
     COLUMNS,
     SCHEMA_VERSION,
     TABLES,
@@ -210,8 +211,8 @@ def _rows_to_table(table: str, step: int, rows: Sequence[Mapping[str, Any]]) -> 
     if not rows:
         raise RecordError(f"table {table}, step {step}: no rows; write nothing for a step without any")
     for row in rows:
-        if row.keys() != columns:
-            unknown, missing = sorted(row.keys() - columns), sorted(columns - row.keys())
+        if row.keys() | ADDED != columns | ADDED:
+            unknown, missing = sorted(row.keys() - columns), sorted(columns - row.keys() - ADDED)
             wrong = [f"unknown {', '.join(unknown)}"] * bool(unknown)
             wrong += [f"missing {', '.join(missing)}"] * bool(missing)
             raise RecordError(
@@ -234,9 +235,11 @@ def _misfit(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> str | None:
     for entry in schema:
         for row in rows:
             try:
-                pa.array([row[entry.name]], type=entry.type)
+                pa.array([row.get(entry.name)], type=entry.type)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                return f"column {entry.name} takes {entry.type}, not {str(row[entry.name])[:40]!r} ({error})"
+                return (
+                    f"column {entry.name} takes {entry.type}, not {str(row.get(entry.name))[:40]!r} ({error})"
+                )
     return None
 
 

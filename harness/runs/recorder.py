@@ -46,6 +46,8 @@ class Rewards:
         #: Verdicts that were asked for while responses were written, by key.
         self.asked: dict[str, Judged] = {}
         self.verdicts: list[tasks.Verdict] = []
+        #: What a verifier raised instead of a verdict, in one line, for each verdict `error`; else None.
+        self.troubles: list[str | None] = []
         self.seconds = 0.0
 
     def ask(self, key: str, problem_id: str, sample: Sample) -> None:
@@ -61,15 +63,14 @@ class Rewards:
         **_: Any,
     ) -> list[float | None]:
         begin = time.perf_counter()
-        items = [
-            (self.problems[problem], text, reason)
-            for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
-        ]
         asked = [self.asked.pop(name) for name in key if name in self.asked]
-        if [answer.text for answer in asked] == completions:
-            self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
-        else:
-            self.verdicts = self.task.verify_all(items, seconds=VERIFICATION_SECONDS)
+        if [answer.text for answer in asked] != completions:
+            asked = [
+                self.judging.begin(self.problems[problem], text, reason)
+                for text, problem, reason in zip(completions, problem_id, finish_reason, strict=True)
+            ]
+        self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
+        self.troubles = [answer.trouble for answer in asked]
         self.seconds = time.perf_counter() - begin
         if self.random:
             # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
@@ -211,6 +212,7 @@ class RecordedTrainer(CreditGRPOTrainer):
                     "sampler_logprobs": source["sampler_logprobs"],
                     "trainer_logprobs": trainer_logprobs[row][:length],
                     "abstained": batch.abstentions.get(row),
+                    "verdict_error": self.rewards.troubles[row],
                 }
             )
         return rows

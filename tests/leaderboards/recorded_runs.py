@@ -66,6 +66,7 @@ def rollout_rows(step: int, count: int = 4, **changes: Any) -> list[dict[str, An
         "sampler_logprobs": [-0.25, -0.5],
         "trainer_logprobs": [-0.25, -0.5],
         "abstained": None,
+        "verdict_error": None,
         **changes,
     }
     return [{**row, "sample": index, "group": index // 2} for index in range(count)]

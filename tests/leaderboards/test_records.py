@@ -141,3 +141,22 @@ def test_one_step_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert set(found["step"].to_pylist()) == {step} and found.num_rows == 4
         assert found["response_ids"].to_pylist()[0] == [4, 5 + step]
     assert read_run(folder).table("rollouts", step=9).num_rows == 0
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_record_made_before_a_column_was_added_still_reads(tmp_path: Path, finished: bool) -> None:
+    """With the hash that it was closed with: what a later version adds is missing in it, and no part of its content."""
+    folder = write_run(tmp_path, "uniform", 0, [0.1] * 3, finish=finished)
+    before = read_run(folder).table("rollouts")
+    digest = read_run(folder).content_hash("rollouts")
+    for file in [folder / "rollouts.parquet"] if finished else sorted((folder / "rollouts").iterdir()):
+        table = pq.read_table(file).drop_columns(["verdict_error"])
+        pq.write_table(table, file, store_schema=False, write_page_checksum=True)
+    run = read_run(folder)
+    assert run.faults() == [] and run.content_hash("rollouts") == digest
+    assert run.table("rollouts").equals(before)
+    assert run.table("rollouts", ["verdict_error"]).column(0).null_count == len(before)
+    assert run.table("rollouts", ["problem_id", "verdict_error"], step=1).column_names == [
+        "problem_id",
+        "verdict_error",
+    ]

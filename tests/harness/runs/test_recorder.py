@@ -5,7 +5,10 @@ import math
 import pytest
 
 import tasks
+from harness.runs import run
 from harness.runs.recorder import Rewards, duplicate_share, measures
+from leaderboards import read_run
+from tasks.decision import Decision
 
 
 def rollout(group, verdict, reward, ids, **changes):
@@ -58,3 +61,21 @@ def test_random_rewards_leave_verdicts_as_they_are():
     assert control.verdicts == honest.verdicts
     assert earned == [tasks.reward_of(verdict) for verdict in honest.verdicts]
     assert set(drawn) <= {0.0, 1.0} and drawn == control(**columns)
+
+
+def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monkeypatch):
+    """A verdict `error` without its reason could not be mended; and the step goes on."""
+    original = Decision.judge
+
+    def judge(task, problem, answer):
+        if answer[:1] in "abcd":
+            raise KeyError("no such letter")
+        return original(task, problem, answer)
+
+    monkeypatch.setattr(Decision, "judge", judge)
+    run.train(tiny_experiment(("uniform",), steps=2), "uniform", 0, tmp_path)
+    rows = read_run(tmp_path).table("rollouts").to_pylist()
+    errors = [row for row in rows if row["verdict"] == "error"]
+    assert errors and all(row["verdict_error"] == "KeyError: 'no such letter'" for row in errors)
+    assert all(row["verdict_error"] is None for row in rows if row["verdict"] != "error")
+    assert all(row["reward"] is None for row in errors)
