@@ -51,8 +51,8 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
     assert [row["reward"] for row in batches[0]] == [row["reward"] for row in recorded]
     kept = weighed(built, policy, batches, label)
     assert np.abs(seen[0]).max() > 0
-    # Batches of other shapes are rounded elsewhere: in bfloat16, to one part in 256.
-    rounding = 1e-7 if dtype == "float32" else np.abs(seen[0]).max() / 256
+    # Batches of other shapes are rounded elsewhere: in bfloat16 to one part in 256 each time, here up to four times.
+    rounding = 1e-7 if dtype == "float32" else np.abs(seen[0]).max() * 4 / 256
     np.testing.assert_allclose(kept.gradients[0], seen[0], rtol=1e-4, atol=rounding)
     for ours, theirs in zip(kept.weights[0], recorded, strict=True):
         assert ours.tolist() == theirs["weights"]
