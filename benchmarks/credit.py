@@ -1,4 +1,4 @@
-"""What credit costs inside a forward that takes place anyway, against the ways of getting it without the tap.
+"""The cost of credit inside a forward that takes place anyway, against the ways of getting it without the tap.
 
 All on one sequence of random tokens, credit by flow over the middle third of the layers:
 
@@ -162,7 +162,7 @@ def loops(capacity: Tensor, source: Tensor, answer: Tensor) -> Tensor:
 
 
 def repeated(case: Case) -> bool:
-    """Whether the case is measured several times."""
+    """True if the case is measured several times."""
     return case.ids.is_cuda or case.tokens <= REPEATED
 
 

@@ -44,7 +44,7 @@ LAUNCHES, LAUNCH = 18, 5e-6
 
 @dataclass(frozen=True)
 class Limits:
-    """What a card does in a second: operations in bfloat16, bytes of its memory, exponentials, bytes of L2."""
+    """The limits of a card, a second: operations in bfloat16, bytes of its memory, exponentials, bytes of L2."""
 
     flops: float
     memory: float

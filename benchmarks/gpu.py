@@ -101,7 +101,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _environment(out: Path) -> dict[str, str]:
-    """What every step's process finds: the checkout and the unpacked wheels first, no network, one thread."""
+    """The surroundings of every step's process: the checkout and the unpacked wheels first, no network, one thread."""
     paths = [str(ROOT), str(out / "site"), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),

@@ -182,7 +182,7 @@ def small(records: Records) -> None:
 
 
 def compile_kernels(records: Records) -> None:
-    """What the kernels take of a multiprocessor, by the triton of this environment."""
+    """The kernels' share of a multiprocessor, by the triton of this environment."""
     import triton_kernels as checks
 
     for what in checks.COMPILED[1::4] if records.rehearsed else checks.COMPILED:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of their own, a clock, peak memory, and the spread of repeats."""
+"""Shared by the benchmarks: processes of their own, a clock, peak memory, and the spread of repeats."""
 
 from __future__ import annotations
 

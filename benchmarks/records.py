@@ -1,4 +1,4 @@
-"""What a step of `gpu.py` measured, on disk after every part of it, so that a cut loses nothing."""
+"""The figures of a step of `gpu.py`, on disk after every part of it, so that a cut loses nothing."""
 
 from __future__ import annotations
 

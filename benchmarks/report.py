@@ -41,7 +41,7 @@ def made_here() -> Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found. text: how it was measured, and what follows from the rows, a paragraph each.
+    """The outcome of a benchmark. text: how it was measured, and what follows from the rows, a paragraph each.
 
     plot: draws the picture into the file it is given, where there is one to draw.
     """

@@ -40,7 +40,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the rate keeps its bound."""
+        """True if the rate keeps its bound."""
         return self.rate >= self.bound if self.at_least else self.rate <= self.bound
 
 
@@ -56,7 +56,7 @@ def false_verdicts(name: str, hits: int, count: int, note: str = "") -> Check:
 
 
 def covers(interval: estimates.Interval | None, truth: float) -> bool:
-    """Whether the interval contains the truth; no interval covers nothing."""
+    """True if the interval contains the truth; no interval covers nothing."""
     return interval is not None and interval[0] <= truth <= interval[1]
 
 

@@ -209,7 +209,7 @@ def run(settings: measure.Settings) -> Report:
 
 
 def _compared(engine: str, rows: list[Row]) -> str:
-    """What a step costs against others on one engine; "" where nothing was measured."""
+    """The cost of a step against others on one engine; "" where nothing was measured."""
     step = {
         row["arm"]: {name: row[name]["median"] for name in ("step", "processor", "credit_share", "reward")}
         for row in rows

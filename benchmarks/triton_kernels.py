@@ -222,7 +222,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def run(settings: measure.Settings) -> Report:
-    """What the kernels take, compiled for A100 and H100."""
+    """The kernels' resources, compiled for A100 and H100."""
     rows = []
     for what in COMPILED[1::4] if settings.smoke else COMPILED:
         for name in KERNELS:

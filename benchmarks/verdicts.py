@@ -1,4 +1,4 @@
-"""Whether verdicts are right: ours beside math-verify and lm-eval's filters, on cases that somebody stumbled over.
+"""The rightness of verdicts: ours beside math-verify and lm-eval's filters, on cases that somebody stumbled over.
 
 python benchmarks/verdicts.py CASES.jsonl: a line is {"task", "gold", "text", "expected": [verdicts]}, perhaps with
 "question", "finish_reason" and "kind", the name of what is hard in it. FLOWTRACER_DATA names the folder whose golds are
@@ -98,7 +98,7 @@ def _published(task: tasks.Task, problem: tasks.Problem, answer: str, what: str,
 
 
 def ours(case: Case) -> bool:
-    """Whether our verdict is among those that are right."""
+    """True if our verdict is among those that are right."""
     task = tasks.get(case.task)
     try:
         return str(task.verify(case.problem, case.text, case.reason)) in case.expected

@@ -92,7 +92,7 @@ def _spread(layers: str, count: str, chosen: list[int]) -> list[int]:
 
 
 class Capture:
-    """What one forward showed: read `capacity`, or `fields` for any reading, after the forward has run."""
+    """The attention of one forward: read `capacity`, or `fields` for any reading, after the forward has run."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Capture:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What was read, under the name of the CreditContext field that it fills."""
+        """The reading, under the name of the CreditContext field that it fills."""
         missing = [layer for layer in self._layers if layer not in self._seen]
         if missing:
             raise CreditError(

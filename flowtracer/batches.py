@@ -48,7 +48,7 @@ class Observed:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the method judged none of the responses."""
+        """True if the method judged none of the responses."""
         return self.responses > 0 and self.reasons.total() == self.responses
 
     def metrics(self) -> dict[str, float]:
@@ -104,7 +104,7 @@ class RolloutBatch:
     _top: dict[int, float] = field(default_factory=dict)
 
     def read_fields(self) -> dict[str, Any]:
-        """What was read, of the whole batch, by the names of context fields."""
+        """All readings of the whole batch, by the names of context fields."""
         if not self.read:
             return {}
         return {name: torch.cat([part[name] for part in self.read]) for name in self.read[0]}
@@ -157,7 +157,7 @@ class RolloutBatch:
 
     @property
     def is_judged(self) -> bool:
-        """Whether every row has its credit."""
+        """True if every row has its credit."""
         return self._judged >= len(self.rows)
 
     def observed(self, answered: Sequence[bool], seconds: float) -> Observed:

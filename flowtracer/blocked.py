@@ -21,7 +21,7 @@ TILE_ELEMENTS = 512 * 1024
 
 @dataclass(frozen=True, eq=False)
 class TracedLayer:
-    """What one layer's attention is computed from.
+    """Queries, keys and mask that one layer's attention is computed from.
 
     query: (B, Hq, T, D); key: (B, Hkv, T, D), Hq a multiple of Hkv; normalizers: (B, Hq, T) float32; mask: None for
     plain causal attention, or boolean (B, 1, T, T), True = visible.
@@ -203,7 +203,7 @@ def _scores(layer: TracedLayer, rows: slice, columns: slice) -> Tensor:
 
 
 def _hidden(mask: Tensor | None, rows: slice, columns: slice, device: torch.device) -> Tensor:
-    """What these rows do not see of these columns, boolean (n, m) or (B, 1, n, m)."""
+    """The columns that these rows do not see, boolean (n, m) or (B, 1, n, m)."""
     after = torch.arange(columns.start, columns.stop, device=device) > torch.arange(
         rows.start, rows.stop, device=device
     ).unsqueeze(-1)

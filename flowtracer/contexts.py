@@ -284,7 +284,7 @@ class ContextBuilder:
     def read(
         self, batch: Padded, logprobs: Tensor | None, entropies: Tensor | None, fields: dict[str, Any]
     ) -> dict[str, Any]:
-        """What a forward showed, by the names of context fields. logprobs, entropies: (B, length), if it gave them."""
+        """A forward's results by the names of context fields. logprobs, entropies: (B, length), if it gave them."""
         fields = dict(fields)
         for name, values in (("logprobs", logprobs), ("entropies", entropies)):
             if name in self.method.needs:

@@ -1,4 +1,4 @@
-"""What is kept of the attention of a forward: the mean map, the attention rollout, or sums for each head.
+"""Readings of the attention of a forward: the mean map, the attention rollout, or sums for each head.
 
 A reading is fed the queries and keys of one layer after the other. It computes their probabilities a tile of queries
 at a time (on CUDA by a Triton kernel), so that no map of a head is ever held. Beyond `DENSE_TOKENS` it keeps queries
@@ -108,7 +108,7 @@ def _each_tile(
 
 
 class Reading(ABC):
-    """What is kept of the attention of the traced layers: fed layer by layer, read after the forward."""
+    """A reading of the attention of the traced layers: fed layer by layer, read after the forward."""
 
     #: The field of a CreditContext that the result fills.
     fills: ClassVar[str]
@@ -118,7 +118,7 @@ class Reading(ABC):
         """Called once, with the boolean mask of real tokens (B, T) and the number of layers to come."""
 
     def wants_normalizers(self, query: Tensor) -> bool:
-        """Whether `read` has a use for the row normalisers of a layer, if its attention op returns them."""
+        """True if `read` has a use for the row normalisers of a layer, if its attention op returns them."""
         return False
 
     def read(

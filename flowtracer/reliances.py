@@ -135,7 +135,7 @@ def _version(package: str) -> str:
 
 
 def _trouble(reliance: Reliance) -> str | None:
-    """What is wrong with a name that was relied on, or None."""
+    """The fault of a name that was relied on, or None."""
     module, _, name = reliance.path.partition(":")
     *owners, last = name.split(".")
     try:
@@ -169,7 +169,7 @@ def _ops() -> Any:
 
 
 def _assigns(owner: type, name: str) -> bool:
-    """Whether the code of a class, or of one that it inherits from, assigns the attribute."""
+    """True if the code of a class, or of one that it inherits from, assigns the attribute."""
     for part in inspect.getmro(owner):
         if part is object or part.__module__ == "builtins":
             continue

@@ -111,7 +111,7 @@ def learns_prompts(model: nn.Module) -> str | None:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a process generated for one batch: token ids without pads, and the content that the reward sees.
+    """The generation of one process for one batch: token ids without pads, and the content that the reward sees.
 
     turns: of each response the parts that the policy wrote, see `layout.Turn`. texts: the last content of each.
     """
@@ -245,27 +245,27 @@ class TrainerSeam(_Base):
 
     @property
     def trains_on_images(self) -> bool:
-        """Whether prompts may hold images."""
+        """True if prompts may hold images."""
         return self._is_vlm
 
     @property
     def averages_tokens_away(self) -> bool:
-        """Whether one importance ratio a response (GSPO, LUSPO) averages token weights away."""
+        """True if one importance ratio a response (GSPO, LUSPO) averages token weights away."""
         return self.importance_sampling_level == "sequence"
 
     @property
     def normalizes_each_reward(self) -> bool:
-        """Whether rewards are normalised function by function before they are summed."""
+        """True if rewards are normalised function by function before they are summed."""
         return self.multi_objective_aggregation == "normalize_then_sum"
 
     @property
     def splits_the_policy(self) -> bool:
-        """Whether a process holds a part of the policy only."""
+        """True if a process holds a part of the policy only."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
     def passes_over_old_logprobs(self) -> bool:
-        """Whether TRL computes old log-probabilities, before any other forward over a generation batch."""
+        """True if TRL computes old log-probabilities, before any other forward over a generation batch."""
         every = self.args.steps_per_generation * self.num_iterations
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
         return self.args.gradient_accumulation_steps % every != 0 or corrected

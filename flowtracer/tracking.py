@@ -1,4 +1,4 @@
-"""What trackers are told of credit: numbers over all processes, and the settings of a run."""
+"""Credit in trackers: numbers over all processes, and the settings of a run."""
 
 from __future__ import annotations
 

@@ -374,7 +374,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 warnings.warn(message, stacklevel=2)
 
     def _silence(self, observed: Observed, batch: RolloutBatch) -> str:
-        """What to say of a batch of nothing but abstentions."""
+        """The warning about a batch that holds only abstentions."""
         reason = max(observed.reasons, key=observed.reasons.__getitem__)
         task = self.credit_settings()["credit_task"]
         sought = "the last \\boxed{}" if task == "Boxed" else f"what task {task} takes for one"

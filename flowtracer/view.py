@@ -26,7 +26,7 @@ PATHS = 5
 
 
 class Traced(Protocol):
-    """What is drawn of a `tracing.Trace`, whose fields these are."""
+    """The part of a `tracing.Trace` that is drawn; the fields are the trace's."""
 
     name: str
     layers: list[int]
@@ -184,7 +184,7 @@ def page(traced: Traced, methods: list[dict[str, Any]]) -> str:
 
 
 def _page_data(traced: Traced, methods: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page draws. Only the largest edges of each token: whole maps of long responses fit no page."""
+    """The data that the page draws. Only the largest edges of each token: whole maps of long responses fit no page."""
     flow = traced.flow.flow
     edges = traced.flow.edge_flow()
     sources = int(traced.flow.reaching_sources)

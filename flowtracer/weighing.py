@@ -232,7 +232,7 @@ def _fields(
     temperature: float,
     step: int,
 ) -> dict[str, Any]:
-    """What the method needs of forwards over the batch, `step` rows at once, by the names of context fields."""
+    """The method's needs from forwards over the batch, `step` rows at once, by the names of context fields."""
     method = builder.method
     parts: list[dict[str, Any]] = []
     if builder.reads_forward:
@@ -348,7 +348,7 @@ def check_fit(model: nn.Module, sequences: Sequence[list[int]]) -> None:
 
 
 def model_name(model: nn.Module) -> str:
-    """What the model is called, for titles."""
+    """The model's name, for titles."""
     name = str(getattr(seam.unwrapped(model).config, "_name_or_path", "")) or type(model).__name__
     return Path(name).name if Path(name).is_dir() else name
 

@@ -49,7 +49,7 @@ def load(names: Iterable[str], folder: Path | None = None) -> None:
 
 
 def loaded() -> tuple[Plugin, ...]:
-    """What was imported so far, to be handed to `take` in another process."""
+    """The imports so far, to be handed to `take` in another process."""
     return tuple(_LOADED.values())
 
 

@@ -37,7 +37,7 @@ def method_of(experiment: Experiment, label: str) -> CreditMethod:
 
 
 def code_of(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What a manifest records of an arm's method, under `credit`, and of code outside the package, under `code`."""
+    """A manifest's record of an arm's method, under `credit`, and of code outside the package, under `code`."""
     method = method_of(experiment, label)
     tables = [experiment.task, *(extra.task for extra in experiment.evaluation.more)]
     return {

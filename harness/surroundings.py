@@ -1,4 +1,4 @@
-"""What the command line finds where it is started: modules in the way of ours, output streams, signals.
+"""The surroundings that the command line is started in: modules in the way of ours, output streams, signals.
 
 Only the standard library is imported here: it runs before anything that a user's module could hide.
 """

@@ -211,7 +211,7 @@ def _columns(path: Path, file: pq.ParquetFile, table: str, columns: Sequence[str
 
 
 def _read(file: pq.ParquetFile, table: str, wanted: Sequence[str], group: int | None = None) -> pa.Table:
-    """The columns `wanted` of a file or one of its row groups; values of those that an older record lacks are missing."""
+    """The columns `wanted` of a file or of a row group; values of those that an older record lacks are missing."""
     held = [name for name in wanted if name in file.schema_arrow.names] or ["step"]
     rows = (
         file.read(columns=held, use_threads=False)

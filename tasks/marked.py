@@ -1,4 +1,4 @@
-"""What tasks share whose answers are marked: the markers, the prompts that ask for them, the verdicts on
+"""Shared by the tasks whose answers are marked: the markers, the prompts that ask for them, the verdicts on
 what they hold.
 """
 

@@ -131,7 +131,7 @@ class Placed(Task):
         ][:limit]
 
     def _named(self, place: str, source: random.Random) -> str:
-        """What a prompt says of places: the decision's and, for a decoy, another one drawn from `source`."""
+        """A prompt's words on places: the decision's and, for a decoy, another one drawn from `source`."""
         if self.variant != "decoy":
             return place
         return place + source.choice(PLACES.replace(place, ""))
@@ -195,7 +195,7 @@ class Placed(Task):
         return [place for place in self.drawn(text) if place not in ordered]
 
     def copied(self, text: str) -> str:
-        """What a response should write behind its letters, from what they are."""
+        """The text that a response should write behind its letters, from what they are."""
         names = re.match(self.form.head, text)
         assert names is not None
         letters = [text[place].upper() for place in self.named(text)]

@@ -71,7 +71,7 @@ class Task(ABC):
         return Problem(id=f"{self.name}/given", question=question, gold=gold)
 
     def prompt(self, problem: Problem) -> str:
-        """What the policy is asked. A chat policy wraps it in its own template."""
+        """The question to the policy. A chat policy wraps it in its own template."""
         return problem.question
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:

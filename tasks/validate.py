@@ -1,4 +1,4 @@
-"""What a task's verifier is worth: its own golds must pass, spelled as published and otherwise, and changed ones must
+"""The worth of a task's verifier: its own golds must pass, spelled as published and otherwise, and changed ones must
 not.
 """
 
@@ -16,7 +16,7 @@ REQUIRED = 0.995
 
 @dataclass
 class Validation:
-    """What came out for one split of one task. Lists hold (problem id, answer, verdict); empty ones are good news."""
+    """The outcome for one split of one task. Lists hold (problem id, answer, verdict); empty ones are good news."""
 
     task: str
     split: str

@@ -10,7 +10,7 @@ class TaskError(ValueError):
 
 
 class Verdict(StrEnum):
-    """What became of one answer. A closed set: every sample has exactly one, and every table shows them all."""
+    """The judgement of one answer. A closed set: every sample has exactly one, and every table shows them all."""
 
     CORRECT = "correct"
     WRONG = "wrong"

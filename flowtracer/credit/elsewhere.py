@@ -11,7 +11,7 @@ from flowtracer.errors import CreditError
 
 
 def offers(group: str) -> Iterator[Any]:
-    """What installed packages offer under the entry points `group`: classes, or modules that register theirs.
+    """The offers of installed packages under the entry points `group`: classes, or modules that register theirs.
 
     Raises CreditError that names the package whose offer does not import.
     """
@@ -30,7 +30,7 @@ def offers(group: str) -> Iterator[Any]:
 
 
 def named(name: str) -> Any:
-    """What `module:Class` names. Raises CreditError where the module does not import or has no such class."""
+    """The class that `module:Class` names. Raises CreditError where the module does not import or has no such class."""
     module, _, attribute = name.partition(":")
     try:
         value = getattr(importlib.import_module(module), attribute, None)

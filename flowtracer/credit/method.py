@@ -48,7 +48,7 @@ _RANKED = frozenset({"entropies", "logprobs", "saliency"})
 
 @dataclass
 class CreditContext:
-    """What a credit method may look at: B responses, padded to T tokens with their prompts.
+    """All that a credit method may look at: B responses, padded to T tokens with their prompts.
 
     token_ids: (B, T) integers, prompt then response. prompt, response: (B, T) boolean, pads in neither. source,
     answer: (B, T) boolean, where flow enters and ends; a row without an answer has none. decisive: (B, T) boolean or
@@ -161,11 +161,11 @@ class CreditMethod(ABC):
         return 1.0
 
     def reading(self) -> Reading | None:
-        """What to read from the attention of a forward, fresh for each; None for methods that need none of it."""
+        """The reading of a forward's attention, fresh for each; None for methods that need none of it."""
         return MeanMap() if "capacity" in self.needs else None
 
     def score(self, context: CreditContext) -> Tensor | None:
-        """What the method reads from the captured maps, (B, T) float32; None for methods that read none.
+        """The method's scores from the captured maps, (B, T) float32; None for methods that read none.
 
         Kept apart from `weights` because maps are large and short-lived, while advantages may not be known yet when
         they pass by. Must not look at advantage or reward, and must not write into the maps.

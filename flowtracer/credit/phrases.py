@@ -62,7 +62,7 @@ class Planning(CreditMethod):
 
 
 def _overlapping(pieces: list[str], pattern: re.Pattern[str]) -> list[bool]:
-    """Whether a match of the pattern in the joined text shares a character with each piece."""
+    """True if a match of the pattern in the joined text shares a character with each piece."""
     text = "".join(pieces).replace("\u2019", "'")
     matched = [False] * len(text)
     for match in pattern.finditer(text):

@@ -160,7 +160,7 @@ def mark_whole(checkpoint: Path, step: int, processes: int) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a whole checkpoint; None where nothing is. One that lists no files passes."""
+    """The fault of a whole checkpoint; None for a sound one. One that lists no files passes."""
     first, *lines = (checkpoint / MARK).read_text().splitlines() or [""]
     if not first:
         return f"{MARK} is empty"

@@ -78,7 +78,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the recorded runs say about a claim. `reason`: why there is no more to say."""
+    """The answer of the recorded runs to a claim. `reason`: why there is no more to say."""
 
     claim: Claim
     status: str
@@ -281,7 +281,7 @@ def _measured(values: Values | None, alpha: float) -> Measured | None:
 
 
 def _beside(claim: Claim, comparison: Comparison) -> Measured | None:
-    """What other runs with the same arms show: the first arm that it is against, by their own declared metric."""
+    """The result of other runs with the same arms: the first arm that it is against, by their own declared metric."""
     labels = {arm.label for arm in comparison.arms}
     if claim.arm is None or claim.more_than or not set(claim.arms) <= labels:
         return None
@@ -350,7 +350,7 @@ NOTE = (
 
 
 def beside(runs: Sequence[Run]) -> Sheet | None:
-    """What the experiments are of these runs that settle no claim."""
+    """The experiments of these runs that settle no claim."""
     tests = {_hash(claim.experiment) for claim in load() if claim.experiment}
     rows = []
     for key, group in by_experiment(runs).items():

@@ -68,7 +68,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one response in one arm."""
+    """The outcome of one response in one arm."""
 
     changed: bool
     lost: bool
@@ -401,7 +401,7 @@ def _arm(
 
 
 def facts(test: Intervention) -> list[str]:
-    """What the test was about, one line a fact."""
+    """The facts of the test, one line each."""
     lines = [
         f"policy {test.policy}; task {test.task}, temperature {test.temperature:g}; masking by {test.masking}",
         f"{test.responses} responses to {test.problems} problems, {test.correct:.1%} correct, "

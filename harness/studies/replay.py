@@ -60,7 +60,7 @@ from leaderboards.sheets import NOTHING, Sheet, level
 
 @dataclass(frozen=True)
 class Figures:
-    """What replay says of one credit method; the module's docstring defines each figure. None: does not apply."""
+    """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply."""
 
     label: str
     options: Mapping[str, Any]
@@ -147,7 +147,7 @@ class _Response:
 
 @dataclass(frozen=True)
 class _Values:
-    """What tokens change in the Monte Carlo value, and how well half of the continuations foretells the other half.
+    """The tokens' change of the Monte Carlo value, and how well half of the continuations foretells the other half.
 
     changes: place -> the change by each token, and the same in the direction of the response's advantage.
     """
@@ -241,7 +241,7 @@ def _passes(
     methods: Mapping[str, tuple[CreditMethod, Mapping[str, Any]]],
     progress: Callable[[int], None],
 ) -> tuple[dict[str, Pass], dict[str, Moments]]:
-    """What the trainer makes of the batches under every method, without the gradients, and the moments of these."""
+    """The trainer's work on the batches under every method, without the gradients, and the moments of these."""
     passes: dict[str, Pass] = {}
     moments: dict[str, Moments] = {}
     uniform: NDArray[np.float32] | None = None

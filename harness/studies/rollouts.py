@@ -177,5 +177,5 @@ def token_values(
 
 
 def value_changes(values: Floats) -> Floats:
-    """What each of n tokens changes in the value of its prefix: (n + 1, K) verdicts -> (n,)."""
+    """The change of the prefix's value by each of n tokens: (n + 1, K) verdicts -> (n,)."""
     return np.diff(np.nanmean(values, axis=1))

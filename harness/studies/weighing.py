@@ -36,7 +36,7 @@ SKETCH = 2**21
 
 @dataclass
 class Pass:
-    """What the trainer made of rollout batches under one credit method.
+    """The trainer's work on rollout batches under one credit method.
 
     weights: one array a response, batch by batch. abstained: (batch, row) of responses that the method could not
     judge. gradients: (batches, parameters) float32, or a projection of it; None once it is used up. gap: mean absolute

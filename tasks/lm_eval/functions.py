@@ -1,4 +1,4 @@
-"""What the YAML files of this folder call: the problems as a data set, prompts, and verdicts as metrics.
+"""The functions that the YAML files of this folder call: the problems as a data set, prompts, and verdicts as metrics.
 
 lm-eval hands no finish reason on, so a response that was cut off before an answer counts as `no_answer` here, where
 `flowtracer evaluate` says `truncated`; every other verdict, and the score, is the same by construction.

@@ -1,4 +1,4 @@
-"""Whether an answer says what a gold says.
+"""The comparison of an answer with a gold.
 
 The gold decides what is compared. A gold that lists several answers needs exactly those, in any order; one that is a
 tuple or an interval needs the same brackets and order; one that is a single value is not met by a list that contains
@@ -50,7 +50,7 @@ def judge(gold: str, answer: str, question: str = "", pool: Pool | None = None) 
 
 
 def is_integer(gold: int, answer: str, question: str = "") -> bool:
-    """Whether `answer` states an integer, for tasks whose golds are integers; nothing here takes long.
+    """True if `answer` states an integer, for tasks whose golds are integers; nothing here takes long.
 
     It may be labelled (`m+n = 25`), shown as a sum that is done (`12+13 = 25`), or stand behind an option's letter; an
     expression that is left to be computed (`5^2`) states none.
@@ -71,7 +71,7 @@ def is_integer(gold: int, answer: str, question: str = "") -> bool:
 
 
 def is_list(gold: str) -> bool:
-    """Whether a gold lists several answers."""
+    """True if a gold lists several answers."""
     form = parse(clean(gold))
     return form.kind == "list" or len(spread(form)) > 1
 
@@ -84,7 +84,7 @@ def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
 
 
 def equal(gold: Form, answer: Form, comparison: Comparison) -> bool:
-    """Whether two forms say the same, by the rule for their kinds."""
+    """True if two forms say the same, by the rule for their kinds."""
     if spelling.same(gold.text, answer.text) and gold.kind == answer.kind and gold.kind != "interval":
         return True
     rule = RULES.get((gold.kind, answer.kind)) or RULES.get((gold.kind, "*")) or RULES.get(("*", answer.kind))

@@ -11,7 +11,7 @@ from tasks.verify.pool import TIMEOUT, Pool
 
 @dataclass
 class Comparison:
-    """What the rules of one comparison share: the question, and the worker processes with the time that is left.
+    """Shared by the rules of one comparison: the question, and the worker processes with the time that is left.
 
     Without a pool, what needs a worker is different.
     """
@@ -23,16 +23,16 @@ class Comparison:
     unreadable: bool = False
 
     def percent_asked(self, gold: Fraction) -> bool:
-        """Whether the question asks for a percentage, given the gold's value."""
+        """True if the question asks for a percentage, given the gold's value."""
         return numbers.asks_percent(self.question, gold)
 
     def same(self, gold: str, answer: str, rename: dict[str, str] | None = None) -> bool:
-        """Whether two texts are one quantity: by their values at points, else by a worker."""
+        """True if two texts are one quantity: by their values at points, else by a worker."""
         known = points.same(gold, answer, rename or {})
         return self._ask("value", gold, answer, rename) if known is None else known
 
     def proportional(self, gold: str, answer: str) -> bool:
-        """Whether two sides brought to nought describe one equation."""
+        """True if two sides brought to nought describe one equation."""
         known = points.proportional(gold, answer)
         return self._ask("equation", gold, answer, None) if known is None else known
 

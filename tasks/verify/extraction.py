@@ -67,7 +67,7 @@ def closing_boxes(text: str) -> list[tuple[int, int]]:
 
 
 def bare_box(text: str) -> str | None:
-    """What a box without braces holds, as TeX reads it: `\\boxed 9` holds 9. Some solutions are so written."""
+    """The content of a box without braces, as TeX reads it: `\\boxed 9` holds 9. Some solutions are so written."""
     matches = _BARE_BOX.findall(text)
     return matches[-1] if matches else None
 

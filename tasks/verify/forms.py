@@ -1,4 +1,4 @@
-"""What an answer is made of: a number, a formula, an equation, a list, a set, an interval, a matrix, words, ..."""
+"""The form of an answer: a number, a formula, an equation, a list, a set, an interval, a matrix, words, ..."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NOTHING = re.compile(r"\\emptyset|(?:\\(?:text|mbox|textrm)\s*\{)?\s*(?:the\s+)
 
 @dataclass(frozen=True)
 class Form:
-    """What an answer is made of.
+    """The form of an answer.
 
     kind: number, formula, equation, words, numeral (with its base), residue, clock (a time or a ratio), list, set,
     union, interval, region (an order or an inequality that is no interval), matrix, determinant, or tuple.
@@ -171,7 +171,7 @@ def spread(form: Form) -> tuple[Form, ...]:
 
 
 def _half_open(text: str) -> bool:
-    """Whether the text is one half-open interval: its two brackets differ."""
+    """True if the text is one half-open interval: its two brackets differ."""
     if len(text) < 4 or text[0] + text[-1] not in ("(]", "[)"):
         return False
     return balanced(text[1:-1]) and len(split(text[1:-1], ",;")) == 2

@@ -171,7 +171,7 @@ def _value(part: dict[str, str | None]) -> Fraction | None:
 
 
 def equal(gold: Amount, answer: Amount, percent_asked: bool = False) -> bool:
-    """Whether two amounts are the same number, exactly.
+    """True if two amounts are the same number, exactly.
 
     50% is one half, and not 50; only where the question asks for a percentage (`percent_asked`) is a bare 50
     the same answer as 50%. Two units that are both known and differ (cents, dollars) make two different
@@ -200,7 +200,7 @@ _SHOWN = re.compile(r"what\s+(?:did|does|will|is)\s+it", re.IGNORECASE)
 
 
 def asks_percent(question: str, gold: Fraction | int = 0) -> bool:
-    """Whether the question asks for a percentage, rather than only stating one (`20 percent off`).
+    """True if the question asks for a percentage, rather than only stating one (`20 percent off`).
 
     It also does where it asks for a chance or a rate and the gold is above 1, which no chance is, and where it states a
     percentage and asks for no count (`The battery shows 28% now. What did it show?`).

@@ -1,4 +1,4 @@
-"""Whether two formulas are the same quantity, by their values at fixed points. Nothing here runs long."""
+"""The comparison of two formulas by their values at fixed points. Nothing here runs long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEAR = 1e-30
 
 
 def same(gold: str, answer: str, rename: dict[str, str]) -> bool | None:
-    """Whether two texts are one quantity; None where one of them cannot be read here, or has too few values.
+    """True if two texts are one quantity; None where one of them cannot be read here, or has too few values.
 
     rename: names of the answer's variables, and what the gold calls them.
     """
@@ -40,7 +40,7 @@ def same(gold: str, answer: str, rename: dict[str, str]) -> bool | None:
 
 
 def proportional(gold: str, answer: str) -> bool | None:
-    """Whether two sides brought to nought describe one equation: their ratio is one constant, and not nought.
+    """True if two sides brought to nought describe one equation: their ratio is one constant, and not nought.
 
     An equation that is linear in a derivative is solved for it first: `m v' + b v = f` is `v' + (b/m) v = f/m`.
     """
@@ -79,7 +79,7 @@ def proportional(gold: str, answer: str) -> bool | None:
 
 
 def _solved(formula: Formula, name: str, point: dict[str, Fraction]) -> Any:
-    """What `name` is where the formula is nought; None where the formula is not linear in it."""
+    """The value of `name` where the formula is nought; None where the formula is not linear in it."""
     try:
         nought, unit, two = (value(formula.tree, {**point, name: Fraction(number)}) for number in (0, 1, 2))
     except (ArithmeticError, ValueError, OverflowError):
@@ -165,7 +165,7 @@ def at(text: str, name: str, number: int) -> Fraction | None:
 
 
 def is_real(number: Any) -> bool:
-    """Whether a constant is a real number."""
+    """True if a constant is a real number."""
     return isinstance(number, Fraction) or abs(wide(number).imag) < _NEAR
 
 

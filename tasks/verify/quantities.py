@@ -140,7 +140,7 @@ def _value_is(gold: Form, side: str, comparison: Comparison) -> bool:
 
 
 def _rounds(exact: str, rounded: str) -> bool:
-    """Whether a decimal is a value rounded or cut off at its last digit; true where the value cannot be computed."""
+    """True if a decimal is a value rounded or cut off at its last digit; true where the value cannot be computed."""
     amount = numbers.parse(rounded)
     if amount is None:
         return False
@@ -213,7 +213,7 @@ def _renamed(gold: str, answer: str) -> dict[str, str] | None:
 
 
 def is_label(text: str) -> bool:
-    """Whether the text only names something: `x`, `f(3)`, `x_1`, `\\angle ABC`, `m+n`, `\\frac{s}{r}`, `\\Pr[X=1]`."""
+    """True if the text only names something: `x`, `f(3)`, `x_1`, `\\angle ABC`, `m+n`, `\\frac{s}{r}`, `\\Pr[X=1]`."""
     text = text.strip()
     if re.fullmatch(r"\\?(?:Pr|P|mathbb\{[PE]\}|E|N|n)\s*(?:\(.*\)|\[.*\]|\\left.*)", text):
         return True
@@ -324,7 +324,7 @@ def with_common_label(parts: Sequence[Form]) -> Sequence[Form]:
 
 
 def in_order_of_names(wanted: Sequence[Form], given: Sequence[Form]) -> bool:
-    """Whether the gold names its items by different names, and the answer by none: then their order counts."""
+    """True if the gold names its items by different names, and the answer by none: then their order counts."""
     if any(part.kind == "equation" for part in given) or not all(part.kind == "equation" for part in wanted):
         return False
     names = [re.sub(r"_.*", "", split(part.text, "=")[0].strip()) for part in wanted]

@@ -292,7 +292,7 @@ class _Parser:
         return ("power", self.argument(), ("divide", ("number", Fraction(1)), index))
 
     def argument(self) -> Tree:
-        """What a macro or a power takes: a group in braces, or one digit, one name, one macro."""
+        """The argument of a macro or a power: a group in braces, or one digit, one name, one macro."""
         kind, token = self.kind(), self.peek()
         if token in ("{", "("):
             return self.base()

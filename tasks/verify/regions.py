@@ -20,12 +20,12 @@ _EVERYTHING: Region = [((-_INFINITE, 1), (_INFINITE, -1))]
 
 
 def same(gold: Form, answer: Form) -> bool:
-    """Whether both are sets of numbers that can be read here, and the same one."""
+    """True if both are sets of numbers that can be read here, and the same one."""
     return bool(compared(gold, answer))
 
 
 def compared(gold: Form, answer: Form) -> bool | None:
-    """Whether the two are the same set of numbers; None where one of them is none, or cannot be read here."""
+    """True if the two are the same set of numbers; None where one of them is none, or cannot be read here."""
     wanted, given = _region(gold), _region(answer)
     if wanted is None or given is None:
         return None
@@ -127,7 +127,7 @@ def _number(text: str) -> Any:
 
 
 def _before(end: End, other: End) -> bool:
-    """Whether one end comes before another."""
+    """True if one end comes before another."""
     if end[0] == other[0]:
         return end[1] < other[1]
     if _INFINITE in (abs(end[0]), abs(other[0])):
@@ -159,7 +159,7 @@ def _joined(pieces: Region) -> Region:
 
 
 def _apart(last: End, first: End) -> bool:
-    """Whether a number lies between the end of one piece and the beginning of the next."""
+    """True if a number lies between the end of one piece and the beginning of the next."""
     if last[0] == first[0]:
         return last[1] < 0 < first[1]
     return _before(last, first)

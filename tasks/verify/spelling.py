@@ -168,7 +168,7 @@ def unwrapped(text: str) -> str:
 
 
 def balanced(text: str) -> bool:
-    """Whether all brackets close; a round one may close a square one, as in half-open intervals."""
+    """True if all brackets close; a round one may close a square one, as in half-open intervals."""
     stack = []
     for position, character in enumerate(text):
         if character in "([{" + OPEN_SET:
@@ -214,7 +214,7 @@ def split(text: str, separators: str, macro: str = "") -> list[str]:
 
 
 def same(gold: str, answer: str) -> bool:
-    """Whether two cleaned texts differ in nothing but blanks and braces around one character."""
+    """True if two cleaned texts differ in nothing but blanks and braces around one character."""
     return _squeezed(gold) == _squeezed(answer)
 
 

@@ -1,4 +1,4 @@
-"""Whether two LaTeX expressions are the same quantity. Runs in a worker only: some inputs never end (see
+"""The comparison of two LaTeX expressions as quantities. Runs in a worker only: some inputs never end (see
 pool.py).
 
 math-verify's parser reads the LaTeX. Constants are then compared exactly where they are rational and to 50
@@ -113,7 +113,7 @@ def _same_constant(wanted: sympy.Expr, given: sympy.Expr) -> bool:
 
 
 def _proportional(wanted: sympy.Expr, given: sympy.Expr) -> str:
-    """Whether two sides brought to 0 describe one curve: their ratio is one constant, and not 0."""
+    """True if two sides brought to 0 describe one curve: their ratio is one constant, and not 0."""
     ratios = []
     for point in _points(wanted, given):
         left, right = _at(wanted, point), _at(given, point)

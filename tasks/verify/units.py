@@ -230,12 +230,12 @@ def known(text: str) -> str:
 
 
 def is_unit(text: str) -> bool:
-    """Whether words that follow a number are a unit, and not part of an expression."""
+    """True if words that follow a number are a unit, and not part of an expression."""
     return unit(f" {TEXT_MARK}{text}") not in (None, "")
 
 
 def same(gold: str, answer: str) -> bool:
-    """Whether two units may be the same: false only if both are known, or both state a power, and these differ."""
+    """True if two units may be the same: false only if both are known, or both state a power, and these differ."""
     sides = [[word for word in _words(text) if word not in _POWERS] for text in (gold, answer)]
     names = [[_name(word) or {"a": "per", "an": "per"}.get(word, word) for word in side] for side in sides]
     known_all = all(_name(word) or word in ("per", "a", "an") for side in sides for word in side)
