@@ -42,18 +42,12 @@ def test_captured_equals_eager(architecture, padded, layers):
 
 
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_local_experts": 4}
-
-
 LATENT = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 3,
     "num_key_value_heads": 4,
 }  # fmt: skip
-
-
 OLD_NAMES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "n_inner": 48}
-
-
 PLAIN = """
     apertus arcee biogpt bitnet cohere cohere2 ernie4_5 exaone4 glm glm4 granite helium hunyuan_v1_dense lfm2
     ministral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 qwen2 seed_oss smollm3 stablelm starcoder2
