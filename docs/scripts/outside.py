@@ -15,13 +15,19 @@ PAGES = {
     "tasks/README.md": "tasks.md",
     "harness/experiments/README.md": "experiments.md",
 }
+#: Kept results are pages under their own paths, their data and pictures beside them.
+PAGES |= {
+    name: name
+    for folder in ("benchmarks", "leaderboards")
+    for name in (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder / "results").iterdir()))
+}
 _LINK = re.compile(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages."""
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        files.append(File.generated(config, page, content=(ROOT / source).read_bytes()))
     return files
 
 
@@ -34,6 +40,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
         if target in PAGES:
             to = PAGES[target]
+        elif target == "README.md":
+            to = "index.md"
         elif source != f"docs/{here}" and target.startswith("docs/"):
             to = target.removeprefix("docs/")
         else:
