@@ -6,6 +6,7 @@ has advantage 0 and still gets its delta.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,9 +32,9 @@ class _Additive(CreditMethod):
                 addend[rows] = self.change(context, rows, reward).float()
         return addend
 
+    @abstractmethod
     def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
         """delta of the `rows` of one group, (rows, T) float64; their rewards are finite and not all equal."""
-        raise NotImplementedError
 
 
 @register
