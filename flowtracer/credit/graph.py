@@ -20,6 +20,18 @@ from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 from flowtracer.readings import Reading, Rollout
 
+#: Which rows of the attention map are the answer's: its tokens' own, or those of the positions that emit them.
+ANSWER_ROWS = ("answer", "emitting")
+
+
+def rows_of_answer(answer: Tensor, which: str) -> Tensor:
+    """The rows to trace from, (B, T) bool, for the answer's tokens (B, T): one of ANSWER_ROWS."""
+    if which == "answer":
+        return answer
+    rows = torch.zeros_like(answer)
+    rows[:, :-1] = answer[:, 1:]
+    return rows
+
 
 @dataclass(frozen=True)
 class _Ranked(TwoLevel):
@@ -44,8 +56,9 @@ class _Ranked(TwoLevel):
 class OneHop(_Ranked):
     """Ranked by the attention that a token gets from the answer tokens directly: FlowTracer without multi-hop.
 
-    score(i) = sum over answer tokens a > i of W[a, i], with FlowTracer's capacity W of the traced `layers`. A control
-    for what the graph adds; published nowhere. Abstains on a response without an answer.
+    score(i) = sum over answer tokens a > i of W[a, i], with FlowTracer's capacity W of the traced `layers`; with
+    answer_rows "emitting", over the positions that emit them, one earlier. A control for what the graph adds;
+    published nowhere. Abstains on a response without an answer.
 
     Ten response tokens, the answer the tenth, whose row of W on them is 0.1 0.2 0 0.05 0.3 0 0.1 0 0.2 0.05 (the last
     is the diagonal and does not count): 4 up-weighted, of the two 0.1 the earlier: 1.5 1.5 1 1 1.5 1 1 1 1.5 1.
@@ -54,10 +67,17 @@ class OneHop(_Ranked):
     name: ClassVar[str] = "one_hop"
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     layers: Layers = "middle"
+    answer_rows: str = "answer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("answer_rows", ANSWER_ROWS)
 
     def score(self, context: CreditContext) -> Tensor:
         assert context.capacity is not None
-        return _from_answer(context.capacity, context.answer, diagonal=False)
+        return _from_answer(
+            context.capacity, rows_of_answer(context.answer, self.answer_rows), diagonal=False
+        )
 
     def weights(self, context: CreditContext) -> Tensor:
         context.abstain_where(~context.answer.any(1), "no answer")
