@@ -44,8 +44,8 @@ LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
 PLACES = "0123456789"
 LABELS = "ijklmnopqr"
-#: How often the warm start writes a label's favourite letter instead of any: entropy then differs from place to place, and a
-#: policy whose entropy at its decision is lower by a thousandth of a nat does not give the decision away by it.
+#: How often the warm start writes a label's favourite letter instead of any: entropy then differs from place to place,
+#: and a policy whose entropy at its decision is lower by a thousandth of a nat does not give the decision away by it.
 LEANING = dict(zip(LABELS, (0.0, 0.2, 0.35, 0.1, 0.3, 0.0, 0.15, 0.4, 0.05, 0.25), strict=True))
 #: Each letter is the favourite of one of the eight labels that lean.
 FAVOURITES = dict(zip((label for label in LABELS if LEANING[label]), "dgbhaecf", strict=True))
