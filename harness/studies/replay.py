@@ -17,8 +17,8 @@ cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far
                         along the policy gradient of the n - 1 other batches. Leaving the batch itself out keeps
                         uniform's noise from counting as agreement. The large batch is as noisy as n is small, so
                         compare methods on one set of rollouts only.
-turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. `random`
-                        is the yardstick: it turns an update by its noise, towards nothing.
+turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
+                        yardstick is `random`: it turns an update by its noise, towards nothing.
 seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani

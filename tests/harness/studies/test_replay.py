@@ -29,7 +29,9 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert figures["uniform"].turn[0] == pytest.approx(0, abs=1e-12)
     assert figures["constant"].turn[0] == pytest.approx(0, abs=1e-5)
     assert figures["oracle_mask"].turn[0] == pytest.approx(1 - figures["oracle_mask"].to_uniform[0])
-    assert figures["oracle_mask"].turn[0] > 10 * figures["flow"].turn[0] > 0, "a mask turns an update furthest"
+    assert figures["oracle_mask"].turn[0] > 10 * figures["flow"].turn[0] > 0, (
+        "a mask turns an update furthest"
+    )
     assert all(0 < each.seconds < 60 for each in found.figures)
     assert figures["constant"].ratio == pytest.approx(figures["uniform"].ratio, abs=1e-3)
     assert figures["constant"].ratio_difference == pytest.approx(0, abs=1e-3)
