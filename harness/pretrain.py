@@ -33,7 +33,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
-from tasks.decision import ALPHABET, ANSWERS
+from tasks.decision import ALPHABET, ANSWERS, Decision
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
 BATCH, SAMPLES = 256, 4
@@ -261,12 +261,10 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
-    """The decision in a response, and whether every decisive token and the answer repeat it."""
-    span, decisive = task.extract(text), task.decisive(text)
-    if span is None or not decisive:
+    """The decision in a response, and whether what follows copies it; None for another task or another form."""
+    if not isinstance(task, Decision) or task.extract(text) is None:
         return None
-    letters = {text[start:end].upper() for start, end in decisive} | {text[span[0]].upper()}
-    return text[slice(*decisive[0])], len(letters) == 1
+    return text[task.named(text)[0]], text.endswith(task.copied(text))
 
 
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:

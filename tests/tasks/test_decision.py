@@ -6,7 +6,7 @@ import pytest
 
 import tasks
 from tasks import Verdict
-from tasks.decision import FORMS, LABELS, LETTERS, PLACES, TABLE
+from tasks.decision import CODE, FORMS, LABELS, LETTERS, PLACES, TABLE
 
 TEN = "iajbkcldmenfogphqarb"
 WRONG_FORMS = {
@@ -50,14 +50,14 @@ def test_demonstrations_copy_their_decision(variant):
         # The place that the prompt names is the one where the decision stands, found by its label.
         assert at == response.index(LABELS[int(prompt[3])]) + 1 == after - 1
         assert response[task.drawn(response)[0] - 1] == LABELS[LETTERS.index(prompt[2])]
-        assert response[at] in LETTERS and response[start] == response[at].upper()
+        assert response[at] in LETTERS and response[start] == CODE[response[at]]
         assert prompt[:2] in TABLE and response.startswith(prompt[:2])
         if variant == "decoy":
             decoy = response.index(LABELS[int(prompt[4])]) + 1
             assert decoy != at and task.named(response) == [at, decoy]
-            assert response[start:end] == response[at].upper() + prompt[4] + response[decoy].upper()
+            assert response[start:end] == CODE[response[at]] + prompt[4] + CODE[response[decoy]]
         if variant == "chain":
-            assert response[start - 3 : end] == "{0}{0}#{0}".format(response[at].upper())
+            assert response[start - 3 : end] == "{0}{0}#{0}".format(CODE[response[at]])
     # Nothing tells the table: every letter decides about equally often, right or not.
     free = [(prompt, response) for prompt, response in pairs if prompt[-1] == "?"]
     assert len(free) == 200
