@@ -3,9 +3,8 @@
 A prompt is two context letters, a turn, a place and a question mark, such as `cab3?`. A response repeats context and
 place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter that stands at that
 place, in a fixed code of capitals: `ca3` `jbkelamgncodpbqbrfih` `#3F` (`i` labels place 0, `l` place 3; a turn of `b`
-begins at `j`; `F` is the code of `a`). A
-hidden table maps the context to the right answer; nothing in the warm start tells it, so only reinforcement learning
-can.
+begins at `j`; `F` is the code of `a`). A hidden table maps the context to the right answer; nothing in the warm start
+tells it, so only reinforcement learning can.
 
 No rule about places, letters or delimiters finds the deciding letter among the ten, by construction:
 
@@ -14,7 +13,7 @@ No rule about places, letters or delimiters finds the deciding letter among the 
 - All places are equally frequent. As many tokens stand before the ten as behind them, so early and late are at chance
   over the whole response too.
 - Nothing in the text marks the place: every label is in every response, and one has to know that 3 is `l`. The answer
-  is in a code (CODE), so it repeats no letter, capital or not.
+  is in a code (CODE), so comparing it with the letters says nothing, capitals or not.
 
 The turn makes the policy read labels: with the same label first in every response it copies from a distance that the
 place fixes, in its first layer, where no information has been routed yet.
@@ -23,7 +22,7 @@ How can the policy know where its decision stands? Labels tell it where it is, a
 question mark is a letter instead, an order: `caf3g` asks for a `g` at place 3. A question mark means that the policy is
 to decide. Without orders the warm start would teach where to read the decision, not where it is written.
 
-Variants: `aligned` as above; `decoy` names two places and copies both letters (`#3F5H`), the second without value, so
+Variants: `aligned` as above; `decoy` names two places and copies both letters (`#3F5G`), the second without value, so
 that a token of high flow decides nothing; `chain` copies the decision in three hops, each from the token that it has
 reached: `3FF#F`. Both repeat more of the prompt, so that as many tokens stand on either side of the ten.
 """
@@ -43,8 +42,9 @@ from tasks.verdict import TaskError, Verdict
 
 LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
-#: What each letter is as an answer: never its own capital, or comparing texts would find it.
-CODE = dict(zip(LETTERS, "FCHAGBED", strict=True))
+#: What each letter is as an answer. One of the eight is its own capital, as chance would have it: were all, comparing
+#: texts without regard to capitals would find the decision; were none, it would rule letters out.
+CODE = dict(zip(LETTERS, "FHCAGBED", strict=True))
 PLACES = "0123456789"
 LABELS = "ijklmnopqr"
 #: How often the warm start writes a label's favourite letter instead of any: entropy then differs from place to place,
