@@ -17,7 +17,7 @@ def test_the_area_is_the_share_of_pairs_that_are_in_order():
 
 @pytest.mark.parametrize("variant", FORMS)
 def test_every_rule_of_the_text_is_at_chance(variant):
-    measured = shortcuts.measure_text(Decision(variant), 4000)
+    measured = shortcuts.measure_text(Decision(variant), 12000)
     assert set(measured) == set(shortcuts.RULES)
     for rule, (among, _) in measured.items():
         assert among == pytest.approx(0.5, abs=0.02), rule
