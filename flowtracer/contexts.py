@@ -85,8 +85,11 @@ def _named_task(name: str) -> AnswerTask:
 
 
 def credit_method(credit: Any) -> CreditMethod:
-    """The credit method that is meant, by its name or itself. Raises CreditError for anything else."""
-    if isinstance(credit, str):
+    """The credit method that is meant: itself, by its name, or by the names of several that are multiplied.
+
+    Raises CreditError for anything else.
+    """
+    if isinstance(credit, (str, list, tuple)):
         return credit_methods.get(credit)
     if isinstance(credit, type):
         name = getattr(credit, "name", credit.__name__)
