@@ -27,7 +27,15 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "otb", "probability")
+CONTINUOUS = (
+    "attention_entropy",
+    "delight",
+    "entropy_advantage",
+    "gtpo",
+    "oar_perturb",
+    "otb",
+    "probability",
+)
 
 
 @pytest.mark.parametrize("name", credit.names())
