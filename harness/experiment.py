@@ -140,7 +140,7 @@ class Experiment:
     """A whole experiment.
 
     engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
-    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
+    {"credit": name of a method or names of several, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -212,8 +212,8 @@ class Experiment:
             Training, _build(Training, {**asdict(self.training), **changes}, f"{place}.", self.name)
         )
 
-    def credit_of(self, label: str) -> tuple[str, dict[str, Any]]:
-        """The name and the options of an arm's credit method."""
+    def credit_of(self, label: str) -> tuple[str | list[str], dict[str, Any]]:
+        """An arm's credit for `flowtracer.credit.get`: a method's name, or those of several, and the options."""
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
 
@@ -391,10 +391,7 @@ def from_table(
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
-    whole["methods"] = {
-        label: {"credit": label, **_expect_table(options, f"methods.{label}", name)}
-        for label, options in methods.items()
-    }
+    whole["methods"] = {label: _arm(label, options, name) for label, options in methods.items()}
     for file in add:
         _add_arms(whole["methods"], Path(file), name)
     if changes:
@@ -415,12 +412,24 @@ def _add_arms(methods: dict[str, Any], path: Path, name: str) -> None:
     if not arms:
         raise ExperimentError(f"--add {path}: no arm in it; write [methods.LABEL] and its options")
     for label, options in arms.items():
-        arm = {"credit": label, **_expect_table(options, f"methods.{label}", path.stem)}
+        arm = _arm(label, options, path.stem)
         if methods.setdefault(label, arm) != arm:
             raise ExperimentError(
                 f"--add {path}: experiment {name} has another arm {label} ({json.dumps(methods[label])}): give it "
                 "another label"
             )
+
+
+def _arm(label: str, options: Any, name: str) -> dict[str, Any]:
+    """An arm from its table: `credit` is a method's name, the label where it is left out, or the names of several."""
+    arm = {"credit": label, **_expect_table(options, f"methods.{label}", name)}
+    names = arm["credit"] if isinstance(arm["credit"], list) else [arm["credit"]]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ExperimentError(
+            f"experiment {name}: methods.{label}.credit must be the name of a method or an array of names, not "
+            f"{arm['credit']!r}"
+        )
+    return arm
 
 
 def _change(whole: dict[str, Any], change: str, name: str) -> None:
@@ -493,7 +502,8 @@ def sheets(experiment: Experiment) -> list[Sheet]:
     arms = []
     for label, entry in experiment.methods.items():
         method, options = experiment.credit_of(label)
-        arms.append((label, method, _options(options) or "-", _options(entry.get("training", {})) or "-"))
+        named = method if isinstance(method, str) else " * ".join(method)
+        arms.append((label, named, _options(options) or "-", _options(entry.get("training", {})) or "-"))
     return [
         Sheet("Declared", ("what", "value"), facts, words=(0, 1)),
         Sheet("Arms", ("arm", "credit method", "options", "training"), tuple(arms), words=(0, 1, 2, 3)),
@@ -506,7 +516,13 @@ def _named(table: Mapping[str, Any]) -> str:
 
 
 def _options(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    """A table's keys in a line; those of a table in it, options of one of several methods, with its name before."""
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+    lines += [
+        f"{key}.{name} = {json.dumps(value)}" for key, of in inner.items() for name, value in of.items()
+    ]
+    return ", ".join(lines)
 
 
 def check(experiment: Experiment) -> None:
