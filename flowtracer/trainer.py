@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, seam
+from flowtracer import contexts, passes, seam
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch
 from flowtracer.contexts import ContextBuilder, Extract
@@ -45,7 +45,8 @@ class ReadAt(Enum):
     TRAINING_FORWARD = "training forward"
     #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
     OLD_LOGPROBS = "old log-probabilities"
-    #: One of its own: the method judges whole groups or batches, which no training forward shows.
+    #: One of its own: the method judges whole groups or batches, which no training forward shows, or needs passes of
+    #: our own beside it.
     EXTRA_FORWARD = "extra forward"
 
 
@@ -194,7 +195,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             return ReadAt.NOWHERE
         if self.passes_over_old_logprobs:
             return ReadAt.OLD_LOGPROBS
-        if self.args.steps_per_generation > 1 and self.credit.scope != "response":
+        # Passes of our own are over a whole generation batch: what is read beside them is read there too.
+        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
+        if split or self.credit.needs & contexts.FROM_OWN_PASSES:
             return ReadAt.EXTRA_FORWARD
         return ReadAt.TRAINING_FORWARD
 
@@ -240,10 +243,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             # Its weights are 1 already: it costs what stock TRL costs.
             self._finish(batch)
         elif self.read_at() is not ReadAt.TRAINING_FORWARD:
-            fields = batch.read_fields()
-            if "saliency" in self.credit.needs:
-                fields["saliency"] = self.saliency(output)
-            self._apply(output, fields)
+            self._apply(output, batch.read_fields() | self._own_passes(output))
         self.credit_seconds += time.perf_counter() - begin
         return output
 
@@ -291,7 +291,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert batch is not None
 
         def visit(rows: slice) -> Any:
-            output, fields = self._reading(passing, rows, entropies="entropies" in self.credit.needs)
+            output, fields = self._reading(passing, rows, entropies="entropies" in self.builder.from_forward)
             begin = time.perf_counter()
             source = None if batch.source is None else batch.source[rows]
             batch.read.append(self.builder.scored(passing.batch[rows], batch.located[rows], source, fields))
@@ -315,6 +315,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         captured = {} if capture is None else capture.fields
         return output, self.builder.read(part, output[0], output[1], captured)
 
+    def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
+        """What the method needs of passes of our own over a generation batch, by the names of context fields."""
+        fields: dict[str, Any] = {}
+        if "saliency" in self.credit.needs:
+            fields["saliency"] = self.saliency(output)
+        if "squares" in self.credit.needs:
+            step = self.args.per_device_train_batch_size
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
+        return fields
+
     def saliency(self, output: dict[str, Any]) -> Tensor:
         """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
         assert self.rollouts is not None
@@ -326,7 +337,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         answer = batch.on_response([row.answer for row in self.rollouts.located])
         model = self.accelerator.unwrap_model(self.model)
         step = self.args.per_device_train_batch_size
-        return contexts.answer_gradient(model, logprobs_of, batch, answer, step)
+        return passes.answer_gradient(model, logprobs_of, batch, answer, step)
 
     # From rows to their credit.
 

@@ -38,8 +38,8 @@ class Rewards:
 
     __name__ = "verdict"
 
-    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
-        self.task, self.random = task, random
+    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], settings: Training) -> None:
+        self.task, self.settings = task, settings
         self.problems = {problem.id: problem for problem in problems}
         self.judging = Judging(task)
         #: Verdicts that were asked for while responses were written, by key.
@@ -71,10 +71,23 @@ class Rewards:
         self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
         self.troubles = [answer.trouble for answer in asked]
         self.seconds = time.perf_counter() - begin
-        if self.random:
-            # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
+        # Verdicts stay what they are, whatever is paid: the record must tell the two apart.
+        if self.settings.reward == "random":
             return [float(int(seeds.key("random reward", name), 16) & 1) for name in key]
-        return [tasks.reward_of(verdict) for verdict in self.verdicts]
+        return [self._paid(verdict, name) for verdict, name in zip(self.verdicts, key, strict=True)]
+
+    def _paid(self, verdict: tasks.Verdict, key: str) -> float | None:
+        """The reward of a verdict, by a verifier that is wrong as often as the settings say.
+
+        One draw a rollout, the same for every share: what is wrong at 10% is wrong at 30% too, so that arms differ in
+        nothing else.
+        """
+        reward = tasks.reward_of(verdict)
+        if reward is None or self.settings.pays_verdicts:
+            return reward
+        wrong = self.settings.false_refusals if reward else self.settings.false_rewards
+        draw = seeds.integer(seeds.key("false verdict", key), 53) / 2**53
+        return 1.0 - reward if draw < wrong else reward
 
 
 class RecordedTrainer(CreditGRPOTrainer):
