@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from tasks.hints import hint
@@ -48,6 +49,8 @@ class Task(ABC):
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
+    #: The options that `get` built it with.
+    chosen: Mapping[str, Any] = MappingProxyType({})
     #: Items left out because their published gold states no answer: pairs of (id, reason).
     unreadable: Sequence[tuple[str, str]] = ()
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
@@ -194,8 +197,8 @@ def kind(name: str) -> type[Task]:
 
 def get(name: str, **options: Any) -> Task:
     """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
-    task = kind(name)
-    known = inspect.signature(task).parameters
+    chosen = kind(name)
+    known = inspect.signature(chosen).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
     unknown = [] if takes_any else sorted(set(options) - set(known))
     if unknown:
@@ -203,6 +206,8 @@ def get(name: str, **options: Any) -> Task:
             f"task {name} has no option {unknown[0]!r}; {hint(unknown[0], known) if known else 'it takes none'}"
         )
     try:
-        return task(**options)
+        task = chosen(**options)
     except TypeError as error:
         raise TaskError(f"task {name} does not take these options ({error})") from None
+    task.chosen = dict(options)
+    return task
