@@ -29,6 +29,10 @@ TRAIN_PROBLEMS, TEST_PROBLEMS = 8192, 512
 #: In a demonstration: how often a needed step is left out, and how often a useless one is worked out.
 SKIPPED, ADDED = 0.3, 0.3
 
+#: The roles of the tokens that `Graph.sources` knows: copied from the prompt; an operand that is a number, copied from
+#: the definition before it; an operand looked up in the step that worked it out; computed; copied from the last step.
+ROLES = ("definition", "number", "operand", "result", "answer")
+
 _STEP = re.compile(r"([a-h])=(?:(\d)|([a-h])([+*])([a-h\d])=(\d)([+*])(\d)=(\d))")
 _RESPONSE = re.compile(f"(?:{_STEP.pattern};)*{_STEP.pattern}#(\\d)")
 
@@ -245,6 +249,22 @@ class Graph(Task):
         if span is not None and system.asked in values:
             sources[before + span[0]] = [values[system.asked]]
         return sources
+
+    def roles(self, problem: Problem, text: str) -> dict[int, str]:
+        """The role, of `ROLES`, of each token that `sources` knows, by position in prompt and response."""
+        before, last = len(problem.question), len(problem.question) + len(text) - 1
+        roles = {}
+        for position, sources in self.sources(problem, text).items():
+            if len(sources) > 1:
+                roles[position] = "result"
+            elif sources[0] < before:
+                roles[position] = "definition"
+            elif position == last:
+                roles[position] = "answer"
+            else:
+                # A number stands in the definition that the step has just restated, four tokens before.
+                roles[position] = "number" if position - sources[0] == len("3=4+") else "operand"
+        return roles
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and response for a warm start; no prompt of the test split is among them.
