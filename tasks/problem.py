@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from tasks.judging import Judging
@@ -46,6 +47,8 @@ class Task(ABC):
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
+    #: The options that `get` built it with.
+    chosen: Mapping[str, Any] = MappingProxyType({})
     #: Items left out because their published gold states no answer: pairs of (id, reason).
     unreadable: Sequence[tuple[str, str]] = ()
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
@@ -194,6 +197,8 @@ def get(name: str, **options: Any) -> Task:
     """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
     found = kind(name)
     try:
-        return found(**options)
+        task = found(**options)
     except TypeError as error:
         raise TaskError(f"task {name} does not take these options ({error})") from None
+    task.chosen = dict(options)
+    return task

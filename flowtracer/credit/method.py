@@ -33,6 +33,7 @@ NEEDS = {
     "decisive": "a task that knows its decisive tokens",
     "logprobs": "the policy's log-probabilities",
     "entropies": "the policy's entropies",
+    "squares": "the sums of the policy's squared probabilities",
     "saliency": "a backward pass from the answer",
     "pieces": "the text of each token",
     "ends": "which tokens end a response",
@@ -43,7 +44,7 @@ NEEDS = {
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 #: Those that a method ranks tokens by, or bounds, as they are.
-_RANKED = frozenset({"entropies", "logprobs", "saliency"})
+_RANKED = frozenset({"entropies", "logprobs", "saliency", "squares"})
 
 
 @dataclass
@@ -61,9 +62,10 @@ class CreditContext:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
     sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
-    position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
-    |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
-    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token.
+    position and the entropy of the distribution that it was drawn from, in nats. squares: (B, T) float32, the sum of
+    that distribution's squared probabilities. saliency: (B, T) float32, |gradient . embedding| of the answer's
+    log-probability. pieces: B lists of T strings, the text of each response token, "" elsewhere. ends: (B, T) boolean,
+    the tokens that end a response, such as the end-of-sequence token.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -83,6 +85,7 @@ class CreditContext:
     head_vectors: HeadVectors | None = None
     logprobs: Tensor | None = None
     entropies: Tensor | None = None
+    squares: Tensor | None = None
     saliency: Tensor | None = None
     pieces: list[list[str]] | None = None
     ends: Tensor | None = None

@@ -15,7 +15,6 @@ from typing import Any, cast
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from flowtracer import credit
 from harness import parallel, provenance
 from harness.engines import choice, vllm
 from harness.engines import server as servers
@@ -34,7 +33,7 @@ from harness.runs.checkpoints import (
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
-from harness.sameness import check_arm, check_code, code_of
+from harness.sameness import check_arm, check_code, code_of, method_of
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 from tasks import Problem, Task
@@ -142,9 +141,9 @@ def train(
         report=report,
         context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
-        credit=_credit_of(experiment, label),
+        credit=method_of(experiment, label),
         task=task,
-        reward_funcs=Rewards(task, order, settings.reward == "random"),
+        reward_funcs=Rewards(task, order, settings),
         callbacks=[boundaries],
         train_dataset=Dataset.from_list(rows),
         args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
@@ -162,11 +161,6 @@ def train(
     with naming_checkpoint(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
-
-
-def _credit_of(experiment: Experiment, label: str) -> credit.CreditMethod:
-    method, options = experiment.credit_of(label)
-    return credit.get(method, **options)
 
 
 def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:

@@ -17,7 +17,9 @@ cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far
                         along the policy gradient of the n - 1 other batches. Leaving the batch itself out keeps
                         uniform's noise from counting as agreement. The large batch is as noisy as n is small, so
                         compare methods on one set of rollouts only.
-cosine to uniform       mean over i of cos(g_i, u_i): how much the method changes an update.
+turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
+                        yardstick is `random`: it turns an update by its noise, towards nothing.
+seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani
 1993, chapter 11), those of cosines Student's over batches, those of figures per response Student's over problems.
@@ -60,7 +62,10 @@ from leaderboards.sheets import NOTHING, Sheet, level
 
 @dataclass(frozen=True)
 class Figures:
-    """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply."""
+    """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply.
+
+    to_uniform: mean of cos(g_i, u_i), 1 - turn.
+    """
 
     label: str
     options: Mapping[str, Any]
@@ -70,6 +75,8 @@ class Figures:
     ratio_difference_interval: Interval | None
     to_large: Level
     to_uniform: Level
+    turn: Level
+    seconds: float
     mean_weight: float
     abstained: float
     shares: Mapping[str, float]
@@ -204,6 +211,7 @@ def replay(
                 label=label,
                 options=dict(options),
                 abstained=len(passes[label].abstained) / len(responses),
+                seconds=float(np.median(passes[label].seconds)),
                 **_of_gradients(moments[label], moments["uniform"], label == "uniform"),
                 **_of_weights(responses, passes[label], values.changes),
             )
@@ -296,6 +304,7 @@ def _of_gradients(moments: Moments, uniform: Moments, is_uniform: bool) -> dict[
         "ratio_difference_interval": None if is_uniform else around,
         "to_large": figures.mean_level(moments.with_large) if len(moments.squares) > 1 else None,
         "to_uniform": figures.mean_level(moments.with_uniform),
+        "turn": figures.mean_level(moments.turns),
     }
 
 
@@ -426,16 +435,18 @@ def _gradient_sheet(methods: Sequence[Figures]) -> Sheet:
             level(method.ratio, method.ratio_interval),
             level(method.ratio_difference, method.ratio_difference_interval, 3, "+"),
             _text(method.to_large),
-            _text(method.to_uniform),
+            _text(method.turn, digits=4),
+            f"{method.seconds:.3f}",
         )
         for method in methods
     )
     return Sheet(
         "Gradient",
-        ("method", "signal/noise", "minus uniform's", "cos to large", "cos to uniform"),
+        ("method", "signal/noise", "minus uniform's", "cos to large", "turn", "s/step"),
         rows,
         "Signal-to-noise ratio (power) of one batch's gradient; cosine to the uniform gradient of all other "
-        "batches, and to uniform's on the same batch. ± 95% intervals over batches.",
+        "batches. Turn: 1 - cosine to uniform's gradient on the same batch; random, which knows nothing, is its "
+        "yardstick. s/step: median seconds of an update without sampling. ± 95% intervals over batches.",
     )
 
 
@@ -480,5 +491,5 @@ def _agreement_sheet(replayed: Replay, labels: Sequence[str]) -> Sheet:
     )
 
 
-def _text(value: Level, sign: str = "") -> str:
-    return level(None, None) if value is None else level(value[0], value[1], 3, sign)
+def _text(value: Level, sign: str = "", digits: int = 3) -> str:
+    return level(None, None) if value is None else level(value[0], value[1], digits, sign)

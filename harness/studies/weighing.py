@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ class Pass:
     weights: one array a response, batch by batch. abstained: (batch, row) of responses that the method could not
     judge. gradients: (batches, parameters) float32, or a projection of it; None once it is used up. gap: mean absolute
     difference of log-probabilities from those recorded, 0 up to rounding where this policy wrote the rollouts.
+    seconds: of each batch's update, from the given rollouts to the gradient.
     """
 
     weights: list[list[NDArray[np.float32]]] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Pass:
     abstained: set[tuple[int, int]] = field(default_factory=set)
     gradients: NDArray[np.float32] | None = None
     gap: float = math.nan
+    seconds: list[float] = field(default_factory=list)
 
 
 class _Collector(TrainerCallback):
@@ -58,9 +61,16 @@ class _Collector(TrainerCallback):
         self.result = Pass()
         self.gradients: list[NDArray[np.float32]] = []
         self.gaps: list[float] = []
+        self.begin = 0.0
         self.trainer: CreditGRPOTrainer
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.begin = time.perf_counter()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # or the host's clock would run ahead of the backward
+        self.result.seconds.append(time.perf_counter() - self.begin)
         batch, step = self.trainer.rollouts, state.global_step
         assert batch is not None
         lengths = [len(ids) for ids in batch.response_ids]

@@ -27,7 +27,7 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "probability")
+CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "otb", "probability")
 
 
 @pytest.mark.parametrize("name", credit.names())
