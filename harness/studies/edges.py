@@ -393,7 +393,7 @@ def page(rankings: Sequence[Ranking], facts: Sequence[str], command: str) -> Pag
 
     note = (
         "The chance that a true source outranks another position, ties half; 0.5 is chance. Means over problems, 95% "
-        "intervals over problems. definition: copied from the prompt; number: copied from the step's definition; "
+        "intervals over problems. definition: copied from the prompt; restated: copied from the step's definition; "
         "operand: looked up in an earlier step; result: computed; answer: copied from the last step."
     )
     return Page(
