@@ -56,7 +56,9 @@ def table(name: str, labels: Sequence[str]) -> str:
     arms: Mapping[str, Any] = {arm["label"]: arm for arm in sorted(kept["arms"], key=lambda arm: arm["rank"])}
     lines = ["| who gets more credit | reward, minus uniform | outcome |", "|---|--:|---|"]
     for label in labels or arms:
-        lines.append(f"| {WORDS.get(label, label)} | {_difference(arms[label], kept)} | {_outcome(arms[label])} |")
+        lines.append(
+            f"| {WORDS.get(label, label)} | {_difference(arms[label], kept)} | {_outcome(arms[label])} |"
+        )
     return "\n".join(lines)
 
 
