@@ -1,7 +1,7 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. tests/test_results.py holds every table, and every number in the text of those pages, to the files.
+leaderboards/results. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 """
 
 from __future__ import annotations
