@@ -22,6 +22,7 @@ from harness import seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
+from leaderboards.names import hint
 from tasks.decision import LETTERS, Decision
 
 #: A rule of the text: prompt and response to a score of every token, the end token counted.
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(POLICIES)}; default: all")
     for name in parser.parse_args(arguments).names or list(POLICIES):
         if name not in POLICIES:
-            print(f"error: no testbed {name!r} is measured; known: {', '.join(POLICIES)}", file=sys.stderr)
+            print(f"error: no testbed {name!r} is measured; {hint(name, POLICIES)}", file=sys.stderr)
             raise SystemExit(2)
         measured = measure(load_policy(name), Decision(POLICIES[name]))
         print(f"{name}\n\n| rule | among drawn letters | among all tokens |\n|---|--:|--:|")

@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from tasks.hints import hint
 from tasks.problem import Problem, Task, register
 from tasks.verdict import TaskError, Verdict
 
@@ -116,7 +117,7 @@ class Decision(Task):
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
         if variant not in FORMS:
-            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(FORMS)}")
+            raise TaskError(f"task decision has no variant {variant!r}; {hint(str(variant), FORMS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"

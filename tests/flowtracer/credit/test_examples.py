@@ -104,6 +104,24 @@ EXAMPLES = {
         },
         "2 2 1 1 1 1 1 1 1 1",
     ),
+    "otb": (
+        lambda: {
+            "rows": 2,
+            "reward": torch.tensor([1.0, 0.0]),
+            "advantage": torch.tensor([1.0, -1.0]),
+            "logprobs": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]).log(),
+            "squares": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]),
+        },
+        "0 0 0 0 0 0.2857 0.4444 0.5455 0.6154 0.6667",
+    ),
+    "attention_entropy": (
+        lambda: {"scores": torch.tensor([[0.0, 0, 0.5, 1, 0.25, 0.75, 0.5, 0.5, 0, 1, 0.5]])},
+        "1.5 1 0.5 1.25 0.75 1 1 1.5 0.5 1",
+    ),
+    "oar_perturb": (
+        lambda: {"divergence": torch.tensor([0.0, 1, 0, 0.5, 0, 0.25, 0.75, 0, 1, 9]).expm1().tolist()},
+        "0.1071 2.1429 0.1071 1.4286 0.1071 1.0714 1.7857 0.1071 2.1429 1",
+    ),
     "tempo": (
         lambda: {
             "rows": 2,
