@@ -61,12 +61,12 @@ def test_the_noise_of_a_large_vocabulary_costs_a_cpu_and_no_gpu(monkeypatch):
 def test_counts_and_what_they_depend_on():
     built = experiment.load("decision")
     found = plan.plan(built, CPU)
-    assert (found.runs, found.rollouts) == (64, 64 * 200 * 32)
+    assert (found.runs, found.rollouts) == (64, 64 * 160 * 64)
     assert found.tokens == found.rollouts * 32 and found.prompt == 5
     assert found.samples == 64 * 5 * 64 * 4
     # An arm that samples more is counted with what it samples.
     fairness = plan.plan(experiment.load("fairness"), CPU)
-    assert fairness.rollouts == 8 * 200 * (18 * 32 + 36)
+    assert fairness.rollouts == 8 * 160 * (18 * 64 + 68)
     # DAPO-Math has no test problems of its own.
     paper = plan.plan(experiment.load("paper-4b-1k"), GPU)
     assert paper.samples == 18 * 8 * 6 * (16 * (30 + 30 + 40) + 4 * (500 + 675))
