@@ -60,8 +60,8 @@ def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, poli
 
 
 def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
-    """Flow abstains on all of them, and says so; a single batch has no spread."""
-    built = tiny_experiment(max_response_tokens=4)
+    """Flow abstains on all of them, and says so; a single batch has no spread. Some drawn letters have a gradient."""
+    built = tiny_experiment(max_response_tokens=12)
     batches = rollouts.fresh(built, policy, 1, 0)
     assert {row["verdict"] for row in batches[0]} == {"truncated"}
     batches = [[{**row, "reward": float(index % 2)} for index, row in enumerate(batches[0])]]
