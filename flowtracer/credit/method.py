@@ -33,17 +33,19 @@ NEEDS = {
     "decisive": "a task that knows its decisive tokens",
     "logprobs": "the policy's log-probabilities",
     "entropies": "the policy's entropies",
+    "teacher_logprobs": "the log-probabilities of a teacher that reads the gold",
     "saliency": "a backward pass from the answer",
     "pieces": "the text of each token",
     "ends": "which tokens end a response",
     "advantage": "the advantages",
     "reward": "the rewards",
     "group": "the groups",
+    "step": "the training step",
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 #: Those that a method ranks tokens by, or bounds, as they are.
-_RANKED = frozenset({"entropies", "logprobs", "saliency"})
+_RANKED = frozenset({"entropies", "logprobs", "saliency", "teacher_logprobs"})
 
 
 @dataclass
@@ -61,9 +63,11 @@ class CreditContext:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
     sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
-    position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
+    position and the entropy of the distribution that it was drawn from, in nats. teacher_logprobs: (B, T) float32, the
+    log-probability by the policy under a second prompt that holds the gold. saliency: (B, T) float32,
     |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
-    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token.
+    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token. step:
+    optimizer steps before the responses were generated.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -89,6 +93,8 @@ class CreditContext:
     streams: list[int] | None = None
     scores: Tensor | None = None
     over_processes: Callable[[Tensor], Tensor] | None = None
+    teacher_logprobs: Tensor | None = None
+    step: int | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
 
     def abstain(self, row: int, reason: str) -> None:

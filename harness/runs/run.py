@@ -5,6 +5,7 @@ Both `train` and `evaluate` go on where a stopped process left off, and a run th
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import Any, cast
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from flowtracer import credit
 from harness import parallel, provenance
 from harness.engines import choice, vllm
 from harness.engines import server as servers
@@ -34,7 +34,7 @@ from harness.runs.checkpoints import (
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
-from harness.sameness import check_arm, check_code, code_of
+from harness.sameness import check_arm, check_code, code_of, method_of
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 from tasks import Problem, Task
@@ -131,7 +131,8 @@ def train(
         policy.model.float()
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
-    rows = _training_rows(policy, task, order)
+    method = method_of(experiment, label)
+    rows = _training_rows(policy, task, order, taught="teacher_logprobs" in method.needs)
     boundaries = Boundaries(settings.updates_per_batch, stop)
     trainer = RecordedTrainer(
         policy=policy,
@@ -142,7 +143,7 @@ def train(
         report=report,
         context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
-        credit=_credit_of(experiment, label),
+        credit=method,
         task=task,
         reward_funcs=Rewards(task, order, settings.reward == "random"),
         callbacks=[boundaries],
@@ -164,13 +165,13 @@ def train(
     return not boundaries.stopped
 
 
-def _credit_of(experiment: Experiment, label: str) -> credit.CreditMethod:
-    method, options = experiment.credit_of(label)
-    return credit.get(method, **options)
-
-
-def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The training data: a row for each time that a problem is asked."""
+def _training_rows(
+    policy: Policy, task: Task, order: Sequence[Problem], taught: bool
+) -> list[dict[str, Any]]:
+    """The training data: a row for each time that a problem is asked. taught: whether a teacher reads the gold."""
+    golds = {
+        problem.id: {"gold": json.dumps(problem.gold, ensure_ascii=False)} for problem in order if taught
+    }
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
     return [
         {
@@ -178,6 +179,7 @@ def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list
             "prompt_ids": encoded[problem.id],
             "question": problem.question,
             "problem_id": problem.id,
+            **(golds.get(problem.id, {})),
         }
         for problem in order
     ]

@@ -23,6 +23,8 @@ PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
 class Letters:
     """A task whose answer is the last letter of a response, and whose first letter decides."""
 
+    teacher_template = "{question}{gold}"
+
     def extract(self, text):
         return (len(text) - 1, len(text)) if text else None
 
@@ -48,6 +50,7 @@ def train(
     steps=3,
     reward=count_letters,
     columns=None,
+    data=None,
     **changes,
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
@@ -76,7 +79,9 @@ def train(
         "bf16": False,
         **changes,
     }
-    data = Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]})
+    if data is None:
+        questions = [text[:1] for text in prompts]
+        data = Dataset.from_dict({"prompt": prompts, "question": questions, "gold": ["7", "8", "9", "7"]})
     trainer = cls(
         model=model,
         reward_funcs=reward,
