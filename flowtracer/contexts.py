@@ -19,11 +19,15 @@ from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
+from flowtracer.hints import hint
 from flowtracer.layout import Padded, Turn
 from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 
 #: What a credit method can need that only a forward of the policy shows.
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
+
+#: What takes passes of our own over a whole generation batch (`passes.py`).
+FROM_OWN_PASSES = frozenset({"saliency", "squares"})
 
 Extract = Callable[[str], Span | None]
 
@@ -78,13 +82,16 @@ def _named_task(name: str) -> AnswerTask:
             "flowtracer; rename it, or give a task itself"
         )
     if name not in tasks.names():
-        raise CreditError(f"task={name!r} is not known; known: {', '.join(tasks.names())}")
+        raise CreditError(f"task={name!r} is not known; {hint(name, tasks.names())}")
     return tasks.get(name)
 
 
 def credit_method(credit: Any) -> CreditMethod:
-    """The credit method that is meant, by its name or itself. Raises CreditError for anything else."""
-    if isinstance(credit, str):
+    """The credit method that is meant: itself, by its name, or by the names of several that are multiplied.
+
+    Raises CreditError for anything else.
+    """
+    if isinstance(credit, (str, list, tuple)):
         return credit_methods.get(credit)
     if isinstance(credit, type):
         name = getattr(credit, "name", credit.__name__)
@@ -92,8 +99,8 @@ def credit_method(credit: Any) -> CreditMethod:
     if isinstance(credit, CreditMethod):
         return credit
     raise CreditError(
-        f"credit={credit!r} is no credit method: give a name ({', '.join(credit_methods.names())}) or "
-        "credit.get(name, **options); 'uniform' is GRPO as it is"
+        f"credit={credit!r} is no credit method: give a name of flowtracer.credit.names() or credit.get(name, "
+        "**options); 'uniform' is GRPO as it is"
     )
 
 
@@ -206,7 +213,12 @@ class ContextBuilder:
     def __init__(self, method: CreditMethod, task: AnswerTask, tokenizer: Any) -> None:
         self.method, self.task, self.tokenizer = method, task, tokenizer
         self.reads_attention = method.reading() is not None
-        self.reads_forward = bool(method.needs & FROM_FORWARD)
+        #: What the method needs of a forward that the trainer makes anyway.
+        self.from_forward = method.needs & FROM_FORWARD
+        if "squares" in method.needs:
+            # A pass of its own shows all of them, of one and the same distribution.
+            self.from_forward -= {"logprobs", "entropies"}
+        self.reads_forward = bool(self.from_forward)
         self.wants_answer = self.reads_attention or "saliency" in method.needs
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
@@ -303,10 +315,9 @@ class ContextBuilder:
         """A forward's results by the names of context fields. logprobs, entropies: (B, length), if it gave them."""
         fields = dict(fields)
         for name, values in (("logprobs", logprobs), ("entropies", entropies)):
-            if name in self.method.needs:
+            if name in self.from_forward:
                 assert values is not None
-                fields[name] = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=values.device)
-                fields[name][:, -values.shape[1] :] = values.detach()
+                fields[name] = batch.in_columns(values)
         return fields
 
     def scored(
@@ -339,38 +350,3 @@ def named(
         else:
             reasons[row] = reason
     return reasons
-
-
-def answer_gradient(
-    model: Any,
-    logprobs_of: Callable[[Any, Padded], Tensor],
-    batch: Padded,
-    answer: Tensor,
-    step: int,
-) -> Tensor:
-    """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer.
-
-    logprobs_of: log-probabilities (b, length) of the response tokens of a batch, by a model. step: rows at once.
-    """
-    embedded: list[Tensor] = []
-
-    def keep(module: Any, inputs: Any, vectors: Tensor) -> Tensor:
-        embedded.append(vectors.requires_grad_())
-        return vectors
-
-    training = model.training
-    handle = model.get_input_embeddings().register_forward_hook(keep)
-    parts = []
-    try:
-        # Without dropout: it would draw from the global generator, and blur what is measured.
-        model.eval()
-        for start in range(0, len(batch.input_ids), step):
-            rows = slice(start, start + step)
-            with torch.enable_grad():
-                answers = (logprobs_of(model, batch[rows]) * answer[rows, -batch.length :]).sum()
-                (gradient,) = torch.autograd.grad(answers, embedded[-1])
-            parts.append((gradient.float() * embedded.pop().detach().float()).sum(-1).abs())
-    finally:
-        handle.remove()
-        model.train(training)
-    return torch.cat(parts)

@@ -61,9 +61,11 @@ class Padded:
     def __getitem__(self, rows: slice) -> Padded:
         return Padded(self.input_ids[rows], self.attention_mask[rows], self.length)
 
-    def in_response(self, values: Tensor) -> Tensor:
-        """Values (B, length) of the responses' columns, as (B, T) with 0 before them."""
-        return torch.nn.functional.pad(values, (self.input_ids.shape[1] - self.length, 0))
+    def in_columns(self, values: Tensor) -> Tensor:
+        """Values (B, length) of the responses in their columns of (B, T), float32, detached; 0 elsewhere."""
+        placed = torch.zeros(self.input_ids.shape, dtype=torch.float32, device=values.device)
+        placed[:, -values.shape[1] :] = values.detach()
+        return placed
 
     def on_response(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Tokens of each response, counted from its first, as a mask (B, T)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -15,13 +17,14 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, seam, teaching
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch
 from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
 from flowtracer.layout import Padded
+from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
@@ -42,7 +45,8 @@ class ReadAt(Enum):
     TRAINING_FORWARD = "training forward"
     #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
     OLD_LOGPROBS = "old log-probabilities"
-    #: One of its own: the method judges whole groups or batches, which no training forward shows.
+    #: One of its own: the method judges whole groups or batches, which no training forward shows, or needs passes of
+    #: our own beside it.
     EXTRA_FORWARD = "extra forward"
 
 
@@ -53,6 +57,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     task: where the answer of a response stands, and for the oracle methods which tokens decide it: a task
         (`extract(text) -> (start, end) or None`, `decisive(text)`; any `tasks.Task`), the name of a registered one, or
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
+    record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
+        `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
     Everything else is TRL's.
 
     Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
@@ -83,7 +89,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     weights away; image inputs; torch.compile, prompt tuning, and a policy whose attention cannot be tapped, where the
     method reads it; groups and batches that are spread over processes, where the method needs them whole; gradients
     through a sharded policy; a method that needs decisive tokens or a question which task or data set do not have;
-    additive methods with rewards that are normalised one by one.
+    additive methods with rewards that are normalised one by one; a record where no package is installed that writes
+    one, or where an update does not end with a generation batch.
     """
 
     def __init__(
@@ -91,9 +98,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         *args: Any,
         credit: str | CreditMethod = "flow",
         task: AnswerTask | Extract | str | None = None,
+        record: str | os.PathLike[str] | Recorder | None = None,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
+        self.recorder = recorder(record)
         self.credit = contexts.credit_method(credit)
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
@@ -111,6 +120,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
+        if self.recorder is not None:
+            self.recorder.open(self)
+            self.add_callback(Recording(self.recorder, self))
 
     def credit_settings(self) -> dict[str, Any]:
         """Credit method, options and task, as trackers and the model card show them."""
@@ -149,6 +161,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} reads the policy token by token, and PEFT's {kind} puts learned vectors before "
                 "them; use LoRA, or a credit method that reads none"
+            )
+
+        if self.recorder is not None and self.updates_per_batch is None:
+            raise CreditError(
+                "record: a generation batch ends in the middle of an update; make steps_per_generation * "
+                "num_iterations a multiple of gradient_accumulation_steps"
             )
 
     def _check_scope(self) -> None:
@@ -191,7 +209,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             return ReadAt.NOWHERE
         if self.passes_over_old_logprobs:
             return ReadAt.OLD_LOGPROBS
-        if self.args.steps_per_generation > 1 and self.credit.scope != "response":
+        # Passes of our own are over a whole generation batch: what is read beside them is read there too.
+        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
+        if split or self.credit.needs & contexts.FROM_OWN_PASSES:
             return ReadAt.EXTRA_FORWARD
         return ReadAt.TRAINING_FORWARD
 
@@ -201,6 +221,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch = self.rollouts
         assert batch is not None
+        batch.clock["generated"] = begin
         batch.prompt_ids, batch.response_ids = generated.prompt_ids, generated.response_ids
         batch.texts = generated.texts
         batch.located = [
@@ -227,6 +248,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def rewarded(self, rewards: Tensor) -> None:
         if self.model.training:
             assert self.rollouts is not None
+            self.rollouts.clock["rewarded"] = time.perf_counter()
             self.rollouts.all_rewards = self.weighted(rewards)
 
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -250,10 +272,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             # Its weights are 1 already: it costs what stock TRL costs.
             self._finish(batch)
         elif self.read_at() is not ReadAt.TRAINING_FORWARD:
-            fields = batch.read_fields()
-            if "saliency" in self.credit.needs:
-                fields["saliency"] = self.saliency(output)
-            self._apply(output, fields)
+            self._apply(output, batch.read_fields() | self._own_passes(output))
         self.credit_seconds += time.perf_counter() - begin
         return output
 
@@ -301,7 +320,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert batch is not None
 
         def visit(rows: slice) -> Any:
-            output, fields = self._reading(passing, rows, entropies="entropies" in self.credit.needs)
+            output, fields = self._reading(passing, rows, entropies="entropies" in self.builder.from_forward)
             begin = time.perf_counter()
             source = None if batch.source is None else batch.source[rows]
             batch.read.append(self.builder.scored(passing.batch[rows], batch.located[rows], source, fields))
@@ -325,6 +344,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         captured = {} if capture is None else capture.fields
         return output, self.builder.read(part, output[0], output[1], captured)
 
+    def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
+        """What the method needs of passes of our own over a generation batch, by the names of context fields."""
+        fields: dict[str, Any] = {}
+        if "saliency" in self.credit.needs:
+            fields["saliency"] = self.saliency(output)
+        if "squares" in self.credit.needs:
+            step = self.args.per_device_train_batch_size
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
+        return fields
+
     def saliency(self, output: dict[str, Any]) -> Tensor:
         """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
         assert self.rollouts is not None
@@ -336,7 +366,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         answer = batch.on_response([row.answer for row in self.rollouts.located])
         model = self.accelerator.unwrap_model(self.model)
         step = self.args.per_device_train_batch_size
-        return contexts.answer_gradient(model, logprobs_of, batch, answer, step)
+        return passes.answer_gradient(model, logprobs_of, batch, answer, step)
 
     def teacher_logprobs(self, batch: RolloutBatch, length: int) -> Tensor:
         """Log-probabilities of the responses behind the teacher's prompts, (B, length): a forward of its own."""
@@ -346,14 +376,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             batch.teacher_prompts, batch.response_ids, pad_id, self.accelerator.device
         )
         step = self.args.per_device_train_batch_size
-        training = self.model.training
-        # Without dropout, as for all that is measured: it would draw from the global generator.
-        self.model.eval()
-        try:
-            with torch.no_grad(), self.without_checkpointing():
-                logprobs = self.pass_over(self.model, taught, step).run(slice(None), step=step)[0]
-        finally:
-            self.model.train(training)
+        with torch.no_grad(), self.without_checkpointing(), passes.evaluating(self.model):
+            logprobs = self.pass_over(self.model, taught, step).run(slice(None), step=step)[0]
         return teaching.placed(logprobs, length)
 
     # From rows to their credit.
@@ -393,7 +417,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.streams = [batch.streams[row] for row in members]
         context.step = batch.step
         if batch.teacher_logprobs is not None:
-            context.teacher_logprobs = padded.in_response(batch.teacher_logprobs[inputs[_ROLLOUT]])
+            context.teacher_logprobs = padded.in_columns(batch.teacher_logprobs[inputs[_ROLLOUT]])
         if "tool_mask" in inputs:
             context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:
@@ -438,7 +462,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.log_completions and self.model.training and self.rollouts is not None:
             self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
+        if self.recorder is not None and "loss" in logs and self.generates_next:
+            entropy = self.training_metrics.get("entropy") or [math.nan]
+            self.recorder.record(self, {**logs, "entropy": sum(entropy) / len(entropy)})
         super().log(logs, start_time)
+
+    def before_checkpoint(self) -> None:
+        if self.recorder is not None:
+            self.recorder.settle()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card, and which credit trained the model."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowtracer import contexts, seam, teaching
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.contexts import ContextBuilder, Extract, Located
 from flowtracer.credit import CreditContext, CreditMethod
@@ -260,10 +259,16 @@ def _fields(
                 builder.scored(batch[rows], located[rows], None if source is None else source[rows], fields)
             )
     fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    if "squares" in method.needs:
+        fields |= passes.distributions(model, batch, temperature, step)
     if "saliency" in method.needs:
         answer = batch.on_response([row.answer for row in located])
-        fields["saliency"] = contexts.answer_gradient(
-            model, lambda policy, rows: _logprobs(policy, rows, temperature)[0], batch, answer, step
+        fields["saliency"] = passes.answer_gradient(
+            model,
+            lambda policy, rows: passes.logprobs_and_entropies(policy, rows, temperature)[0],
+            batch,
+            answer,
+            step,
         )
     return fields
 
@@ -271,20 +276,15 @@ def _fields(
 def _forward(
     model: nn.Module, builder: ContextBuilder, tap: AttentionTap | None, batch: Padded, temperature: float
 ) -> dict[str, Any]:
-    needs = builder.method.needs & {"logprobs", "entropies"}
+    needs = builder.from_forward & {"logprobs", "entropies"}
     logprobs = entropies = None
-    training = model.training
-    model.eval()
-    try:
-        opened = nullcontext() if tap is None else tap.open(batch.attention_mask, builder.method.reading())
-        with torch.no_grad(), opened as capture:
-            if needs:
-                logprobs, entropies = _logprobs(model, batch, temperature)
-            else:
-                assert tap is not None
-                forward_to(model, tap.layers[-1], batch.input_ids, batch.attention_mask)
-    finally:
-        model.train(training)
+    opened = nullcontext() if tap is None else tap.open(batch.attention_mask, builder.method.reading())
+    with passes.evaluating(model), torch.no_grad(), opened as capture:
+        if needs:
+            logprobs, entropies = passes.logprobs_and_entropies(model, batch, temperature)
+        else:
+            assert tap is not None
+            forward_to(model, tap.layers[-1], batch.input_ids, batch.attention_mask)
     return builder.read(batch, logprobs, entropies, {} if capture is None else capture.fields)
 
 
@@ -313,31 +313,12 @@ def _taught(
     teaching.check_context(model, prompts, batch.length)
     taught = teaching.taught_batch(prompts, response_ids, _pad_id(builder.tokenizer), batch.input_ids.device)
     step = batch_size or len(prompts)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                _logprobs(model, taught[slice(start, start + step)], temperature)[0]
-                for start in range(0, len(prompts), step)
-            ]
-    finally:
-        model.train(training)
-    return batch.in_response(torch.cat(parts))
-
-
-def _logprobs(model: Any, batch: Padded, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (B, length) of the response tokens, in nats."""
-    options = {}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = batch.length + 1
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options
-    ).logits
-    # The logits of a position are those of the token that follows.
-    logs = (logits[:, -batch.length - 1 : -1].float() / temperature).log_softmax(-1)
-    logprobs = logs.gather(-1, batch.input_ids[:, -batch.length :].unsqueeze(-1)).squeeze(-1)
-    return logprobs, -(logs.exp() * logs).sum(-1)
+    with torch.no_grad(), passes.evaluating(model):
+        parts = [
+            passes.logprobs_and_entropies(model, taught[slice(start, start + step)], temperature)[0]
+            for start in range(0, len(prompts), step)
+        ]
+    return batch.in_columns(torch.cat(parts))
 
 
 def forward_to(model: Any, layer: int, input_ids: Tensor, attention_mask: Tensor) -> None:

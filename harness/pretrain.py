@@ -32,6 +32,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
+from leaderboards.names import hint
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
 BATCH, SAMPLES = 256, 4
@@ -117,7 +118,7 @@ def pretrain(name: str, folder: Path) -> str:
     generator: not for use inside a process that does anything else. Raises ExperimentError for an unknown name.
     """
     if name not in RECIPES:
-        raise ExperimentError(f"no warm start is known for policy {name!r}; known: {', '.join(RECIPES)}")
+        raise ExperimentError(f"no warm start is known for policy {name!r}; {hint(name, RECIPES)}")
     recipe = RECIPES[name]
     seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
     with tempfile.TemporaryDirectory() as scratch:

@@ -124,6 +124,11 @@ class Composed(CreditMethod):
         assert context.advantage is not None
         return context.advantage > 0 if self.sign == "positive" else context.advantage < 0
 
+    def _scaled_to_mean_one(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:
+        """The total of those that the method is for is conserved; the others weigh 1 as before."""
+        applies = self._applies(context).unsqueeze(1)
+        return torch.where(applies, super()._scaled_to_mean_one(weights, context, judged & applies), weights)
+
     def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
         """The mean of those that the method is for: the others' weights of 1 would dilute it."""
         return super()._abstention_weight(weights, judged & self._applies(context).unsqueeze(1), context)
@@ -150,9 +155,11 @@ def get(name: str | Sequence[str], **options: Any) -> CreditMethod:
         outer: dict[str, Any] = {
             key: options[key] for key in ("sign", "as_mask") if key in options and key not in own
         }
+        if outer and "mean_one" in options:  # of what is left: of the mask, and of the one sign
+            outer["mean_one"] = options["mean_one"]
         single = methods.get(name, **{key: value for key, value in options.items() if key not in outer})
         return Composed(parts=(single,), **outer) if outer else single
-    names = list(name)
+    names: list[Any] = list(name) if isinstance(name, (list, tuple)) else [name]
     if not names or not all(isinstance(part, str) for part in names) or len(set(names)) < len(names):
         raise CreditError(f"credit {names!r}: give the names of different credit methods")
     outer = {key: value for key, value in options.items() if key in ("sign", "as_mask", "mean_one")}

@@ -21,6 +21,7 @@ from flowtracer.blocked import BlockedRollout
 from flowtracer.credit import elsewhere
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
+from flowtracer.hints import hint
 from flowtracer.readings import HeadVectors, MeanMap, Reading
 
 ABSTENTIONS = ("mean", "one")
@@ -33,6 +34,7 @@ NEEDS = {
     "decisive": "a task that knows its decisive tokens",
     "logprobs": "the policy's log-probabilities",
     "entropies": "the policy's entropies",
+    "squares": "the sums of the policy's squared probabilities",
     "teacher_logprobs": "the log-probabilities of a teacher that reads the gold",
     "saliency": "a backward pass from the answer",
     "pieces": "the text of each token",
@@ -45,7 +47,7 @@ NEEDS = {
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 #: Those that a method ranks tokens by, or bounds, as they are.
-_RANKED = frozenset({"entropies", "logprobs", "saliency", "teacher_logprobs"})
+_RANKED = frozenset({"entropies", "logprobs", "saliency", "squares", "teacher_logprobs"})
 
 
 @dataclass
@@ -63,11 +65,12 @@ class CreditContext:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
     sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
-    position and the entropy of the distribution that it was drawn from, in nats. teacher_logprobs: (B, T) float32, the
-    log-probability by the policy under a second prompt that holds the gold. saliency: (B, T) float32,
-    |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
-    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token. step:
-    optimizer steps before the responses were generated.
+    position and the entropy of the distribution that it was drawn from, in nats. squares: (B, T) float32, the sum of
+    that distribution's squared probabilities. teacher_logprobs: (B, T) float32, the token's log-probability by the
+    policy under a second prompt, which holds the gold. saliency: (B, T) float32, |gradient . embedding| of the answer's
+    log-probability. pieces: B lists of T strings, the text of each response token, "" elsewhere. ends: (B, T) boolean,
+    the tokens that end a response, such as the end-of-sequence token. step: optimizer steps before the responses were
+    generated.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -87,6 +90,7 @@ class CreditContext:
     head_vectors: HeadVectors | None = None
     logprobs: Tensor | None = None
     entropies: Tensor | None = None
+    squares: Tensor | None = None
     saliency: Tensor | None = None
     pieces: list[list[str]] | None = None
     ends: Tensor | None = None
@@ -328,8 +332,8 @@ def _kind(name: str) -> type[CreditMethod]:
         _load_installed()
     if name not in _REGISTRY:
         raise CreditError(
-            f"unknown credit method {name!r}; known: {', '.join(names())}; one of your own is imported first, by "
-            "--import FILE or imports = [FILE] in the experiment file"
+            f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "
+            "is imported first, by --import FILE or imports = [FILE] in the experiment file"
         )
     return _REGISTRY[name]
 
@@ -347,5 +351,5 @@ def get(name: str, **options: Any) -> CreditMethod:
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+        raise CreditError(f"credit {name} has no option {unknown[0]!r}; {hint(unknown[0], known)}")
     return _kind(name)(**options)

@@ -46,7 +46,7 @@ def _add_reproduce(commands: Commands) -> None:
         _reproduce,
         "Train and evaluate every method and seed, and print what came out.",
     )
-    _add_experiment(added, "two seeds and a few steps, to see that it works", nargs="?", default="decision")
+    add_experiment(added, "two seeds and a few steps, to see that it works", nargs="?", default="decision")
     added.add_argument(
         "--until-decided",
         action="store_true",
@@ -75,12 +75,12 @@ def _add_reproduce(commands: Commands) -> None:
 
 def _add_train(commands: Commands) -> None:
     added = command(commands, "train", _train, "Train and evaluate one method of an experiment on one seed.")
-    _add_experiment(added, "a few steps, to see that it works")
+    add_experiment(added, "a few steps, to see that it works")
     added.add_argument("--method", required=True, help="one of the experiment's methods")
     added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
 
 
-def _add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) -> None:
+def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) -> None:
     """The options that both ways of running an experiment take."""
     default = f" (default: {optional['default']})" if optional else ""
     added.add_argument("experiment", help=f"name or .toml file of an experiment{default}", **optional)
@@ -129,7 +129,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from harness.sweeps import sweep
     from harness.sweeps.job import Stopped
 
-    experiment = _loaded(options, options.until_decided)
+    experiment = loaded(options, options.until_decided)
     if BASELINE not in experiment.methods:
         raise ExperimentError(
             f"experiment {experiment.name} has no arm {BASELINE}, which the others are compared with: add "
@@ -152,7 +152,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
     _check_together(options, engine, workers, costs.device.kind)
-    folder = _folder(options, experiment)
+    folder = folder_of(options, experiment)
     with Bars(experiment.title) as progress:
         try:
             elsewhere = None
@@ -165,7 +165,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             )
         except Stopped:
             progress.stop()
-            return say(_stopped(folder), STOPPED)
+            return say(stopped(folder), STOPPED)
     show(folder, BASELINE)
     return 0
 
@@ -187,7 +187,7 @@ def _check_together(options: argparse.Namespace, engine: EngineChoice, workers: 
         raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
 
 
-def _loaded(options: argparse.Namespace, until_decided: bool = False) -> Experiment:
+def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experiment:
     """The experiment that is asked for; its tasks and credit methods are there, and so are tested versions."""
     from harness import experiment as experiments
     from harness import provenance
@@ -200,12 +200,13 @@ def _loaded(options: argparse.Namespace, until_decided: bool = False) -> Experim
     return experiment
 
 
-def _folder(options: argparse.Namespace, experiment: Experiment) -> Path:
+def folder_of(options: argparse.Namespace, experiment: Experiment) -> Path:
     """Where the runs go. Raises ExperimentError where nothing can be written there."""
     return writable_folder(options.out or Path("runs") / experiment.name)
 
 
-def _stopped(folder: Path) -> str:
+def stopped(folder: Path) -> str:
+    """The line on what Ctrl-C left behind."""
     return f"stopped; {folder} is whole: run the same command again, it goes on"
 
 
@@ -226,7 +227,7 @@ def _train(options: argparse.Namespace) -> int:
     from harness.sweeps import sweep
     from harness.sweeps.job import Stopped, run_folder
 
-    experiment = _loaded(options)
+    experiment = loaded(options)
     if options.method not in experiment.methods:
         raise ExperimentError(
             f"experiment {experiment.name} has no method {options.method!r}; "
@@ -239,20 +240,20 @@ def _train(options: argparse.Namespace) -> int:
     plans.refuse(plans.plan(experiment), served=options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
-    folder = _folder(options, experiment)
+    folder = folder_of(options, experiment)
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
         if not _train_together(experiment, options.method, options.seed, folder, engine):
-            return say(_stopped(folder), STOPPED) if first else STOPPED
+            return say(stopped(folder), STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
-            only = (options.method, options.seed)
+            only = [(options.method, options.seed)]
             sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
         except Stopped:
             progress.stop()
-            return say(_stopped(folder), STOPPED)
+            return say(stopped(folder), STOPPED)
     print(run_folder(folder, options.method, options.seed))
     return 0
 

@@ -145,7 +145,7 @@ def train(
         engine=engine or experiment.engine_choice(),
         credit=method,
         task=task,
-        reward_funcs=Rewards(task, order, settings.reward == "random"),
+        reward_funcs=Rewards(task, order, settings),
         callbacks=[boundaries],
         train_dataset=Dataset.from_list(rows),
         args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),

@@ -47,7 +47,7 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
     settings = experiment.training
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), batches, settings.prompts_per_step, seed)
-    rewards = Rewards(task, order, settings.reward == "random")
+    rewards = Rewards(task, order, settings)
     result = []
     for step in range(batches):
         asked = order[step * settings.prompts_per_step : (step + 1) * settings.prompts_per_step]

@@ -178,7 +178,7 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     ]
     assert batches[0].response_ids == batches[1].response_ids
     first, second = batches[0].weights, batches[1].weights
-    if name in ("answer_attention", "delight", "entropy_advantage", "gtpo", "probability"):
+    if name in ("answer_attention", "delight", "entropy_advantage", "gtpo", "otb", "probability"):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"
         )
@@ -345,7 +345,7 @@ def test_compiled_forwards_are_refused(tokenizer, tmp_path):
 
 
 def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
-    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: answer_attention, "):
+    with pytest.raises(CreditError, match="unknown credit method 'floww'; did you mean 'flow'"):
         train(tokenizer, tmp_path, credit="floww")
 
 

@@ -27,7 +27,7 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "oppo", "opsd", "probability", "rlsd")
+CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "oppo", "opsd", "otb", "probability", "rlsd")
 
 
 @pytest.mark.parametrize("name", credit.names())
@@ -171,7 +171,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),
-        ({"task": "decisionn"}, "task='decisionn' is not known; known: "),
+        ({"task": "decisionn"}, "task='decisionn' is not known; did you mean 'decision'?"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tokenizer, changes, message):

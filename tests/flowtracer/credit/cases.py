@@ -61,6 +61,9 @@ def make(
         context.teacher_logprobs = -2.0 * torch.rand(rows, width, generator=source) * response
     if "ends" in method.needs:
         context.ends = response & (column == (response * column).amax(1, keepdim=True))
+    if "squares" in method.needs:
+        chosen = context.logprobs.exp()
+        context.squares = chosen**2 + (1 - chosen) ** 2 * torch.rand(rows, width, generator=source)
     if "saliency" in method.needs:
         context.saliency = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
     if "pieces" in method.needs:

@@ -128,6 +128,16 @@ EXAMPLES = {
         },
         "0 0.25 0 0 0 0.4 0 0 0 0",
     ),
+    "otb": (
+        lambda: {
+            "rows": 2,
+            "reward": torch.tensor([1.0, 0.0]),
+            "advantage": torch.tensor([1.0, -1.0]),
+            "logprobs": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]).log(),
+            "squares": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]),
+        },
+        "0 0 0 0 0 0.2857 0.4444 0.5455 0.6154 0.6667",
+    ),
     "tempo": (
         lambda: {
             "rows": 2,

@@ -46,7 +46,7 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
 
 
 def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
-    """The policy of `decision` copies the decision that it reads: a teacher that reads the gold has something to say."""
+    """The policy of `decision` copies the decision that it reads: a teacher with the gold has something to say."""
     built = tiny_experiment()
     batches = rollouts.fresh(built, policy, 4, 0)
     methods = replay.methods_of(built, ["rlsd", "opsd", "oppo"])
