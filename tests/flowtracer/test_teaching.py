@@ -11,7 +11,7 @@ from flowtracer import CreditError, CreditGRPOTrainer, credit, weigh
 from flowtracer.credit.teacher import TEMPLATE
 from flowtracer.teaching import asked, check_context, gold_text, taught_prompt, template_of
 from tests.flowtracer.conftest import tiny_model
-from tests.flowtracer.test_trainer import PROMPTS, SEAMS, Letters, parameters, same, train
+from tests.flowtracer.test_trainer import PROMPTS, SEAMS, Letters, parameters, right, same, train
 
 TAUGHT = ("rlsd", "opsd", "oppo")
 BEHIND = "{question}{gold}"
@@ -167,10 +167,6 @@ def test_a_prompt_beyond_the_context_is_refused():
 
 
 # ------------------------------------------------------------------------------------- in training
-
-
-def right(completions, **_):
-    return [float(text[:1] < "h") for text in completions]
 
 
 class Watched(CreditGRPOTrainer):
