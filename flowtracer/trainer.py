@@ -186,6 +186,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
+        if "divergence" in self.credit.needs and self.splits_the_policy:
+            raise CreditError(
+                f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
+                "in every process; train without them"
+            )
 
     def _check_inputs(self) -> None:
         """Raises CreditError where the data set lacks a column that the method reads."""
@@ -347,12 +352,24 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
         """What the method needs of passes of our own over a generation batch, by the names of context fields."""
         fields: dict[str, Any] = {}
+        assert self.rollouts is not None
         if "saliency" in self.credit.needs:
             fields["saliency"] = self.saliency(output)
         if "squares" in self.credit.needs:
             step = self.args.per_device_train_batch_size
             with self.without_checkpointing(), self.accelerator.autocast():
                 fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
+        if "divergence" in self.credit.needs:
+            batch = Padded.of(output)
+            answer = batch.on_response([row.answer for row in self.rollouts.located])
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields["divergence"] = passes.answer_divergence(
+                    self.model,
+                    batch,
+                    answer,
+                    self.builder.replacement(),
+                    self.args.per_device_train_batch_size,
+                )
         return fields
 
     def saliency(self, output: dict[str, Any]) -> Tensor:

@@ -270,6 +270,9 @@ def _fields(
             answer,
             step,
         )
+    if "divergence" in method.needs:
+        answer = batch.on_response([row.answer for row in located])
+        fields["divergence"] = passes.answer_divergence(model, batch, answer, builder.replacement(), step)
     return fields
 
 

@@ -186,8 +186,17 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     assert batches[0].response_ids == batches[1].response_ids
     first, second = batches[0].weights, batches[1].weights
     if name in (
-        "answer_attention", "delight", "entropy_advantage", "gtpo", "oppo", "opsd", "otb", "probability", "rlsd",
-    ):  # fmt: skip
+        "answer_attention",
+        "attention_entropy",
+        "delight",
+        "entropy_advantage",
+        "gtpo",
+        "oppo",
+        "opsd",
+        "otb",
+        "probability",
+        "rlsd",
+    ):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"
         )

@@ -27,7 +27,18 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "oppo", "opsd", "otb", "probability", "rlsd")
+CONTINUOUS = (
+    "attention_entropy",
+    "delight",
+    "entropy_advantage",
+    "gtpo",
+    "oar_perturb",
+    "oppo",
+    "opsd",
+    "otb",
+    "probability",
+    "rlsd",
+)
 
 
 @pytest.mark.parametrize("name", credit.names())
