@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import trackers
 from harness.commands.records import show
 from harness.commands.shared import (
     STOPPED,
@@ -101,6 +102,11 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         help="change the experiment once, training.steps=40 for one; may be given several times",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    added.add_argument(
+        "--report-to",
+        choices=trackers.TRACKERS,
+        help="show runs under way in this tracker too; records do not depend on it",
+    )
     add_server(added)
 
 
@@ -159,9 +165,18 @@ def _reproduce(options: argparse.Namespace) -> int:
             if options.ray is not None:
                 from harness.sweeps.cluster import Cluster
 
-                elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
+                elsewhere = Cluster(
+                    experiment, folder, options.ray, options.gpus, options.workers, options.report_to
+                )
             sweep.reproduce(
-                experiment, folder, workers, progress, None, elsewhere, engine, options.more_seeds
+                experiment,
+                folder,
+                workers,
+                progress,
+                elsewhere=elsewhere,
+                engine=engine,
+                more_seeds=options.more_seeds,
+                report_to=options.report_to,
             )
         except Stopped:
             progress.stop()
@@ -193,6 +208,7 @@ def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experime
     from harness import provenance
 
     provenance.check_versions()
+    trackers.check(options.report_to, getattr(options, "ray", None) not in (None, "local"))
     experiment = experiments.load(
         options.experiment, options.smoke, until_decided, options.add, options.changes
     )
@@ -243,14 +259,14 @@ def _train(options: argparse.Namespace) -> int:
     folder = folder_of(options, experiment)
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
-        if not _train_together(experiment, options.method, options.seed, folder, engine):
+        if not _train_together(experiment, options.method, options.seed, folder, engine, options.report_to):
             return say(stopped(folder), STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
             only = [(options.method, options.seed)]
-            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
+            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine, report_to=options.report_to)
         except Stopped:
             progress.stop()
             return say(stopped(folder), STOPPED)
@@ -259,7 +275,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_together(
-    experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
+    experiment: Experiment,
+    method: str,
+    seed: int,
+    folder: Path,
+    engine: EngineChoice,
+    report_to: str | None,
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
     from harness.sweeps.job import Job, run_folder
@@ -299,6 +320,7 @@ def _train_together(
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
                 engine,
+                report_to,
             )
         choice.release()
         vllm.close()

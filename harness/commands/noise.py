@@ -107,7 +107,9 @@ def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) 
     only = [(options.arm, seed) for seed in range(options.seeds)]
     with Bars(f"{options.seeds} seeds of {options.arm} of {experiment.name}") as progress:
         try:
-            sweep.reproduce(experiment, folder, workers, progress, only, engine=engine)
+            sweep.reproduce(
+                experiment, folder, workers, progress, only, engine=engine, report_to=options.report_to
+            )
         except Stopped:
             progress.stop()
             return False
