@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class RolloutBatch:
     processes, None where unscorable. Scored: rewards, of this process; advantages (B,); group (B,), counted over all
     processes; streams, the seed of each row's own random numbers. Judged: weights (B, C) over the padded response, of
     an additive method 1 + addend / A; addends (B, C) or None; in_loss (B, C), tokens in the loss; abstentions, row ->
-    reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere.
+    reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere. sampler_logprobs (B, C) or
+    None, where TRL keeps none. clock: when it "began", was "generated" and was "rewarded", in seconds.
     """
 
     rows: list[dict[str, Any]]
@@ -100,6 +102,8 @@ class RolloutBatch:
     in_loss: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     abstentions: dict[int, str] = field(default_factory=dict)
     trainer_logprobs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    sampler_logprobs: Tensor | None = None
+    clock: dict[str, float] = field(default_factory=lambda: {"began": time.perf_counter()})
     _judged: int = 0
     _top: dict[int, float] = field(default_factory=dict)
 
@@ -126,6 +130,7 @@ class RolloutBatch:
         ]
         self.weights = torch.ones_like(mask, dtype=torch.float32)
         self.trainer_logprobs = torch.full_like(mask, float("nan"), dtype=torch.float32)
+        self.sampler_logprobs = output.get("sampling_per_token_logps")
 
     def judged(self, members: Tensor, context: CreditContext, credit: Credit, length: int) -> Tensor:
         """Fills in the credit of the rows `members` (b,), and returns their weights (b, length)."""

@@ -18,6 +18,7 @@ from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
+from flowtracer.hints import hint
 from flowtracer.layout import Padded, Turn
 from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 
@@ -80,7 +81,7 @@ def _named_task(name: str) -> AnswerTask:
             "flowtracer; rename it, or give a task itself"
         )
     if name not in tasks.names():
-        raise CreditError(f"task={name!r} is not known; known: {', '.join(tasks.names())}")
+        raise CreditError(f"task={name!r} is not known; {hint(name, tasks.names())}")
     return tasks.get(name)
 
 
@@ -97,8 +98,8 @@ def credit_method(credit: Any) -> CreditMethod:
     if isinstance(credit, CreditMethod):
         return credit
     raise CreditError(
-        f"credit={credit!r} is no credit method: give a name ({', '.join(credit_methods.names())}) or "
-        "credit.get(name, **options); 'uniform' is GRPO as it is"
+        f"credit={credit!r} is no credit method: give a name of flowtracer.credit.names() or credit.get(name, "
+        "**options); 'uniform' is GRPO as it is"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
 from flowtracer.layout import Padded
+from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
@@ -54,6 +57,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     task: where the answer of a response stands, and for the oracle methods which tokens decide it: a task
         (`extract(text) -> (start, end) or None`, `decisive(text)`; any `tasks.Task`), the name of a registered one, or
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
+    record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
+        `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
     Everything else is TRL's.
 
     The advantage A of a response becomes w A or A + delta for each token, before TRL computes its loss. Where one
@@ -80,7 +85,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     weights away; image inputs; torch.compile, prompt tuning, and a policy whose attention cannot be tapped, where the
     method reads it; groups and batches that are spread over processes, where the method needs them whole; gradients
     through a sharded policy; a method that needs decisive tokens or a question which task or data set do not have;
-    additive methods with rewards that are normalised one by one.
+    additive methods with rewards that are normalised one by one; a record where no package is installed that writes
+    one, or where an update does not end with a generation batch.
     """
 
     def __init__(
@@ -88,9 +94,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         *args: Any,
         credit: str | CreditMethod = "flow",
         task: AnswerTask | Extract | str | None = None,
+        record: str | os.PathLike[str] | Recorder | None = None,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
+        self.recorder = recorder(record)
         self.credit = contexts.credit_method(credit)
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
@@ -108,6 +116,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
+        if self.recorder is not None:
+            self.recorder.open(self)
+            self.add_callback(Recording(self.recorder, self))
 
     def credit_settings(self) -> dict[str, Any]:
         """Credit method, options and task, as trackers and the model card show them."""
@@ -141,6 +152,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} reads the policy token by token, and PEFT's {kind} puts learned vectors before "
                 "them; use LoRA, or a credit method that reads none"
+            )
+
+        if self.recorder is not None and self.updates_per_batch is None:
+            raise CreditError(
+                "record: a generation batch ends in the middle of an update; make steps_per_generation * "
+                "num_iterations a multiple of gradient_accumulation_steps"
             )
 
     def _check_scope(self) -> None:
@@ -190,6 +207,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch = self.rollouts
         assert batch is not None
+        batch.clock["generated"] = begin
         batch.prompt_ids, batch.response_ids = generated.prompt_ids, generated.response_ids
         batch.texts = generated.texts
         batch.located = [
@@ -203,6 +221,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def rewarded(self, rewards: Tensor) -> None:
         if self.model.training:
             assert self.rollouts is not None
+            self.rollouts.clock["rewarded"] = time.perf_counter()
             self.rollouts.all_rewards = self.weighted(rewards)
 
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -399,7 +418,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.log_completions and self.model.training and self.rollouts is not None:
             self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
+        if self.recorder is not None and "loss" in logs and self.generates_next:
+            entropy = self.training_metrics.get("entropy") or [math.nan]
+            self.recorder.record(self, {**logs, "entropy": sum(entropy) / len(entropy)})
         super().log(logs, start_time)
+
+    def before_checkpoint(self) -> None:
+        if self.recorder is not None:
+            self.recorder.settle()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card, and which credit trained the model."""

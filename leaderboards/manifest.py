@@ -107,7 +107,7 @@ class Manifest:
 
     @property
     def credit_name(self) -> str:
-        """The arm's credit in words: the composition, the name of the method, or the label where nothing is recorded."""
+        """The arm's credit in words: the composition, else the method's name, or the label where none is recorded."""
         options = self.options if isinstance(self.options, dict) else {}
         return self.composition or str(options.get("credit", self.method))
 

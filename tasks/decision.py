@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+from tasks.hints import hint
 from tasks.problem import Problem, Task, register
 from tasks.verdict import TaskError, Verdict
 
@@ -60,7 +61,7 @@ class Decision(Task):
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
         if variant not in FORMATS:
-            raise TaskError(f"task decision has no variant {variant!r}; known: {', '.join(FORMATS)}")
+            raise TaskError(f"task decision has no variant {variant!r}; {hint(str(variant), FORMATS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"

@@ -28,6 +28,14 @@ OPERATIONS = {"+": int.__add__, "*": int.__mul__}
 TRAIN_PROBLEMS, TEST_PROBLEMS = 8192, 512
 #: In a demonstration: how often a needed step is left out, and how often a useless one is worked out.
 SKIPPED, ADDED = 0.3, 0.3
+#: The share of demonstrations, the first ones, that leave no needed step out: nothing is guessed in them, so looking up
+#: is learnt first.
+COMPLETE = 0.7
+
+#: The roles of the tokens that `Graph.sources` knows: copied from the prompt; an operation or a number, copied from the
+#: definition that the step has just restated; an operand looked up in the step that worked it out; computed; copied
+#: from the last step.
+ROLES = ("definition", "restated", "operand", "result", "answer")
 
 _STEP = re.compile(r"([a-h])=(?:(\d)|([a-h])([+*])([a-h\d])=(\d)([+*])(\d)=(\d))")
 _RESPONSE = re.compile(f"(?:{_STEP.pattern};)*{_STEP.pattern}#(\\d)")
@@ -38,7 +46,9 @@ class Step:
     """One step of a response: its characters from `start` to `end`, and what it claims.
 
     value: where the claimed value stands. right: whether that is the variable's true value. needed: whether the asked
-    variable depends on this one. workable: whether earlier steps stated every operand.
+    variable depends on this one. workable: whether earlier steps stated every operand. faithful: whether the mechanics
+    are right, whatever the plan: the definition is the prompt's, stated operands have the values that were stated
+    last, and the value follows.
     """
 
     start: int
@@ -48,6 +58,7 @@ class Step:
     right: bool
     needed: bool
     workable: bool
+    faithful: bool
 
 
 @dataclass(frozen=True)
@@ -197,10 +208,10 @@ class Graph(Task):
     def steps(self, problem: Problem, text: str) -> list[Step]:
         """The steps of a response up to the first that is cut off or malformed.
 
-        A step that works out what the prompt does not define is neither right nor needed nor workable.
+        A step that works out what the prompt does not define is neither right nor needed nor workable nor faithful.
         """
         system = System(problem.question)
-        steps, stated, start = list[Step](), set[str](), 0
+        steps, stated, start = list[Step](), dict[str, str](), 0
         while match := _STEP.match(text, start):
             variable, end = match[1], match.end()
             defined = variable in system.definitions
@@ -212,10 +223,11 @@ class Graph(Task):
                     value=end - 1,
                     right=defined and int(text[end - 1]) == system.value(variable),
                     needed=variable in system.needed,
-                    workable=defined and stated.issuperset(system.operands(variable)),
+                    workable=defined and set(stated).issuperset(system.operands(variable)),
+                    faithful=defined and _faithful(system.definitions[variable], match[0], stated),
                 )
             )
-            stated.add(variable)
+            stated[variable] = text[end - 1]
             if text[end : end + 1] != ";":
                 break
             start = end + 1
@@ -246,11 +258,27 @@ class Graph(Task):
             sources[before + span[0]] = [values[system.asked]]
         return sources
 
+    def roles(self, problem: Problem, text: str) -> dict[int, str]:
+        """The role, of `ROLES`, of each token that `sources` knows, by position in prompt and response."""
+        before, last = len(problem.question), len(problem.question) + len(text) - 1
+        roles = {}
+        for position, sources in self.sources(problem, text).items():
+            if len(sources) > 1:
+                roles[position] = "result"
+            elif sources[0] < before:
+                roles[position] = "definition"
+            elif position == last:
+                roles[position] = "answer"
+            else:
+                # The definition that the step has just restated stands four tokens before its values.
+                roles[position] = "restated" if position - sources[0] == len("3=4+") else "operand"
+        return roles
+
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
         """`count` pairs of prompt and response for a warm start; no prompt of the test split is among them.
 
-        The steps stand in a random order that works, but needed ones are missing and useless ones are added at
-        random: the mechanics are always right, the plan is left to chance.
+        The steps stand in a random order that works; useless ones are added at random, and in those after the first
+        `COMPLETE` of all needed ones are missing at random: the mechanics are always right, the plan is left to chance.
         """
         source = random.Random(f"graph/demonstrations/{seed}")
         held_out = {problem.question for problem in self.problems("test")}
@@ -258,15 +286,30 @@ class Graph(Task):
         while len(pairs) < count:
             system = _system(source)
             if system.question not in held_out:
-                pairs.append((system.question, worked(system.question, _plan(system, source), source)))
+                skipped = 0.0 if len(pairs) < COMPLETE * count else SKIPPED
+                plan = _plan(system, skipped, source)
+                pairs.append((system.question, worked(system.question, plan, source)))
         return pairs
 
 
-def _plan(system: System, source: random.Random) -> list[str]:
-    """The variables of a demonstration in its order, the asked one last."""
+def _plan(system: System, skipped: float, source: random.Random) -> list[str]:
+    """The variables of a demonstration in its order, the asked one last. skipped: how often a needed one is missing."""
     order = [one for one in _order(system, source) if one != system.asked]
-    chosen = [one for one in order if source.random() < (1 - SKIPPED if one in system.needed else ADDED)]
+    chosen = [one for one in order if source.random() < (1 - skipped if one in system.needed else ADDED)]
     return [*chosen, system.asked]
+
+
+def _faithful(definition: str, step: str, stated: Mapping[str, str]) -> bool:
+    """Whether a step restates `definition` with the values that were stated, and computes its value from them."""
+    _, restated, *rest = step.split("=")
+    if restated != definition or not rest:
+        return restated == definition
+    (left, sign, other), value = rest
+    operands = all(
+        given == stated.get(name, name if name.isdigit() else given)
+        for name, given in ((definition[0], left), (definition[2], other))
+    )
+    return operands and sign == definition[1] and int(value) == OPERATIONS[sign](int(left), int(other)) % 10
 
 
 def _of_step(

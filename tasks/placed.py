@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from tasks.hints import hint
 from tasks.problem import Problem, Task, register
 from tasks.verdict import TaskError, Verdict
 
@@ -102,7 +103,7 @@ class Placed(Task):
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
         if variant not in FORMS:
-            raise TaskError(f"task placed has no variant {variant!r}; known: {', '.join(FORMS)}")
+            raise TaskError(f"task placed has no variant {variant!r}; {hint(str(variant), FORMS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task placed: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"

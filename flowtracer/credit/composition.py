@@ -151,7 +151,7 @@ def get(name: str | Sequence[str], **options: Any) -> CreditMethod:
             outer["mean_one"] = options["mean_one"]
         single = methods.get(name, **{key: value for key, value in options.items() if key not in outer})
         return Composed(parts=(single,), **outer) if outer else single
-    names = list(name) if isinstance(name, (list, tuple)) else [name]
+    names: list[Any] = list(name) if isinstance(name, (list, tuple)) else [name]
     if not names or not all(isinstance(part, str) for part in names) or len(set(names)) < len(names):
         raise CreditError(f"credit {names!r}: give the names of different credit methods")
     outer = {key: value for key, value in options.items() if key in ("sign", "as_mask", "mean_one")}

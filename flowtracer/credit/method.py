@@ -21,6 +21,7 @@ from flowtracer.blocked import BlockedRollout
 from flowtracer.credit import elsewhere
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
+from flowtracer.hints import hint
 from flowtracer.readings import HeadVectors, MeanMap, Reading
 
 ABSTENTIONS = ("mean", "one")
@@ -325,8 +326,8 @@ def _kind(name: str) -> type[CreditMethod]:
         _load_installed()
     if name not in _REGISTRY:
         raise CreditError(
-            f"unknown credit method {name!r}; known: {', '.join(names())}; one of your own is imported first, by "
-            "--import FILE or imports = [FILE] in the experiment file"
+            f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "
+            "is imported first, by --import FILE or imports = [FILE] in the experiment file"
         )
     return _REGISTRY[name]
 
@@ -344,5 +345,5 @@ def get(name: str, **options: Any) -> CreditMethod:
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+        raise CreditError(f"credit {name} has no option {unknown[0]!r}; {hint(unknown[0], known)}")
     return _kind(name)(**options)

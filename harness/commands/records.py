@@ -72,7 +72,9 @@ def add(commands: Commands) -> None:
 
 
 def _add_foreign(added: argparse.ArgumentParser) -> None:
-    group = added.add_argument_group("CSV files", "They declare nothing, so the rule is given here.")
+    group = added.add_argument_group(
+        "CSV files, and records of scripts", "They declare nothing, so the rule is given here."
+    )
     group.add_argument(
         "--smallest-difference",
         type=float,
@@ -82,8 +84,8 @@ def _add_foreign(added: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metric",
         choices=METRICS,
-        help="final_accuracy is the last step's value (default), evaluation_area the mean height of the curve over "
-        "steps, training_reward_area the mean over steps",
+        help="final_accuracy is the last step's value (default of CSV files), evaluation_area the mean height of the "
+        "curve over steps, training_reward_area the mean over steps (default of scripts)",
     )
     group.add_argument("--column", metavar="NAME", help="the column of values, where there are more than one")
 
@@ -109,17 +111,27 @@ def show(folder: Path, baseline: str) -> None:
 
 
 def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> list[Any]:
-    """The runs of a folder, or of a CSV file, which are compared by `rule`."""
+    """The runs of a folder, or of a CSV file. Those that declare nothing are compared by `rule`."""
     from leaderboards import load, read_csv
+    from leaderboards.foreign import declared
 
-    if place.suffix != ".csv":
-        return load(place)
-    if "smallest_difference" not in rule:
+    runs = [] if place.suffix == ".csv" else load(place)
+    undeclared = [run for run in runs if "declaration" not in run.manifest.experiment]
+    if (place.suffix == ".csv" or undeclared) and "smallest_difference" not in rule:
         raise ExperimentError(
             f"{place} does not declare which difference matters: say it with --smallest-difference, in the unit of its "
             "values"
         )
-    return list(read_csv(place, baseline=baseline, **rule))
+    if place.suffix == ".csv":
+        return list(read_csv(place, baseline=baseline, **rule))
+    if rule and not undeclared:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
+        raise ExperimentError(
+            f"{named}: {place} holds recorded runs, which are compared by their declaration"
+        )
+    if "column" in rule:
+        raise ExperimentError(f"--column: only for CSV files, and {place} holds recorded runs")
+    return [declared(run, **rule) if run in undeclared else run for run in runs]
 
 
 def _boards(
@@ -129,12 +141,8 @@ def _boards(
     only: Sequence[str] = (),
     rule: Mapping[str, Any] = MappingProxyType({}),
 ) -> Boards:
-    """A comparison for each experiment, in the order of the folders. `rule`: by which CSV files are compared."""
+    """A comparison for each experiment, in the order of the folders. `rule`: for runs that declare nothing."""
     from leaderboards import RecordError, arranged, compare, experiments
-
-    if rule and not any(folder.suffix == ".csv" for folder in folders):
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
-        raise ExperimentError(f"{named}: only for CSV files; recorded runs are compared by their declaration")
 
     boards: Boards = []
     seen: dict[str, Path] = {}

@@ -125,6 +125,11 @@ def task_named(text: str) -> Any:
     """The task that `NAME` or `NAME:OPTION=VALUE,...` names."""
     import tasks
 
+    return tasks.get(**task_table(text))
+
+
+def task_table(text: str) -> dict[str, Any]:
+    """The task that `NAME` or `NAME:OPTION=VALUE,...` names, as an experiment's table: its name and options."""
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -134,7 +139,7 @@ def task_named(text: str) -> Any:
                 f"task {text!r}: write options as NAME:OPTION=VALUE, decision:variant=chain for one"
             )
         options[option] = int(value) if value.isdecimal() else value
-    return tasks.get(name, **options)
+    return {"name": name, **options}
 
 
 def add_response_limit(parser: argparse.ArgumentParser) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import tasks
 from flowtracer import CreditGRPOTrainer
@@ -20,7 +17,9 @@ from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
+from harness.runs.ahead import Ahead
 from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
+from harness.runs.distance import Start
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -91,31 +90,6 @@ class Rewards:
         return 1.0 - reward if draw < wrong else reward
 
 
-class _Ahead:
-    """Writes parts of a run's record in the background, in their order: syncing them to the disk takes a tenth of an
-    embedded step.
-
-    What was lost on the way is an error of the next `write` or `settle`. A checkpoint must not outrun its records:
-    `settle` before one is saved.
-    """
-
-    def __init__(self, writer: RunWriter) -> None:
-        self.writer = writer
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self.pending: deque[Future[None]] = deque()
-
-    def write(self, table: str, step: int, rows: list[dict[str, Any]]) -> None:
-        # A disk that is slower than the training holds it up, before rows pile up in memory.
-        while self.pending and (self.pending[0].done() or len(self.pending) > 4):
-            self.pending.popleft().result()
-        self.pending.append(self.thread.submit(self.writer.write, table, step, rows))
-
-    def settle(self) -> None:
-        """Returns when everything is on the disk."""
-        while self.pending:
-            self.pending.popleft().result()
-
-
 class RecordedTrainer(CreditGRPOTrainer):
     """CreditGRPOTrainer with keyed rollouts that writes a part of the record after each rollout batch."""
 
@@ -133,7 +107,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
-        self.writer, self.report, self.ahead = writer, report, _Ahead(writer)
+        self.writer, self.report, self.ahead = writer, report, Ahead(writer)
         self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
@@ -145,9 +119,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             )
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
-        self.start = (
-            [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
-        )
+        self.start = Start(self.model) if self.small else None
         self.engine = choice.start(
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
@@ -233,7 +205,8 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _record(self, logs: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self.batch_began
         rows = parallel.gathered(self._rows())
-        distance, identity = self._distance(), parameters_hash(self.model) if self.small else ""
+        distance = self.start.distance(self.model) if self.start else math.nan
+        identity = parameters_hash(self.model) if self.small else ""
         if not parallel.first():
             return
         self.ahead.write("rollouts", self.batch_step, rows)
@@ -253,15 +226,6 @@ class RecordedTrainer(CreditGRPOTrainer):
             "seconds_step": seconds,
         }
         self.ahead.write("steps", self.batch_step, [measured])
-
-    @torch.no_grad()
-    def _distance(self) -> float:
-        if self.start is None:
-            return math.nan
-        pairs = zip(self.model.parameters(), self.start, strict=True)
-        # A policy that is split was still on the CPU when it began.
-        moved = (parallel.whole(now).cpu() - then.cpu() for now, then in pairs)
-        return math.sqrt(sum(float(change.double().square().sum()) for change in moved))
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:

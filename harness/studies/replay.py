@@ -57,6 +57,7 @@ from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
 from harness.studies.weighing import Pass, gradients
 from leaderboards.estimates import Interval, problem_means
+from leaderboards.names import hint
 from leaderboards.sheets import NOTHING, Sheet, level
 
 
@@ -119,13 +120,15 @@ def methods_of(
 
     Uniform comes first: the others are compared with it. Raises ExperimentError for a label that is neither.
     """
-    known: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
+    known: dict[str, tuple[str | list[str], dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
     for label in experiment.methods:
         if experiment.credit_of(label) not in known.values():
             known[label] = experiment.credit_of(label)
     for label in wanted or ():
         if label not in known:
-            raise ExperimentError(f"unknown credit method {label!r}; known: {', '.join(sorted(known))}")
+            raise ExperimentError(
+                f"unknown credit method {label!r}; {hint(label, sorted(known))}; `flowtracer methods` lists all"
+            )
     labels = sorted(known if wanted is None else {"uniform", *wanted})
     labels.sort(key=lambda label: label != "uniform")
     return {label: (credit.get(known[label][0], **known[label][1]), known[label][1]) for label in labels}
@@ -383,7 +386,8 @@ def facts(replayed: Replay) -> list[str]:
     lines = [
         f"policy {replayed.policy}; rollouts {replayed.source}: {replayed.batches} batches, "
         f"{replayed.responses} responses, {replayed.correct:.1%} correct",
-        f"mean gap between the policy's log-probabilities and those that were sampled from: {replayed.gap:.2g}",
+        "mean gap between the policy's log-probabilities and those that were sampled from: "
+        + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
     ]
     if replayed.dead:
         lines.append(

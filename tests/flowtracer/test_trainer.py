@@ -340,7 +340,7 @@ def test_compiled_forwards_are_refused(tokenizer, tmp_path):
 
 
 def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
-    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: answer_attention, "):
+    with pytest.raises(CreditError, match="unknown credit method 'floww'; did you mean 'flow'"):
         train(tokenizer, tmp_path, credit="floww")
 
 

@@ -169,7 +169,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),
-        ({"task": "decisionn"}, "task='decisionn' is not known; known: "),
+        ({"task": "decisionn"}, "task='decisionn' is not known; did you mean 'decision'?"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tokenizer, changes, message):

@@ -83,8 +83,8 @@ def test_an_arm_is_put_together_on_the_command_line_of_train(file, tmp_path, mon
 
 def test_plan_and_experiments_name_them(file, capsys):
     status, output, _ = run(capsys, "reproduce", file, "--plan")
-    told = " ".join(output.replace("│", " ").split())
-    assert status == 0 and all(f"{label} ({text})" in told for label, text in WORDS.items())
+    shown = " ".join(output.replace("│", " ").split())
+    assert status == 0 and all(f"{label} ({text})" in shown for label, text in WORDS.items())
     status, output, _ = run(capsys, "experiments", file)
     assert status == 0 and "flow * gtpo" in output and 'flow.layers = "late"' in " ".join(output.split())
 

@@ -212,9 +212,13 @@ def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
     assert "made elsewhere" in output and "column pass@1" in output
     assert cli.main([*command, "--html", str(page)]) == 0
     assert f"flowtracer leaderboard {file} --smallest-difference 0.02" in page.read_text()
+    sweep(tmp_path / "runs", "one")
     for arguments, words in (
         (["leaderboard", str(file)], "say it with --smallest-difference"),
-        (["leaderboard", str(tmp_path), "--metric", "final_accuracy"], "--metric: only for CSV files"),
+        (
+            ["leaderboard", str(tmp_path / "runs"), "--metric", "final_accuracy"],
+            "compared by their declaration",
+        ),
         ([*command, "--watch"], "not for CSV files"),
         ([*command, "--baseline", "flw"], "has no method 'flw' to compare with; did you mean 'flow'?"),
     ):

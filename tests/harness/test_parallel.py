@@ -18,7 +18,7 @@ from harness import ExperimentError, cli, experiment, parallel
 from harness.policy import FOLDER
 from harness.runs import run
 from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_folder
-from harness.runs.recorder import RecordedTrainer
+from harness.runs.distance import Start
 from harness.runs.settings import grpo_config
 from leaderboards import read_run
 
@@ -113,10 +113,8 @@ def test_the_distance_of_a_policy_that_was_moved_since_it_began():
         def cpu(self):
             return torch.full((2,), 3.0)
 
-    trainer = SimpleNamespace(
-        model=SimpleNamespace(parameters=lambda: [OnGpu()]), start=[torch.tensor([0.0, 7.0])]
-    )
-    assert RecordedTrainer._distance(trainer) == 5.0
+    began = Start(SimpleNamespace(parameters=lambda: [torch.tensor([0.0, 7.0])]))
+    assert began.distance(SimpleNamespace(parameters=lambda: [OnGpu()])) == 5.0
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):
