@@ -156,8 +156,10 @@ class _Trackio:
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
+        import trackio
+
         with _silently():
-            self.run.finish()
+            trackio.finish()  # not the run's own: Trackio would finish it once more as the process ends
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from harness.commands.shared import (
     Bars,
     Commands,
     add_server,
+    closing,
     command,
     console,
     print_sheets,
@@ -123,6 +124,7 @@ def _experiments(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, experiments.sheets(experiment))
+    closing(None, f"flowtracer reproduce {options.name} --plan")
     return 0
 
 
@@ -154,6 +156,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.ray is None:  # a cluster's machines are not this one
         plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
+        closing(None, f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke}")
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
@@ -182,6 +185,8 @@ def _reproduce(options: argparse.Namespace) -> int:
             progress.stop()
             return say(stopped(folder), STOPPED)
     show(folder, BASELINE)
+    page = f"flowtracer leaderboard {folder} --export {experiment.name}.html"
+    closing(folder, *_in_tracker(options, folder, experiment), page)
     return 0
 
 
@@ -270,8 +275,16 @@ def _train(options: argparse.Namespace) -> int:
         except Stopped:
             progress.stop()
             return say(stopped(folder), STOPPED)
-    print(run_folder(folder, options.method, options.seed))
+    place = run_folder(folder, options.method, options.seed)
+    print(place)
+    rest = f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke} --out {folder}"
+    closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
+
+
+def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:
+    """Where the runs are looked at, if they were shown in a tracker."""
+    return [trackers.where(options.report_to, folder, experiment.name)] if options.report_to else []
 
 
 def _train_together(

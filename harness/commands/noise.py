@@ -14,6 +14,7 @@ from harness.commands.shared import (
     Bars,
     Commands,
     add_export,
+    closing,
     command,
     console,
     print_sheets,
@@ -76,6 +77,9 @@ def _noise(options: argparse.Namespace) -> int:
     print_sheets(screen, noise.sheets(found))
     for path in options.export:
         write(path, _page(path, found, f"{experiment.name}: noise of {options.arm} over seeds"))
+    closing(
+        folder, f"flowtracer reproduce {options.experiment} --out {folder}, which goes on from these runs"
+    )
     return 0
 
 
