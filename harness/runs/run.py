@@ -5,6 +5,7 @@ Both `train` and `evaluate` go on where a stopped process left off, and a run th
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +134,8 @@ def train(
         policy.model.float()
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
-    rows = _training_rows(policy, task, order)
+    method = method_of(experiment, label)
+    rows = _training_rows(policy, task, order, taught="teacher_logprobs" in method.needs)
     boundaries = Boundaries(settings.updates_per_batch, stop)
     trainer = RecordedTrainer(
         policy=policy,
@@ -144,7 +146,7 @@ def train(
         report=report,
         context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
-        credit=method_of(experiment, label),
+        credit=method,
         task=task,
         reward_funcs=Rewards(task, order, settings),
         callbacks=[boundaries],
@@ -168,8 +170,13 @@ def train(
     return not boundaries.stopped
 
 
-def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The training data: a row for each time that a problem is asked."""
+def _training_rows(
+    policy: Policy, task: Task, order: Sequence[Problem], taught: bool
+) -> list[dict[str, Any]]:
+    """The training data: a row for each time that a problem is asked. taught: whether a teacher reads the gold."""
+    golds = {
+        problem.id: {"gold": json.dumps(problem.gold, ensure_ascii=False)} for problem in order if taught
+    }
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
     return [
         {
@@ -177,6 +184,7 @@ def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list
             "prompt_ids": encoded[problem.id],
             "question": problem.question,
             "problem_id": problem.id,
+            **(golds.get(problem.id, {})),
         }
         for problem in order
     ]
