@@ -12,6 +12,7 @@ from typing import Any
 
 import tasks
 from flowtracer import credit
+from flowtracer.credit import elsewhere
 from harness import cards, cli
 from harness.experiment import Evaluation, EvaluationTask, PolicySettings, Training
 from leaderboards.declaration import Declaration
@@ -20,8 +21,8 @@ FOLDER = Path(__file__).parents[1] / "reference"
 #: What the page of the credit methods says before its table.
 METHODS = """`flowtracer methods NAME` prints the same card. It follows the CA-ID card that the survey of credit
 assignment asks for ([arXiv 2604.09459](https://arxiv.org/abs/2604.09459)): each claim with its estimand, its evidence
-and a test that could prove it wrong. "Identical" names the file and lines of a public code, "our reading" the section of
-a paper.
+and a test that could prove it wrong. "Identical" names the file and lines of a public code, "our reading" the section
+of a paper.
 
 Our results are read from the files under leaderboards/results each time that this page is made. They are of small
 testbeds and say nothing about a large policy; on `decision` and its kin the deciding token
@@ -89,6 +90,8 @@ def methods() -> str:
     rows = [(f"[{row[0]}](#{row[0]})", *map(_plain, row[1:])) for row in table.rows]
     parts = ["# Credit methods\n", MADE, METHODS, _table(table.columns, rows), f"\n{_plain(table.note)}\n"]
     parts += [_card(method) for method in every]
+    parts.append("## Left out\n")
+    parts += [f"`{name}`: {reason}.\n" for name, reason in elsewhere.LEFT_OUT.items()]
     return "\n".join(parts)
 
 

@@ -47,7 +47,10 @@ COST_OF_NEED = MappingProxyType(
         "head_vectors": "attention",
         "rollout": "attention",
         "squares": "forward",
+        "teacher_logprobs": "forward",
         "saliency": "backward",
+        "divergence": "forwards",
+        "step": "none",
     }
 )
 

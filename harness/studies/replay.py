@@ -386,7 +386,8 @@ def facts(replayed: Replay) -> list[str]:
     lines = [
         f"policy {replayed.policy}; rollouts {replayed.source}: {replayed.batches} batches, "
         f"{replayed.responses} responses, {replayed.correct:.1%} correct",
-        f"mean gap between the policy's log-probabilities and those that were sampled from: {replayed.gap:.2g}",
+        "mean gap between the policy's log-probabilities and those that were sampled from: "
+        + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
     ]
     if replayed.dead:
         lines.append(

@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from trl import GRPOConfig
 
 import leaderboards
-import tasks
-from flowtracer import CreditError, CreditGRPOTrainer
+from flowtracer import CreditError
 from flowtracer.recording import GROUP
 from harness import ExperimentError, cli
 from harness.policy import load_policy
 from harness.runs import script
 from leaderboards import read_run
-
-TASK = tasks.get("decision", contexts=4)
-PROBLEMS = {problem.id: problem for problem in TASK.problems("train")[:4]}
+from tests.harness.script import PROBLEMS, TASK, trainer
 
 
 @pytest.fixture(autouse=True)
@@ -33,41 +29,6 @@ def installed(monkeypatch):
         return [importlib.metadata.EntryPoint(name, value, group)] if group == GROUP else there(group=group)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-
-
-def reward(completions, id, **_):
-    return [TASK.reward(PROBLEMS[key], text) for key, text in zip(id, completions, strict=True)]
-
-
-def trainer(folder, record, credit="flow", task=TASK, data=None, **changes):
-    """A user's script: nothing in it is the harness's but the policy."""
-    policy = load_policy("decision")
-    rows = [{"prompt": TASK.prompt(problem), "id": problem.id} for problem in PROBLEMS.values()]
-    arguments = {
-        "output_dir": str(folder / "out"),
-        "max_steps": 2,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 20,
-        "learning_rate": 1e-3,
-        "seed": 0,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        **changes,
-    }
-    return CreditGRPOTrainer(
-        model=policy.model,
-        processing_class=policy.tokenizer,
-        reward_funcs=reward,
-        train_dataset=data or Dataset.from_list(rows),
-        args=GRPOConfig(**arguments),
-        credit=credit,
-        task=task,
-        record=record,
-    )
 
 
 @pytest.fixture(scope="module")
