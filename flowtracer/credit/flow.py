@@ -13,13 +13,9 @@ from torch import Tensor
 
 from flowtracer.attention import Layers
 from flowtracer.credit import draws
-<<<<<<< HEAD
-from flowtracer.credit.graph import ANSWER_ROWS, rows_of_answer
-from flowtracer.credit.levels import TwoLevel, pool_size, top
-=======
 from flowtracer.credit.card import Card
+from flowtracer.credit.graph import ANSWER_ROWS, rows_of_answer
 from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
->>>>>>> main
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import solve_flow

@@ -21,7 +21,7 @@ from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 from flowtracer.readings import Reading, Rollout
 
-<<<<<<< HEAD
+_MIDDLE = "FlowTracer's: every layer of the middle third"
 #: Which rows of the attention map are the answer's: its tokens' own, or those of the positions that emit them.
 ANSWER_ROWS = ("answer", "emitting")
 
@@ -33,9 +33,6 @@ def rows_of_answer(answer: Tensor, which: str) -> Tensor:
     rows = torch.zeros_like(answer)
     rows[:, :-1] = answer[:, 1:]
     return rows
-=======
-_MIDDLE = "FlowTracer's: every layer of the middle third"
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class OneHop(_Ranked):
         rule="gamma for the 40% of the response with the most attention from the answer's tokens, 1 elsewhere",
         source="this project",
         fidelity="ours: FlowTracer with one hop in place of all paths",
-        defaults={**DEFAULTS, "layers": _MIDDLE},
+        defaults={**DEFAULTS, "layers": _MIDDLE, "answer_rows": "ours: as for flow"},
         estimand="the share of flow's gain that direct attention explains",
         evidence="by construction it has flow's map, levels and abstentions, without the graph",
         falsification="as a control it fails where its ranking and flow's are the same: see replay's overlaps",
