@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowtracer import credit as credit_methods
+from flowtracer import teaching
 from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
@@ -221,6 +222,8 @@ class ContextBuilder:
         self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
+        #: The words in which the method's teacher is shown the gold; None without a teacher.
+        self.template = teaching.template_of(method, task)
         # A task that knows none says so of every text, an empty one too.
         if self.wants_decisive and task.decisive("") is None:
             raise CreditError(
@@ -251,6 +254,19 @@ class ContextBuilder:
         return [
             question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)
+        ]
+
+    def teacher_prompts(
+        self, prompt_ids: Sequence[Sequence[int]], questions: Sequence[str | None], golds: Sequence[str]
+    ) -> list[list[int]]:
+        """The teacher's prompt for each of the student's: for methods with a teacher.
+
+        questions: their texts in the prompts, None for all of a prompt. golds: the texts that the teacher is shown.
+        """
+        assert self.template is not None
+        return [
+            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.template)
+            for ids, question, gold in zip(prompt_ids, questions, golds, strict=True)
         ]
 
     def context(

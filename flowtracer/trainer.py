@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, passes, seam
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch
 from flowtracer.contexts import ContextBuilder, Extract
@@ -28,6 +28,7 @@ from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
+from flowtracer.turn import Turn, same_random_numbers
 
 _ROLLOUT = "rollout_index"
 _WEIGHTS = "credit_weights"
@@ -59,7 +60,13 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
     record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
         `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
+    turn_every: measure each so many optimizer steps how far credit turns the update away from uniform's, as
+        `credit/turn`; 0, the default, never. Such a step takes one more forward and backward.
     Everything else is TRL's.
+
+    Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
+    writes it, else the text that the teacher is shown. They cost one forward without gradient. The gold stands in the
+    teacher's prompt only, which is made after a generation has ended.
 
     The advantage A of a response becomes w A or A + delta for each token, before TRL computes its loss. Where one
     rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
@@ -95,6 +102,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         credit: str | CreditMethod = "flow",
         task: AnswerTask | Extract | str | None = None,
         record: str | os.PathLike[str] | Recorder | None = None,
+        turn_every: int = 0,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
@@ -115,16 +123,38 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self.credit_seconds = 0.0
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
+        self.turn = self._turn(turn_every)
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
         if self.recorder is not None:
             self.recorder.open(self)
             self.add_callback(Recording(self.recorder, self))
 
+    def _turn(self, every: int) -> Turn | None:
+        """What measures the turn of updates; None where none is measured. Raises CreditError where it cannot be."""
+        if not isinstance(every, int) or every < 0:
+            raise CreditError(f"turn_every={every!r}: give a number of optimizer steps, or 0 for never")
+        if every == 0:
+            return None
+        if self.accelerator.num_processes > 1 or self.splits_the_policy:
+            raise CreditError("turn_every: the turn of an update is measured in one process; set it to 0")
+        if getattr(self, "use_adaptive_entropy", False):
+            raise CreditError(
+                "turn_every: one more pass over the loss would move the adaptive entropy coefficient; set it to 0"
+            )
+        turn = Turn(every, lambda value: self.training_metrics.setdefault("credit/turn", []).append(value))
+        self.add_callback(turn)
+        return turn
+
     def credit_settings(self) -> dict[str, Any]:
         """Credit method, options and task, as trackers and the model card show them."""
         task = getattr(self.answer_task, "name", None) or type(self.answer_task).__name__
         options = asdict(self.credit) if is_dataclass(self.credit) else {}
-        return {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        settings = {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        return (
+            settings
+            if self.builder.template is None
+            else settings | {"credit_teacher": self.builder.template}
+        )
 
     # What is refused, before anything is trained.
 
@@ -191,6 +221,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
                 f"stands in the prompt; this one has {', '.join(columns)}"
             )
+        if self.builder.template is not None and columns is not None and "gold" not in columns:
+            raise CreditError(
+                f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
+                f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
+            )
 
     # Generation: remember what was generated and rewarded, and compute what needs no training forward.
 
@@ -221,7 +256,20 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         ]
         questions = [row.get("question") for row in batch.rows]
         batch.source = self.builder.questions(generated.prompt_ids, questions)
+        if self.builder.template is not None:
+            # From here on only: what the student read is settled by now, and the gold was not in it.
+            batch.teacher_prompts = self._teacher_prompts(generated.prompt_ids, batch.rows)
         self.credit_seconds += time.perf_counter() - begin
+
+    def _teacher_prompts(self, prompt_ids: list[list[int]], rows: list[dict[str, Any]]) -> list[list[int]]:
+        questions = [teaching.asked(row) for row in rows]
+        golds = [
+            teaching.gold_text(self.answer_task, question or "", row.get("gold"))
+            for question, row in zip(questions, rows, strict=True)
+        ]
+        prompts = self.builder.teacher_prompts(prompt_ids, questions, golds)
+        teaching.check_context(self.model, prompts, self.args.max_completion_length)
+        return prompts
 
     def rewarded(self, rewards: Tensor) -> None:
         if self.model.training:
@@ -238,6 +286,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch.scored(output, self.accelerator.process_index, self.args.num_generations, self.args.seed)
         output[_ROLLOUT] = torch.arange(len(rows), device=output["completion_ids"].device)
+        if batch.teacher_prompts is not None:
+            batch.teacher_logprobs = self.teacher_logprobs(batch, output["completion_ids"].shape[1])
         if self.read_at() is ReadAt.EXTRA_FORWARD:
             # No forward of TRL's shows the whole batch before its first micro-batch is trained on.
             whole = Padded.of(output)
@@ -255,6 +305,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     # The forward: read the attention, and weigh the advantages that the loss is about to read.
 
     def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.turn is not None and self.model.training and self.turn.due(self.state.global_step):
+            self._add_uniform(self.turn, model, inputs)
         self._micro_batch = inputs if self.model.training else None
         try:
             loss = super().micro_batch_loss(model, inputs)
@@ -266,6 +318,18 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 "log-probabilities; set use_liger_kernel=False"
             )
         return loss
+
+    def _add_uniform(self, turn: Turn, model: Any, inputs: dict[str, Any]) -> None:
+        """Adds the gradient that the micro-batch would give with uniform credit: one more forward and backward.
+
+        Before the micro-batch's own forward, so that one graph is in memory at a time; nothing of it is logged, and
+        the training draws the random numbers that it would have drawn.
+        """
+        assert self.rollouts is not None
+        plain = {**inputs, "advantages": self.rollouts.advantages[inputs[_ROLLOUT]]}
+        with same_random_numbers(self.accelerator.device), self.unlogged():
+            loss = super().micro_batch_loss(model, plain)
+            turn.add(self.model, lambda: self.accelerator.backward(loss))
 
     def logprob_pass(self, passing: LogprobPass) -> Any:
         inputs, batch = self._micro_batch, self.rollouts
@@ -356,6 +420,18 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         step = self.args.per_device_train_batch_size
         return passes.answer_gradient(model, logprobs_of, batch, answer, step)
 
+    def teacher_logprobs(self, batch: RolloutBatch, length: int) -> Tensor:
+        """Log-probabilities of the responses behind the teacher's prompts, (B, length): a forward of its own."""
+        assert batch.teacher_prompts is not None
+        pad_id = self.text_tokenizer.pad_token_id
+        taught = teaching.taught_batch(
+            batch.teacher_prompts, batch.response_ids, pad_id, self.accelerator.device
+        )
+        step = self.args.per_device_train_batch_size
+        with torch.no_grad(), self.without_checkpointing(), passes.evaluating(self.model):
+            logprobs = self.pass_over(self.model, taught, step).run(slice(None), step=step)[0]
+        return teaching.placed(logprobs, length)
+
     # From rows to their credit.
 
     def _apply(self, inputs: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -391,6 +467,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.group = batch.group[inputs[_ROLLOUT]]
         context.pieces = self.builder.pieces(padded, [batch.response_ids[row] for row in members])
         context.streams = [batch.streams[row] for row in members]
+        context.step = batch.step
+        if batch.teacher_logprobs is not None:
+            context.teacher_logprobs = padded.in_columns(batch.teacher_logprobs[inputs[_ROLLOUT]])
         if "tool_mask" in inputs:
             context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:

@@ -23,6 +23,8 @@ PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
 class Letters:
     """A task whose answer is the last letter of a response, and whose first letter decides."""
 
+    teacher_template = "{question}{gold}"
+
     def extract(self, text):
         return (len(text) - 1, len(text)) if text else None
 
@@ -39,6 +41,10 @@ def count_letters(completions, **_):
     return [float(sum(letter in "aceg0" for letter in text)) for text in completions]
 
 
+def right(completions, **_):
+    return [float(text[:1] < "h") for text in completions]
+
+
 def train(
     tokenizer,
     folder,
@@ -48,11 +54,14 @@ def train(
     steps=3,
     reward=count_letters,
     columns=None,
+    data=None,
     **changes,
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
     keywords = {
-        key: changes.pop(key) for key in ("credit", "task", "peft_config", "rollout_func") if key in changes
+        key: changes.pop(key)
+        for key in ("credit", "task", "peft_config", "rollout_func", "turn_every")
+        if key in changes
     }
     model = tiny_model("qwen3", seed=3)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
@@ -76,7 +85,9 @@ def train(
         "bf16": False,
         **changes,
     }
-    data = Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]})
+    if data is None:
+        questions = [text[:1] for text in prompts]
+        data = Dataset.from_dict({"prompt": prompts, "question": questions, "gold": ["7", "8", "9", "7"]})
     trainer = cls(
         model=model,
         reward_funcs=reward,
@@ -167,8 +178,11 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     if name == "low_probability":
         options = {"threshold": 0.03}  # about the mean of the 32 letters: on both sides there are some
     method = credit.get(name, **options)
+    reward = right if name == "oppo" else count_letters  # a chance of success needs rewards of 0 and 1
     batches = [
-        train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1, **SEAMS[seam]).rollouts
+        train(
+            tokenizer, tmp_path, credit=method, task=Letters(), steps=1, reward=reward, **SEAMS[seam]
+        ).rollouts
         for seam in ("training forward", "old, in chunks")
     ]
     assert batches[0].response_ids == batches[1].response_ids
@@ -179,8 +193,11 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
         "delight",
         "entropy_advantage",
         "gtpo",
+        "oppo",
+        "opsd",
         "otb",
         "probability",
+        "rlsd",
     ):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"

@@ -58,6 +58,8 @@ def make(
         context.logprobs = -2.0 * torch.rand(rows, width, generator=source) * response
     if "entropies" in method.needs:
         context.entropies = 2.0 * torch.rand(rows, width, generator=source) * response
+    if "teacher_logprobs" in method.needs:
+        context.teacher_logprobs = -2.0 * torch.rand(rows, width, generator=source) * response
     if "ends" in method.needs:
         context.ends = response & (column == (response * column).amax(1, keepdim=True))
     if "squares" in method.needs:
