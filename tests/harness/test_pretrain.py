@@ -56,7 +56,7 @@ def test_only_the_response_and_its_end_are_scored(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExperimentError, match="decision-chain"):
+    with pytest.raises(ExperimentError, match="did you mean .decision"):
         pretrain.pretrain("decisions", Path("nowhere"))
     with pytest.raises(SystemExit) as error:
         pretrain.main(["decisions"])
