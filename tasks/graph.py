@@ -306,7 +306,7 @@ def _faithful(definition: str, step: str, stated: Mapping[str, str]) -> bool:
     _, restated, *rest = step.split("=")
     if restated != definition or not rest:
         return restated == definition
-    (left, sign, other), value = rest
+    (left, sign, other), value = tuple(rest[0]), rest[1]
     operands = all(
         given == stated.get(name, name if name.isdigit() else given)
         for name, given in ((definition[0], left), (definition[2], other))
