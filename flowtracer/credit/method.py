@@ -333,6 +333,8 @@ def _kind(name: str) -> type[CreditMethod]:
         return kind
     if name not in _REGISTRY:
         _load_installed()
+    if name not in _REGISTRY and name in elsewhere.LEFT_OUT:
+        raise CreditError(f"credit method {name!r} is left out: {elsewhere.LEFT_OUT[name]}")
     if name not in _REGISTRY:
         raise CreditError(
             f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "
