@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowtracer import credit as credit_methods
+from flowtracer import teaching
 from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
@@ -26,7 +27,7 @@ from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
 
 #: What takes passes of our own over a whole generation batch (`passes.py`).
-FROM_OWN_PASSES = frozenset({"saliency", "squares"})
+FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares"})
 
 Extract = Callable[[str], Span | None]
 
@@ -218,9 +219,11 @@ class ContextBuilder:
             # A pass of its own shows all of them, of one and the same distribution.
             self.from_forward -= {"logprobs", "entropies"}
         self.reads_forward = bool(self.from_forward)
-        self.wants_answer = self.reads_attention or "saliency" in method.needs
+        self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
+        #: The words in which the method's teacher is shown the gold; None without a teacher.
+        self.template = teaching.template_of(method, task)
         # A task that knows none says so of every text, an empty one too.
         if self.wants_decisive and task.decisive("") is None:
             raise CreditError(
@@ -251,6 +254,19 @@ class ContextBuilder:
         return [
             question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)
+        ]
+
+    def teacher_prompts(
+        self, prompt_ids: Sequence[Sequence[int]], questions: Sequence[str | None], golds: Sequence[str]
+    ) -> list[list[int]]:
+        """The teacher's prompt for each of the student's: for methods with a teacher.
+
+        questions: their texts in the prompts, None for all of a prompt. golds: the texts that the teacher is shown.
+        """
+        assert self.template is not None
+        return [
+            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.template)
+            for ids, question, gold in zip(prompt_ids, questions, golds, strict=True)
         ]
 
     def context(
@@ -292,6 +308,19 @@ class ContextBuilder:
             texts = pieces(self.tokenizer, ids)
             rows.append([""] * (width - batch.length) + texts + [""] * (batch.length - len(texts)))
         return rows
+
+    def replacement(self) -> int:
+        """The token that stands in the place of another: the pad token, or the end of a sequence where there is none.
+
+        Raises CreditError where the tokenizer has neither.
+        """
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise CreditError(
+            f"credit {self.method.name!r} puts the pad token in the place of others, and the tokenizer has none; set "
+            "its pad_token"
+        )
 
     def read(
         self, batch: Padded, logprobs: Tensor | None, entropies: Tensor | None, fields: dict[str, Any]

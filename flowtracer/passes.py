@@ -99,3 +99,33 @@ def answer_gradient(
     finally:
         handle.remove()
     return torch.cat(parts)
+
+
+def answer_divergence(model: Any, batch: Padded, answer: Tensor, replacement: int, step: int) -> Tensor:
+    """How far the answer's distribution moves when a token is replaced, (B, T) float32; 0 from the answer on.
+
+    KL(p || q) in nats, p as the responses stand and q with the token `replacement` in the place of one response token
+    before the answer; both are the softmax of the mean of the logits that the `answer` (B, T) is drawn from. One
+    forward for each such token, `step` at once, up to the answer's last token.
+    """
+    divergence = torch.zeros(answer.shape, dtype=torch.float32, device=answer.device)
+    before = batch.attention_mask.bool() & (answer.cumsum(1) == 0)
+    before[:, : -batch.length] = False
+    with torch.no_grad(), evaluating(model):
+        for row in answer.any(1).nonzero().flatten().tolist():
+            drawn = answer[row].nonzero().flatten() - 1
+            columns = slice(int(batch.attention_mask[row].argmax()), int(drawn[-1]) + 1)
+            ids, drawn = batch.input_ids[row, columns], drawn - columns.start
+            places = before[row].nonzero().flatten()
+            # The first is the text as it stands.
+            texts = ids.repeat(len(places) + 1, 1)
+            texts[torch.arange(1, len(texts), device=ids.device), places - columns.start] = replacement
+            logs = torch.cat([_answer_logs(model, part, drawn) for part in texts.split(step)])
+            divergence[row, places] = (logs[0].exp() * (logs[0] - logs[1:])).sum(-1).float()
+    return divergence
+
+
+def _answer_logs(model: Any, ids: Tensor, drawn: Tensor) -> Tensor:
+    """Log-probabilities (b, vocabulary) float64 of the mean of the logits at the positions `drawn` of b texts."""
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return output.logits[:, drawn].double().mean(1).log_softmax(-1)

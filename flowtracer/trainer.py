@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, passes, seam
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch
 from flowtracer.contexts import ContextBuilder, Extract
@@ -60,6 +60,10 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
         `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
     Everything else is TRL's.
+
+    Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
+    writes it, else the text that the teacher is shown. They cost one forward without gradient. The gold stands in the
+    teacher's prompt only, which is made after a generation has ended.
 
     The advantage A of a response becomes w A or A + delta for each token, before TRL computes its loss. Where one
     rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
@@ -124,7 +128,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         """Credit method, options and task, as trackers and the model card show them."""
         task = getattr(self.answer_task, "name", None) or type(self.answer_task).__name__
         options = asdict(self.credit) if is_dataclass(self.credit) else {}
-        return {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        settings = {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        return (
+            settings
+            if self.builder.template is None
+            else settings | {"credit_teacher": self.builder.template}
+        )
 
     # What is refused, before anything is trained.
 
@@ -177,6 +186,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
+        if "divergence" in self.credit.needs and self.splits_the_policy:
+            raise CreditError(
+                f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
+                "in every process; train without them"
+            )
 
     def _check_inputs(self) -> None:
         """Raises CreditError where the data set lacks a column that the method reads."""
@@ -185,6 +199,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
                 f"stands in the prompt; this one has {', '.join(columns)}"
+            )
+        if self.builder.template is not None and columns is not None and "gold" not in columns:
+            raise CreditError(
+                f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
+                f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
             )
 
     # Generation: remember what was generated and rewarded, and compute what needs no training forward.
@@ -216,7 +235,20 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         ]
         questions = [row.get("question") for row in batch.rows]
         batch.source = self.builder.questions(generated.prompt_ids, questions)
+        if self.builder.template is not None:
+            # From here on only: what the student read is settled by now, and the gold was not in it.
+            batch.teacher_prompts = self._teacher_prompts(generated.prompt_ids, batch.rows)
         self.credit_seconds += time.perf_counter() - begin
+
+    def _teacher_prompts(self, prompt_ids: list[list[int]], rows: list[dict[str, Any]]) -> list[list[int]]:
+        questions = [teaching.asked(row) for row in rows]
+        golds = [
+            teaching.gold_text(self.answer_task, question or "", row.get("gold"))
+            for question, row in zip(questions, rows, strict=True)
+        ]
+        prompts = self.builder.teacher_prompts(prompt_ids, questions, golds)
+        teaching.check_context(self.model, prompts, self.args.max_completion_length)
+        return prompts
 
     def rewarded(self, rewards: Tensor) -> None:
         if self.model.training:
@@ -233,6 +265,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch.scored(output, self.accelerator.process_index, self.args.num_generations, self.args.seed)
         output[_ROLLOUT] = torch.arange(len(rows), device=output["completion_ids"].device)
+        if batch.teacher_prompts is not None:
+            batch.teacher_logprobs = self.teacher_logprobs(batch, output["completion_ids"].shape[1])
         if self.read_at() is ReadAt.EXTRA_FORWARD:
             # No forward of TRL's shows the whole batch before its first micro-batch is trained on.
             whole = Padded.of(output)
@@ -318,12 +352,24 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
         """What the method needs of passes of our own over a generation batch, by the names of context fields."""
         fields: dict[str, Any] = {}
+        assert self.rollouts is not None
         if "saliency" in self.credit.needs:
             fields["saliency"] = self.saliency(output)
         if "squares" in self.credit.needs:
             step = self.args.per_device_train_batch_size
             with self.without_checkpointing(), self.accelerator.autocast():
                 fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
+        if "divergence" in self.credit.needs:
+            batch = Padded.of(output)
+            answer = batch.on_response([row.answer for row in self.rollouts.located])
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields["divergence"] = passes.answer_divergence(
+                    self.model,
+                    batch,
+                    answer,
+                    self.builder.replacement(),
+                    self.args.per_device_train_batch_size,
+                )
         return fields
 
     def saliency(self, output: dict[str, Any]) -> Tensor:
@@ -338,6 +384,18 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         step = self.args.per_device_train_batch_size
         return passes.answer_gradient(model, logprobs_of, batch, answer, step)
+
+    def teacher_logprobs(self, batch: RolloutBatch, length: int) -> Tensor:
+        """Log-probabilities of the responses behind the teacher's prompts, (B, length): a forward of its own."""
+        assert batch.teacher_prompts is not None
+        pad_id = self.text_tokenizer.pad_token_id
+        taught = teaching.taught_batch(
+            batch.teacher_prompts, batch.response_ids, pad_id, self.accelerator.device
+        )
+        step = self.args.per_device_train_batch_size
+        with torch.no_grad(), self.without_checkpointing(), passes.evaluating(self.model):
+            logprobs = self.pass_over(self.model, taught, step).run(slice(None), step=step)[0]
+        return teaching.placed(logprobs, length)
 
     # From rows to their credit.
 
@@ -374,6 +432,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.group = batch.group[inputs[_ROLLOUT]]
         context.pieces = self.builder.pieces(padded, [batch.response_ids[row] for row in members])
         context.streams = [batch.streams[row] for row in members]
+        context.step = batch.step
+        if batch.teacher_logprobs is not None:
+            context.teacher_logprobs = padded.in_columns(batch.teacher_logprobs[inputs[_ROLLOUT]])
         if "tool_mask" in inputs:
             context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:

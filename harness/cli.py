@@ -18,6 +18,7 @@ from harness.commands import (  # noqa: E402
     causes,
     claims,
     experiments,
+    graphs,
     items,
     methods,
     noise,
@@ -117,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, noise, methods, records, items, claims, policies, causes, problems):
+    for subject in (experiments, noise, methods, records, items, claims, policies, causes, graphs, problems):
         subject.add(commands)
     return parser
 

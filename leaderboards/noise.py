@@ -190,13 +190,13 @@ def sheets(noise: Noise) -> list[Sheet]:
         )
     )
     if noise.pairs:
-        rows = tuple(
+        measured = tuple(
             (label, f"{spread:.4f}", f"{1 - spread**2 / (2 * noise.spread**2):.2f}")
             for label, spread in noise.pairs.items()
         )
         note = "shared: the part of the variance that pairing removed, if both arms spread alike."
         tables.append(
-            Sheet(f"Differences from {noise.arm}, measured", ("arm", "spread", "shared"), rows, note)
+            Sheet(f"Differences from {noise.arm}, measured", ("arm", "spread", "shared"), measured, note)
         )
     return tables
 

@@ -45,6 +45,9 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     #: How a response must mark its answer, in words a reader of a leaderboard understands.
     answer_format: ClassVar[str]
+    #: The words in which a credit method's teacher reads the gold, with {question} and {gold}; None for the method's
+    #: own, which a policy without English cannot read.
+    teacher_template: ClassVar[str | None] = None
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.

@@ -11,6 +11,7 @@ from typing import Any
 
 import tasks
 from flowtracer import credit
+from flowtracer.credit import elsewhere
 from harness import cli
 from harness.experiment import Evaluation, EvaluationTask, PolicySettings, Training
 from leaderboards.declaration import Declaration
@@ -80,6 +81,8 @@ def methods() -> str:
                 ("option", "default"), [(f.name, f"`{getattr(method, f.name)!r}`") for f in fields(method)]
             )
         )
+    parts.append("## Left out\n")
+    parts += [f"`{name}`: {reason}.\n" for name, reason in elsewhere.LEFT_OUT.items()]
     return "\n".join(parts)
 
 

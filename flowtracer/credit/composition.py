@@ -65,13 +65,21 @@ class Composed(CreditMethod):
             raise CreditError(
                 f"credit {self.name}: {' and '.join(readers)} both read attention; only one may"
             )
+        if len({part.template for part in self._taught()}) > 1:
+            raise CreditError(f"credit {self.name}: its teachers' templates differ, and there is one teacher")
         if any(getattr(part, "abstain", "mean") == "one" for part in self.parts):
             raise CreditError(f"credit {self.name}: abstain='one' is not defined for methods put together")
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_READER and (reader := self._reader()) is not None and hasattr(reader, name):
             return getattr(reader, name)
+        if name == "template" and (taught := self._taught()):
+            return taught[0].template
         raise AttributeError(name)
+
+    def _taught(self) -> list[Any]:
+        """The parts that have a teacher."""
+        return [part for part in self.parts if "teacher_logprobs" in part.needs]
 
     def _reader(self) -> CreditMethod | None:
         return next((part for part in self.parts if part.reading() is not None), None)

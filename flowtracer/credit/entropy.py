@@ -130,9 +130,10 @@ class Probability(CreditMethod):
 class LowProbability(CreditMethod):
     """w = 1 where the probability of the token is below a threshold, 0 elsewhere (the mask of SPO, arXiv 2505.23564).
 
-    threshold 0.9. There the mask multiplies the advantage of a segment; here that of the response. Our reading of its
-    rule, not held against its code yet. The loss is still divided by all tokens. No abstention: a response that the
-    policy was sure of throughout gets no weight at all.
+    threshold 0.9. The mask is identical to that of AIFrameResearch/SPO at b9fc6a2,
+    src/treetune/trainers/ppo_trainer.py:1057-1059. There it multiplies the advantage of a segment, and the loss is
+    divided by the tokens that are left; here it multiplies that of the response, and the loss is still divided by all
+    tokens. No abstention: a response that the policy was sure of throughout gets no weight at all.
 
     Ten response tokens of probability 1 0.5 0.25 0.95 0.75 1 1 0.1 0.92 0.5: 0 1 1 0 1 0 0 1 0 1.
     """
@@ -155,9 +156,11 @@ class LowProbability(CreditMethod):
 class EntropyShare(CreditMethod):
     """w = max(0, 1 + beta (H / mean H - 1)): more where the policy was less sure than on average (GTPO's idea).
 
-    H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. Our
-    reading of GTPO (arXiv 2508.04349), which itself divides H by the sum over the group's responses at the same step,
-    apart for correct and wrong ones. beta up to 1 keeps the mean weight at 1.
+    H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. The
+    form is that of a public port, teilomillet/retrain at 19db12f, retrain/advantages/credit.py:13-38, which puts the
+    token's surprisal in the place of H; the authors' code is not public. GTPO itself (arXiv 2508.04349)
+    divides H by the sum over the group's responses at the same step, apart for correct and wrong ones. beta up to 1
+    keeps the mean weight at 1.
 
     Ten response tokens of entropy 0 2 0 1 1 0 3 0 2 1, mean 1: 0.9 1.1 0.9 1 1 0.9 1.2 0.9 1.1 1.
     """
@@ -186,8 +189,10 @@ class Delight(CreditMethod):
     l = -log p is the surprisal of the token, from the forward that the trainer runs anyway, detached.
     shape: "soft", w = sigmoid(A l / eta); or "hard", w = 1 on the share `ratio` of the response with the highest
         surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
-    eta 1 and ratio 0.2. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Our reading of its
-    rule, not held against a code; the ranking within one response and the defaults are our choice.
+    eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Identical to
+    a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and 83-112 ("soft",
+    without its rescaling of surprisals); the gate is that of Delightful Policy Gradient (arXiv 2603.14608), whose
+    authors' code is not public.
 
     Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
     0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.
@@ -216,5 +221,6 @@ class Delight(CreditMethod):
         if self.shape == "soft":
             return torch.sigmoid(delight / self.eta)
         # Where A < 0 the lowest surprisal is the highest delight.
-        chosen = top(delight, context.response, pool_size(context.response.sum(1), self.ratio))
+        count = pool_size(context.response.sum(1), self.ratio).clamp(min=1)
+        chosen = top(delight, context.response, count)
         return torch.where(advantage == 0, 1.0, chosen.double())

@@ -35,17 +35,20 @@ NEEDS = {
     "logprobs": "the policy's log-probabilities",
     "entropies": "the policy's entropies",
     "squares": "the sums of the policy's squared probabilities",
+    "teacher_logprobs": "the log-probabilities of a teacher that reads the gold",
     "saliency": "a backward pass from the answer",
+    "divergence": "a forward for each token before the answer",
     "pieces": "the text of each token",
     "ends": "which tokens end a response",
     "advantage": "the advantages",
     "reward": "the rewards",
     "group": "the groups",
+    "step": "the training step",
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 #: Those that a method ranks tokens by, or bounds, as they are.
-_RANKED = frozenset({"entropies", "logprobs", "saliency", "squares"})
+_RANKED = frozenset({"entropies", "logprobs", "saliency", "squares", "divergence", "teacher_logprobs"})
 
 
 @dataclass
@@ -64,9 +67,12 @@ class CreditContext:
     sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
     position and the entropy of the distribution that it was drawn from, in nats. squares: (B, T) float32, the sum of
-    that distribution's squared probabilities. saliency: (B, T) float32, |gradient . embedding| of the answer's
-    log-probability. pieces: B lists of T strings, the text of each response token, "" elsewhere. ends: (B, T) boolean,
-    the tokens that end a response, such as the end-of-sequence token.
+    that distribution's squared probabilities. teacher_logprobs: (B, T) float32, the token's log-probability by the
+    policy under a second prompt, which holds the gold. saliency: (B, T) float32, |gradient . embedding| of the answer's
+    log-probability. divergence: (B, T) float32, how far the answer's distribution moves when the token is replaced by
+    the pad token, in nats, 0 from the answer on. pieces: B lists of T strings, the text of each response token, ""
+    elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token. step: optimizer
+    steps before the responses were generated.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -88,11 +94,14 @@ class CreditContext:
     entropies: Tensor | None = None
     squares: Tensor | None = None
     saliency: Tensor | None = None
+    divergence: Tensor | None = None
     pieces: list[list[str]] | None = None
     ends: Tensor | None = None
     streams: list[int] | None = None
     scores: Tensor | None = None
     over_processes: Callable[[Tensor], Tensor] | None = None
+    teacher_logprobs: Tensor | None = None
+    step: int | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
 
     def abstain(self, row: int, reason: str) -> None:
@@ -324,6 +333,8 @@ def _kind(name: str) -> type[CreditMethod]:
         return kind
     if name not in _REGISTRY:
         _load_installed()
+    if name not in _REGISTRY and name in elsewhere.LEFT_OUT:
+        raise CreditError(f"credit method {name!r} is left out: {elsewhere.LEFT_OUT[name]}")
     if name not in _REGISTRY:
         raise CreditError(
             f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "

@@ -26,8 +26,9 @@ class Planning(CreditMethod):
     """A + alpha |A| on the tokens of planning phrases: good plans gain more, bad ones lose less (HICRA, 2509.03646).
 
     As a factor, w = 1 + alpha sign(A) there, and 1 elsewhere; alpha 0.2, which keeps the sign of the advantage, as
-    anything up to 1 does. Our reading of its rule, the form that public ports of it have too. The paper finds
-    its phrases ("strategic grams") in a corpus of solutions; the default list is our choice.
+    anything up to 1 does. The rule is identical to that of a public port, teilomillet/retrain at 19db12f,
+    retrain/advantages/credit.py:41-57; the authors' repository holds no code. The paper finds its phrases ("strategic
+    grams") in a corpus of solutions; the default list is our choice.
 
     phrases: looked for in the text of the response, whatever their case, at word boundaries. A token that overlaps one
         character of a phrase belongs to it.

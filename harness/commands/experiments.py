@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import trackers
 from harness.commands.records import show
 from harness.commands.shared import (
     STOPPED,
     Bars,
     Commands,
     add_server,
+    closing,
     command,
     console,
     print_sheets,
@@ -101,6 +103,11 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         help="change the experiment once, training.steps=40 for one; may be given several times",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    added.add_argument(
+        "--report-to",
+        choices=trackers.TRACKERS,
+        help="show runs under way in this tracker too; records do not depend on it",
+    )
     add_server(added)
 
 
@@ -117,6 +124,7 @@ def _experiments(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, experiments.sheets(experiment))
+    closing(None, f"flowtracer reproduce {options.name} --plan")
     return 0
 
 
@@ -148,6 +156,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.ray is None:  # a cluster's machines are not this one
         plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
+        closing(None, f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke}")
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
@@ -159,14 +168,25 @@ def _reproduce(options: argparse.Namespace) -> int:
             if options.ray is not None:
                 from harness.sweeps.cluster import Cluster
 
-                elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
+                elsewhere = Cluster(
+                    experiment, folder, options.ray, options.gpus, options.workers, options.report_to
+                )
             sweep.reproduce(
-                experiment, folder, workers, progress, None, elsewhere, engine, options.more_seeds
+                experiment,
+                folder,
+                workers,
+                progress,
+                elsewhere=elsewhere,
+                engine=engine,
+                more_seeds=options.more_seeds,
+                report_to=options.report_to,
             )
         except Stopped:
             progress.stop()
             return say(stopped(folder), STOPPED)
     show(folder, BASELINE)
+    page = f"flowtracer leaderboard {folder} --export {experiment.name}.html"
+    closing(folder, *_in_tracker(options, folder, experiment), page)
     return 0
 
 
@@ -193,6 +213,7 @@ def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experime
     from harness import provenance
 
     provenance.check_versions()
+    trackers.check(options.report_to, getattr(options, "ray", None) not in (None, "local"))
     experiment = experiments.load(
         options.experiment, options.smoke, until_decided, options.add, options.changes
     )
@@ -243,23 +264,36 @@ def _train(options: argparse.Namespace) -> int:
     folder = folder_of(options, experiment)
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
-        if not _train_together(experiment, options.method, options.seed, folder, engine):
+        if not _train_together(experiment, options.method, options.seed, folder, engine, options.report_to):
             return say(stopped(folder), STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
             only = [(options.method, options.seed)]
-            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
+            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine, report_to=options.report_to)
         except Stopped:
             progress.stop()
             return say(stopped(folder), STOPPED)
-    print(run_folder(folder, options.method, options.seed))
+    place = run_folder(folder, options.method, options.seed)
+    print(place)
+    rest = f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke} --out {folder}"
+    closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
 
 
+def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:
+    """Where the runs are looked at, if they were shown in a tracker."""
+    return [trackers.where(options.report_to, folder, experiment.name)] if options.report_to else []
+
+
 def _train_together(
-    experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
+    experiment: Experiment,
+    method: str,
+    seed: int,
+    folder: Path,
+    engine: EngineChoice,
+    report_to: str | None,
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
     from harness.sweeps.job import Job, run_folder
@@ -299,6 +333,7 @@ def _train_together(
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
                 engine,
+                report_to,
             )
         choice.release()
         vllm.close()

@@ -14,6 +14,7 @@ from harness.commands.shared import (
     Bars,
     Commands,
     add_export,
+    closing,
     command,
     console,
     print_sheets,
@@ -76,6 +77,9 @@ def _noise(options: argparse.Namespace) -> int:
     print_sheets(screen, noise.sheets(found))
     for path in options.export:
         write(path, _page(path, found, f"{experiment.name}: noise of {options.arm} over seeds"))
+    closing(
+        folder, f"flowtracer reproduce {options.experiment} --out {folder}, which goes on from these runs"
+    )
     return 0
 
 
@@ -107,7 +111,9 @@ def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) 
     only = [(options.arm, seed) for seed in range(options.seeds)]
     with Bars(f"{options.seeds} seeds of {options.arm} of {experiment.name}") as progress:
         try:
-            sweep.reproduce(experiment, folder, workers, progress, only, engine=engine)
+            sweep.reproduce(
+                experiment, folder, workers, progress, only, engine=engine, report_to=options.report_to
+            )
         except Stopped:
             progress.stop()
             return False

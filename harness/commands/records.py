@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
+from harness.commands import watch
+from harness.commands.shared import MISTAKE, Commands, add_export, closing, command, console, status, write
 from harness.errors import ExperimentError
 from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
@@ -17,8 +17,6 @@ from leaderboards.declaration import BASELINE, METRICS
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
 FORMATS = (".json", ".csv", ".md", ".html")
-#: Seconds between two looks at a folder that grows.
-TICK = 1.0
 
 Boards = list[tuple[Any, list[Any]]]  # a Comparison and the runs that it was made from
 
@@ -57,7 +55,9 @@ def add(commands: Commands) -> None:
         "--pool", action="store_true", help="of several experiments, also the means over all of them"
     )
     added.add_argument(
-        "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
+        "--watch",
+        action="store_true",
+        help="draw it anew while runs are recorded, until Ctrl-C; into a file, a line a minute until all are finished",
     )
     add_export(added, FORMATS, "write it, unprinted, to", "--html")
 
@@ -100,10 +100,18 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if options.export:
         _export(options.export, _boards(*arguments), options.pool)
     elif options.watch:
-        _watch(*arguments)
+        screen = console()
+        watch.watch(
+            screen,
+            options.folders,
+            options.baseline,
+            lambda: _drawn(_boards(*arguments), screen.width, options.pool),
+        )
     else:
         screen = console()
         screen.print(_drawn(_boards(*arguments), screen.width, options.pool))
+        places = " ".join(map(str, options.folders))
+        closing(None, f"flowtracer leaderboard {places} --export FILE.html, a page with every rollout")
     return 0
 
 
@@ -228,51 +236,6 @@ def _write_index(file: Path, boards: Boards, pooled: bool) -> None:
     write(file, to_index(entries, together))
 
 
-def _watch(
-    folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str], rule: Mapping[str, Any]
-) -> None:
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    from leaderboards import RecordError, load
-
-    screen = console()
-    if any(folder.suffix == ".csv" for folder in folders):
-        raise ExperimentError("--watch is for folders of runs that are being recorded, not for CSV files")
-    if not screen.is_terminal:
-        raise ExperimentError("--watch draws on a terminal, and the output is none")
-    seen: Any = None
-    board: Any = Text("no finished run yet")
-    try:
-        with Live(console=screen, auto_refresh=False, transient=True) as live:
-            while True:
-                try:
-                    runs = [run for folder in folders for run in load(folder)]
-                    now = ([(run.folder, run.finished) for run in runs], screen.width)
-                    line = _progress(runs)
-                    if now != seen:
-                        board = _drawn(_boards(folders, baseline, sort, only, rule), screen.width)
-                        seen = now
-                except (RecordError, ExperimentError) as error:
-                    line = str(error)  # a sweep that has only begun, or a file that is just being replaced
-                live.update(Group(Text(f"{line}; Ctrl-C ends this", style="dim"), board), refresh=True)
-                time.sleep(TICK)
-    except KeyboardInterrupt:
-        screen.print(board)
-
-
-def _progress(runs: Sequence[Any]) -> str:
-    """How far the recorded sweeps are."""
-    experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
-    whole = sum(experiment["seeds"] * len(experiment["methods"]) for experiment in experiments.values())
-    going = [run for run in runs if not run.finished]
-    steps = ", ".join(
-        f"{run.method} seed {run.seed} at step {len(run.step_numbers('steps'))}" for run in going
-    )
-    return f"{len(runs) - len(going)} of {whole} runs finished" + (f"; {steps}" if steps else "")
-
-
 def _compare(options: argparse.Namespace) -> int:
     from leaderboards import load, sheets
     from leaderboards.repetition import pair_up, places
@@ -288,6 +251,8 @@ def _compare(options: argparse.Namespace) -> int:
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
+    if same < len(pairs):
+        closing(None, f"flowtracer doctor {options.one}, and {options.other}: whether one of them is damaged")
     return 0 if same == len(pairs) else DIFFERENT
 
 
@@ -321,4 +286,6 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")
         for line in wrong:
             print(f"  {line}")
+    repeats = "the command that made these runs, with what is damaged removed"
+    closing(options.folder, repeats if faults else f"flowtracer leaderboard {options.folder}")
     return MISTAKE if faults else 0

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from flowtracer import credit, passes
-from flowtracer.layout import pad
+from flowtracer import CreditError, CreditGRPOTrainer, credit, passes
+from flowtracer.contexts import ContextBuilder
+from flowtracer.layout import Padded, pad
 from tests.flowtracer.conftest import tiny_model
 from tests.flowtracer.test_trainer import SEAMS, Letters, train
 
@@ -63,3 +64,60 @@ def test_a_product_with_a_pass_of_its_own_is_read(tokenizer, tmp_path):
     method = credit.get(["gtpo", "gradient"])
     batch = train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1).rollouts
     assert len(batch.weights.unique()) > 10
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_divergence_against_a_loop(step):
+    """Each text with one token replaced, by a forward of its own: KL of the mean answer logits in float64."""
+    model = tiny_model("qwen3", seed=3)
+    batch = pad(PROMPTS, RESPONSES, 0, "cpu")
+    answer = batch.on_response([[2, 3], []])
+    got = passes.answer_divergence(model, batch, answer, 4, step)
+
+    def answer_logs(response):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([PROMPTS[0] + response])).logits[0].double()
+        drawn = [len(PROMPTS[0]) + place - 1 for place in (2, 3)]
+        return logits[drawn].mean(0).log_softmax(-1)
+
+    plain = answer_logs(RESPONSES[0])
+    expected = torch.zeros(got.shape)
+    for place in (0, 1):
+        changed = answer_logs([4 if at == place else token for at, token in enumerate(RESPONSES[0])])
+        expected[0, 3 + place] = (plain.exp() * (plain - changed)).sum()
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
+    assert got[0, 3:5].min() > 1e-4 and (got[1] == 0).all(), "the second response has no answer"
+
+
+def test_perturbation_trains_by_the_pad_token(tokenizer, tmp_path):
+    """Answers are the last letters: what stands before them is replaced, by what the tokenizer pads with."""
+    seen = []
+
+    class Watched(CreditGRPOTrainer):
+        def context_of(self, inputs, fields):
+            seen.append(super().context_of(inputs, fields))
+            return seen[-1]
+
+    trainer = train(tokenizer, tmp_path, cls=Watched, credit="oar_perturb", task=Letters(), steps=1)
+    context = seen[0]
+    batch = Padded(
+        context.token_ids, (context.prompt | context.response).long(), trainer.rollouts.weights.shape[1]
+    )
+    expected = passes.answer_divergence(
+        tiny_model("qwen3", seed=3), batch, context.answer, tokenizer.pad_token_id, 4
+    )
+    torch.testing.assert_close(context.divergence, expected, rtol=1e-3, atol=1e-6)
+    assert expected.max() > 1e-3 and len(trainer.rollouts.weights.unique()) > 10
+
+
+def test_a_split_policy_is_not_perturbed(tokenizer, tmp_path):
+    trainer = train(tokenizer, tmp_path, credit="oar_perturb", task=Letters(), steps=1)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(CreditError, match="'oar_perturb' runs as many forwards as a response has tokens"):
+        trainer._check_scope()
+
+
+def test_a_tokenizer_without_pad_or_end_is_named():
+    bare = type("", (), {"pad_token_id": None, "eos_token_id": None})()
+    with pytest.raises(CreditError, match="'oar_perturb' puts the pad token in the place of others"):
+        ContextBuilder(credit.get("oar_perturb"), Letters(), bare).replacement()

@@ -203,7 +203,8 @@ def test_a_sweep_is_watched_while_it_runs(tmp_path):
         seen = watching.wait_for("2 of 16 runs finished", seen)
         seen = watching.wait_for("cannot tell: one seed", 0)
         write_run(folder, "flow", 1, [0.4, 0.5], EVALUATIONS, finish=False)
-        seen = watching.wait_for("2 of 16 runs finished; flow seed 1 at step 2", seen)
+        seen = watching.wait_for("flow seed 1 at step 2", seen)
+        watching.wait_for("Under way", seen)
         os.kill(watching.process.pid, signal.SIGINT)
         assert watching.process.wait(timeout=60) == 0
         watching.reader.join(timeout=10)

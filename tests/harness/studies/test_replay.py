@@ -45,6 +45,18 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert any("6 batches, 96 responses" in line for line in replay.facts(found))
 
 
+def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
+    """The policy of `decision` copies the decision that it reads: a teacher with the gold has something to say."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 4, 0)
+    methods = replay.methods_of(built, ["rlsd", "opsd", "oppo"])
+    found = replay.replay(built, policy, batches, "here", methods, continuations=0)
+    figures = {each.label: each for each in found.figures}
+    assert not found.left_out and set(figures) == {"uniform", "rlsd", "opsd", "oppo"}
+    assert all(figures[label].turn[0] > 1e-4 for label in ("rlsd", "opsd", "oppo"))
+    assert figures["rlsd"].turn[0] < figures["opsd"].turn[0], "opsd follows the teacher, and not the reward"
+
+
 def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, policy):
     """Every response has the same reward: no gradient, no direction, no crash."""
     built = tiny_experiment()
