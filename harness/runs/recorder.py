@@ -10,8 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import tasks
 from flowtracer import CreditGRPOTrainer
 from harness import parallel, seeds
@@ -20,7 +18,15 @@ from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
-from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
+from harness.runs.checkpoints import (
+    Parameters,
+    distance_between,
+    good_until,
+    hash_of,
+    parameters,
+    policy_folder,
+    save_policy,
+)
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -79,23 +85,25 @@ class Rewards:
 
 
 class _Ahead:
-    """Writes parts of a run's record in the background, in their order: syncing them to the disk takes a tenth of an
-    embedded step.
+    """Does what a run's record needs in the background, step after step: hashing the policy and syncing files to the
+    disk take a tenth of an embedded step.
 
-    What was lost on the way is an error of the next `write` or `settle`. A checkpoint must not outrun its records:
+    What was lost on the way is an error of the next `begin` or `settle`. A checkpoint must not outrun its records:
     `settle` before one is saved.
     """
 
-    def __init__(self, writer: RunWriter) -> None:
-        self.writer = writer
+    #: Steps that may wait. More would pile up in memory where a disk is slower than the training.
+    WAITING = 2
+
+    def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.pending: deque[Future[None]] = deque()
 
-    def write(self, table: str, step: int, rows: list[dict[str, Any]]) -> None:
-        # A disk that is slower than the training holds it up, before rows pile up in memory.
-        while self.pending and (self.pending[0].done() or len(self.pending) > 4):
+    def begin(self, work: Callable[[], None]) -> None:
+        """Has `work` done after what was begun before."""
+        while self.pending and (self.pending[0].done() or len(self.pending) > self.WAITING):
             self.pending.popleft().result()
-        self.pending.append(self.thread.submit(self.writer.write, table, step, rows))
+        self.pending.append(self.thread.submit(work))
 
     def settle(self) -> None:
         """Returns when everything is on the disk."""
@@ -120,7 +128,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
-        self.writer, self.report, self.ahead = writer, report, _Ahead(writer)
+        self.writer, self.report, self.ahead = writer, report, _Ahead()
         self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
@@ -132,9 +140,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             )
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
-        self.start = (
-            [parameter.detach().clone() for parameter in self.model.parameters()] if self.small else None
-        )
+        self.start = parameters(self.model) if self.small else None
         self.engine = choice.start(
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
@@ -220,35 +226,36 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _record(self, logs: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self.batch_began
         rows = parallel.gathered(self._rows())
-        distance, identity = self._distance(), parameters_hash(self.model) if self.small else ""
+        policy = parameters(self.model) if self.small else None
         if not parallel.first():
             return
-        self.ahead.write("rollouts", self.batch_step, rows)
         measured = {
-            **measures(rows),
             "step": self.batch_step,
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm", math.nan),
             "learning_rate": logs["learning_rate"],
             "entropy": logs["entropy"],
-            "distance_from_start": distance,
-            "parameters_hash": identity,
             "seconds_rollout": self.rollout_seconds,
             "seconds_reward": self.rewards.seconds,
             "seconds_credit": self.credit_seconds,
             "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
             "seconds_step": seconds,
         }
-        self.ahead.write("steps", self.batch_step, [measured])
+        self.ahead.begin(lambda: self._write(rows, measured, policy))
 
-    @torch.no_grad()
-    def _distance(self) -> float:
-        if self.start is None:
-            return math.nan
-        pairs = zip(self.model.parameters(), self.start, strict=True)
-        # A policy that is split was still on the CPU when it began.
-        moved = (parallel.whole(now).cpu() - then.cpu() for now, then in pairs)
-        return math.sqrt(sum(float(change.double().square().sum()) for change in moved))
+    def _write(self, rows: list[dict[str, Any]], measured: dict[str, Any], policy: Parameters | None) -> None:
+        """Writes a step's part of the record. policy: its parameters after the step, None where they are too many."""
+        step = measured["step"]
+        self.writer.write("rollouts", step, rows)
+        distance = math.nan if policy is None or self.start is None else distance_between(policy, self.start)
+        identity = "" if policy is None else hash_of(policy)
+        row = {
+            **measures(rows),
+            **measured,
+            "distance_from_start": distance,
+            "parameters_hash": identity,
+        }
+        self.writer.write("steps", step, [row])
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
@@ -283,7 +290,8 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
     return {
         "prompt_ids": prompt_ids,
         "completion_ids": [sample.ids for sample in samples],
-        "logprobs": [sample.logprobs for sample in samples],
+        # TRL corrects for a sampler that is another policy by these, and would only pad them else.
+        "logprobs": None if trainer.engine.forwards else [sample.logprobs for sample in samples],
         "finish_reason": [sample.finish_reason for sample in samples],
         "sampler_logprobs": [sample.logprobs for sample in samples],
         "key": keys,

@@ -1,13 +1,14 @@
 """Protects what a step's record says of its rollouts."""
 
 import math
+import threading
 
 import pytest
 
 import tasks
 from harness.runs import run
-from harness.runs.recorder import Rewards, duplicate_share, measures
-from leaderboards import read_run
+from harness.runs.recorder import Rewards, _Ahead, duplicate_share, measures
+from leaderboards import RecordError, RunWriter, read_run
 from tasks.decision import Decision
 
 
@@ -79,3 +80,36 @@ def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monke
     assert errors and all(row["verdict_error"] == "KeyError: 'no such letter'" for row in errors)
     assert all(row["verdict_error"] is None for row in rows if row["verdict"] != "error")
     assert all(row["reward"] is None for row in errors)
+
+
+def test_what_is_lost_in_the_background_ends_the_training(tiny_experiment, tmp_path, monkeypatch):
+    """A record that cannot be written is an error of a step soon after, or of the end: never a silent hole."""
+    written = []
+
+    def write(self, table, step, rows):
+        if (table, step) == ("steps", 2):
+            raise RecordError("the disk is full")
+        written.append((table, step))
+
+    monkeypatch.setattr(RunWriter, "write", write)
+    with pytest.raises(RecordError, match="the disk is full"):
+        run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
+    assert written[:5] == [("rollouts", 0), ("steps", 0), ("rollouts", 1), ("steps", 1), ("rollouts", 2)]
+    assert not (tmp_path / "policies" / "step-000006").exists()
+
+
+def test_the_record_does_not_run_behind_the_training_by_more_than_a_few_steps():
+    """Else a slow disk would fill the memory with steps that wait for it."""
+    ahead, go, done = _Ahead(), threading.Event(), []
+
+    def work():
+        go.wait(60)
+        done.append(None)
+
+    for _ in range(ahead.WAITING + 1):
+        ahead.begin(work)
+    threading.Timer(0.2, go.set).start()
+    ahead.begin(work)
+    assert done, "the step that is one too many waits for the first"
+    ahead.settle()
+    assert len(done) == ahead.WAITING + 2
