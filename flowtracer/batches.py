@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,11 +76,13 @@ class RolloutBatch:
     It is filled in stages. As it begins: rows, the data set's rows, one a rollout, with what a rollout function added;
     step, the optimizer steps before it. Generated: prompt_ids, response_ids, token ids without pads; texts, the content
     that the reward sees; located, answer and decisive tokens; source, tokens of the question where the method asks for
-    them. Read in a forward over the whole batch: read, context fields of each part. Rewarded: all_rewards, of all
-    processes, None where unscorable. Scored: rewards, of this process; advantages (B,); group (B,), counted over all
-    processes; streams, the seed of each row's own random numbers. Judged: weights (B, C) over the padded response, of
-    an additive method 1 + addend / A; addends (B, C) or None; in_loss (B, C), tokens in the loss; abstentions, row ->
-    reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere.
+    them; teacher_prompts, token ids, where the method has a teacher. Read in a forward over the whole batch: read,
+    context fields of each part. Rewarded: all_rewards, of all processes, None where unscorable. Scored: rewards, of
+    this process; advantages (B,); group (B,), counted over all processes; streams, the seed of each row's own random
+    numbers; teacher_logprobs (B, C), where the method has a teacher. Judged: weights (B, C) over the padded response,
+    of an additive method 1 + addend / A; addends (B, C) or None; in_loss (B, C), tokens in the loss; abstentions, row
+    -> reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere. sampler_logprobs (B, C)
+    or None, where TRL keeps none. clock: when it "began", was "generated" and was "rewarded", in seconds.
     """
 
     rows: list[dict[str, Any]]
@@ -89,17 +92,21 @@ class RolloutBatch:
     texts: list[str] = field(default_factory=list)
     located: list[Located] = field(default_factory=list)
     source: list[list[int]] | None = None
+    teacher_prompts: list[list[int]] | None = None
     read: list[dict[str, Any]] = field(default_factory=list)
     all_rewards: list[float | None] = field(default_factory=list)
     rewards: list[float | None] = field(default_factory=list)
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     group: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     streams: list[int] = field(default_factory=list)
+    teacher_logprobs: Tensor | None = None
     weights: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     addends: Tensor | None = None
     in_loss: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     abstentions: dict[int, str] = field(default_factory=dict)
     trainer_logprobs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    sampler_logprobs: Tensor | None = None
+    clock: dict[str, float] = field(default_factory=lambda: {"began": time.perf_counter()})
     _judged: int = 0
     _top: dict[int, float] = field(default_factory=dict)
 
@@ -126,6 +133,7 @@ class RolloutBatch:
         ]
         self.weights = torch.ones_like(mask, dtype=torch.float32)
         self.trainer_logprobs = torch.full_like(mask, float("nan"), dtype=torch.float32)
+        self.sampler_logprobs = output.get("sampling_per_token_logps")
 
     def judged(self, members: Tensor, context: CreditContext, credit: Credit, length: int) -> Tensor:
         """Fills in the credit of the rows `members` (b,), and returns their weights (b, length)."""

@@ -14,15 +14,20 @@ import torch
 from torch import Tensor
 
 from flowtracer import credit as credit_methods
+from flowtracer import teaching
 from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
 from flowtracer.errors import CreditError
+from flowtracer.hints import hint
 from flowtracer.layout import Padded, Turn
 from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 
 #: What a credit method can need that only a forward of the policy shows.
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
+
+#: What takes passes of our own over a whole generation batch (`passes.py`).
+FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares"})
 
 Extract = Callable[[str], Span | None]
 
@@ -77,13 +82,16 @@ def _named_task(name: str) -> AnswerTask:
             "flowtracer; rename it, or give a task itself"
         )
     if name not in tasks.names():
-        raise CreditError(f"task={name!r} is not known; known: {', '.join(tasks.names())}")
+        raise CreditError(f"task={name!r} is not known; {hint(name, tasks.names())}")
     return tasks.get(name)
 
 
 def credit_method(credit: Any) -> CreditMethod:
-    """The credit method that is meant, by its name or itself. Raises CreditError for anything else."""
-    if isinstance(credit, str):
+    """The credit method that is meant: itself, by its name, or by the names of several that are multiplied.
+
+    Raises CreditError for anything else.
+    """
+    if isinstance(credit, (str, list, tuple)):
         return credit_methods.get(credit)
     if isinstance(credit, type):
         name = getattr(credit, "name", credit.__name__)
@@ -91,8 +99,8 @@ def credit_method(credit: Any) -> CreditMethod:
     if isinstance(credit, CreditMethod):
         return credit
     raise CreditError(
-        f"credit={credit!r} is no credit method: give a name ({', '.join(credit_methods.names())}) or "
-        "credit.get(name, **options); 'uniform' is GRPO as it is"
+        f"credit={credit!r} is no credit method: give a name of flowtracer.credit.names() or credit.get(name, "
+        "**options); 'uniform' is GRPO as it is"
     )
 
 
@@ -205,10 +213,17 @@ class ContextBuilder:
     def __init__(self, method: CreditMethod, task: AnswerTask, tokenizer: Any) -> None:
         self.method, self.task, self.tokenizer = method, task, tokenizer
         self.reads_attention = method.reading() is not None
-        self.reads_forward = bool(method.needs & FROM_FORWARD)
-        self.wants_answer = self.reads_attention or "saliency" in method.needs
+        #: What the method needs of a forward that the trainer makes anyway.
+        self.from_forward = method.needs & FROM_FORWARD
+        if "squares" in method.needs:
+            # A pass of its own shows all of them, of one and the same distribution.
+            self.from_forward -= {"logprobs", "entropies"}
+        self.reads_forward = bool(self.from_forward)
+        self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
+        #: The words in which the method's teacher is shown the gold; None without a teacher.
+        self.template = teaching.template_of(method, task)
         # A task that knows none says so of every text, an empty one too.
         if self.wants_decisive and task.decisive("") is None:
             raise CreditError(
@@ -239,6 +254,19 @@ class ContextBuilder:
         return [
             question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)
+        ]
+
+    def teacher_prompts(
+        self, prompt_ids: Sequence[Sequence[int]], questions: Sequence[str | None], golds: Sequence[str]
+    ) -> list[list[int]]:
+        """The teacher's prompt for each of the student's: for methods with a teacher.
+
+        questions: their texts in the prompts, None for all of a prompt. golds: the texts that the teacher is shown.
+        """
+        assert self.template is not None
+        return [
+            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.template)
+            for ids, question, gold in zip(prompt_ids, questions, golds, strict=True)
         ]
 
     def context(
@@ -281,16 +309,28 @@ class ContextBuilder:
             rows.append([""] * (width - batch.length) + texts + [""] * (batch.length - len(texts)))
         return rows
 
+    def replacement(self) -> int:
+        """The token that stands in the place of another: the pad token, or the end of a sequence where there is none.
+
+        Raises CreditError where the tokenizer has neither.
+        """
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise CreditError(
+            f"credit {self.method.name!r} puts the pad token in the place of others, and the tokenizer has none; set "
+            "its pad_token"
+        )
+
     def read(
         self, batch: Padded, logprobs: Tensor | None, entropies: Tensor | None, fields: dict[str, Any]
     ) -> dict[str, Any]:
         """A forward's results by the names of context fields. logprobs, entropies: (B, length), if it gave them."""
         fields = dict(fields)
         for name, values in (("logprobs", logprobs), ("entropies", entropies)):
-            if name in self.method.needs:
+            if name in self.from_forward:
                 assert values is not None
-                fields[name] = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=values.device)
-                fields[name][:, -values.shape[1] :] = values.detach()
+                fields[name] = batch.in_columns(values)
         return fields
 
     def scored(
@@ -323,38 +363,3 @@ def named(
         else:
             reasons[row] = reason
     return reasons
-
-
-def answer_gradient(
-    model: Any,
-    logprobs_of: Callable[[Any, Padded], Tensor],
-    batch: Padded,
-    answer: Tensor,
-    step: int,
-) -> Tensor:
-    """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer.
-
-    logprobs_of: log-probabilities (b, length) of the response tokens of a batch, by a model. step: rows at once.
-    """
-    embedded: list[Tensor] = []
-
-    def keep(module: Any, inputs: Any, vectors: Tensor) -> Tensor:
-        embedded.append(vectors.requires_grad_())
-        return vectors
-
-    training = model.training
-    handle = model.get_input_embeddings().register_forward_hook(keep)
-    parts = []
-    try:
-        # Without dropout: it would draw from the global generator, and blur what is measured.
-        model.eval()
-        for start in range(0, len(batch.input_ids), step):
-            rows = slice(start, start + step)
-            with torch.enable_grad():
-                answers = (logprobs_of(model, batch[rows]) * answer[rows, -batch.length :]).sum()
-                (gradient,) = torch.autograd.grad(answers, embedded[-1])
-            parts.append((gradient.float() * embedded.pop().detach().float()).sum(-1).abs())
-    finally:
-        handle.remove()
-        model.train(training)
-    return torch.cat(parts)

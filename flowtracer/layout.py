@@ -61,6 +61,12 @@ class Padded:
     def __getitem__(self, rows: slice) -> Padded:
         return Padded(self.input_ids[rows], self.attention_mask[rows], self.length)
 
+    def in_columns(self, values: Tensor) -> Tensor:
+        """Values (B, length) of the responses in their columns of (B, T), float32, detached; 0 elsewhere."""
+        placed = torch.zeros(self.input_ids.shape, dtype=torch.float32, device=values.device)
+        placed[:, -values.shape[1] :] = values.detach()
+        return placed
+
     def on_response(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Tokens of each response, counted from its first, as a mask (B, T)."""
         mask = torch.zeros(self.input_ids.shape, dtype=torch.bool)

@@ -62,7 +62,7 @@ RELIANCES: tuple[Reliance, ...] = (
     ),
     *_attributes(
         "trl", _TRAINER, _SEAM,
-        "_metrics _logs _tokenizer _is_vlm _last_loaded_step use_vllm vllm_importance_sampling_correction "
+        "_metrics _logs _step _tokenizer _is_vlm _last_loaded_step use_vllm vllm_importance_sampling_correction "
         "importance_sampling_level multi_objective_aggregation num_iterations num_generations reward_weights",
     ),
     Reliance("trl", "trl.models.utils:disable_gradient_checkpointing", _SEAM,

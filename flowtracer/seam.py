@@ -158,6 +158,7 @@ class TrainerSeam(_Base):
     args: Any
     model: Any
     _logs: Any
+    _step: int
 
     def generated(self, generated: Generated) -> None:
         """Called after each generation, with what this process generated."""
@@ -269,6 +270,18 @@ class TrainerSeam(_Base):
         every = self.args.steps_per_generation * self.num_iterations
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
         return self.args.gradient_accumulation_steps % every != 0 or corrected
+
+    @property
+    def updates_per_batch(self) -> int | None:
+        """Optimizer steps on one generation batch; None if a batch ends in the middle of one."""
+        every = self.args.steps_per_generation * self.num_iterations
+        whole, rest = divmod(every, self.args.gradient_accumulation_steps)
+        return None if rest else whole
+
+    @property
+    def generates_next(self) -> bool:
+        """True if the generation batch in training has fed its last update."""
+        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     @property
     def training_metrics(self) -> dict[str, list[float]]:

@@ -43,7 +43,7 @@ class Described(TrainerCallback):
     """Adds the settings of credit to a run's configuration, in each tracker that runs.
 
     Trackers copy the arguments of the training, which know nothing of credit, as it begins; this comes after them.
-    Weights & Biases, MLflow and TensorBoard can be added to.
+    Weights & Biases, Trackio, MLflow and TensorBoard can be added to.
 
     settings: by name. others: the trainer's callbacks.
     """
@@ -56,9 +56,14 @@ class Described(TrainerCallback):
         if not state.is_world_process_zero:
             return
         reported = args.report_to or []
-        wandb, mlflow = (sys.modules.get(name) if name in reported else None for name in ("wandb", "mlflow"))
+        wandb, mlflow, trackio = (
+            sys.modules.get(name) if name in reported else None for name in ("wandb", "mlflow", "trackio")
+        )
         if wandb is not None and wandb.run is not None:
             wandb.config.update(self.settings, allow_val_change=True)
+        if trackio is not None and trackio.context_vars.current_run.get() is not None:
+            # Trackio sends its configuration with a run's first numbers, which are still to come.
+            trackio.config.update(json.loads(json.dumps(self.settings, default=str)))
         if mlflow is not None and mlflow.active_run() is not None:
             mlflow.log_params({name: json.dumps(value, default=str) for name, value in self.settings.items()})
         for callback in self.others:

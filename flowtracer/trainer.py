@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -15,13 +17,14 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, seam
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch
 from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
 from flowtracer.layout import Padded
+from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
@@ -42,7 +45,8 @@ class ReadAt(Enum):
     TRAINING_FORWARD = "training forward"
     #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
     OLD_LOGPROBS = "old log-probabilities"
-    #: One of its own: the method judges whole groups or batches, which no training forward shows.
+    #: One of its own: the method judges whole groups or batches, which no training forward shows, or needs passes of
+    #: our own beside it.
     EXTRA_FORWARD = "extra forward"
 
 
@@ -53,7 +57,13 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     task: where the answer of a response stands, and for the oracle methods which tokens decide it: a task
         (`extract(text) -> (start, end) or None`, `decisive(text)`; any `tasks.Task`), the name of a registered one, or
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
+    record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
+        `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
     Everything else is TRL's.
+
+    Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
+    writes it, else the text that the teacher is shown. They cost one forward without gradient. The gold stands in the
+    teacher's prompt only, which is made after a generation has ended.
 
     The advantage A of a response becomes w A or A + delta for each token, before TRL computes its loss. Where one
     rollout batch feeds one update, attention, log-probabilities and entropies are read inside the training forward
@@ -79,7 +89,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     weights away; image inputs; torch.compile, prompt tuning, and a policy whose attention cannot be tapped, where the
     method reads it; groups and batches that are spread over processes, where the method needs them whole; gradients
     through a sharded policy; a method that needs decisive tokens or a question which task or data set do not have;
-    additive methods with rewards that are normalised one by one.
+    additive methods with rewards that are normalised one by one; a record where no package is installed that writes
+    one, or where an update does not end with a generation batch.
     """
 
     def __init__(
@@ -87,9 +98,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         *args: Any,
         credit: str | CreditMethod = "flow",
         task: AnswerTask | Extract | str | None = None,
+        record: str | os.PathLike[str] | Recorder | None = None,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
+        self.recorder = recorder(record)
         self.credit = contexts.credit_method(credit)
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
@@ -107,12 +120,20 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
+        if self.recorder is not None:
+            self.recorder.open(self)
+            self.add_callback(Recording(self.recorder, self))
 
     def credit_settings(self) -> dict[str, Any]:
         """Credit method, options and task, as trackers and the model card show them."""
         task = getattr(self.answer_task, "name", None) or type(self.answer_task).__name__
         options = asdict(self.credit) if is_dataclass(self.credit) else {}
-        return {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        settings = {"credit": self.credit.name, "credit_options": options, "credit_task": task}
+        return (
+            settings
+            if self.builder.template is None
+            else settings | {"credit_teacher": self.builder.template}
+        )
 
     # What is refused, before anything is trained.
 
@@ -142,6 +163,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 "them; use LoRA, or a credit method that reads none"
             )
 
+        if self.recorder is not None and self.updates_per_batch is None:
+            raise CreditError(
+                "record: a generation batch ends in the middle of an update; make steps_per_generation * "
+                "num_iterations a multiple of gradient_accumulation_steps"
+            )
+
     def _check_scope(self) -> None:
         """Raises CreditError where the method needs what no process sees."""
         name, scope = self.credit.name, self.credit.scope
@@ -159,6 +186,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
+        if "divergence" in self.credit.needs and self.splits_the_policy:
+            raise CreditError(
+                f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
+                "in every process; train without them"
+            )
 
     def _check_inputs(self) -> None:
         """Raises CreditError where the data set lacks a column that the method reads."""
@@ -167,6 +199,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
                 f"stands in the prompt; this one has {', '.join(columns)}"
+            )
+        if self.builder.template is not None and columns is not None and "gold" not in columns:
+            raise CreditError(
+                f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
+                f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
             )
 
     # Generation: remember what was generated and rewarded, and compute what needs no training forward.
@@ -177,7 +214,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             return ReadAt.NOWHERE
         if self.passes_over_old_logprobs:
             return ReadAt.OLD_LOGPROBS
-        if self.args.steps_per_generation > 1 and self.credit.scope != "response":
+        # Passes of our own are over a whole generation batch: what is read beside them is read there too.
+        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
+        if split or self.credit.needs & contexts.FROM_OWN_PASSES:
             return ReadAt.EXTRA_FORWARD
         return ReadAt.TRAINING_FORWARD
 
@@ -187,6 +226,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch = self.rollouts
         assert batch is not None
+        batch.clock["generated"] = begin
         batch.prompt_ids, batch.response_ids = generated.prompt_ids, generated.response_ids
         batch.texts = generated.texts
         batch.located = [
@@ -195,11 +235,25 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         ]
         questions = [row.get("question") for row in batch.rows]
         batch.source = self.builder.questions(generated.prompt_ids, questions)
+        if self.builder.template is not None:
+            # From here on only: what the student read is settled by now, and the gold was not in it.
+            batch.teacher_prompts = self._teacher_prompts(generated.prompt_ids, batch.rows)
         self.credit_seconds += time.perf_counter() - begin
+
+    def _teacher_prompts(self, prompt_ids: list[list[int]], rows: list[dict[str, Any]]) -> list[list[int]]:
+        questions = [teaching.asked(row) for row in rows]
+        golds = [
+            teaching.gold_text(self.answer_task, question or "", row.get("gold"))
+            for question, row in zip(questions, rows, strict=True)
+        ]
+        prompts = self.builder.teacher_prompts(prompt_ids, questions, golds)
+        teaching.check_context(self.model, prompts, self.args.max_completion_length)
+        return prompts
 
     def rewarded(self, rewards: Tensor) -> None:
         if self.model.training:
             assert self.rollouts is not None
+            self.rollouts.clock["rewarded"] = time.perf_counter()
             self.rollouts.all_rewards = self.weighted(rewards)
 
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,6 +265,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         begin = time.perf_counter()
         batch.scored(output, self.accelerator.process_index, self.args.num_generations, self.args.seed)
         output[_ROLLOUT] = torch.arange(len(rows), device=output["completion_ids"].device)
+        if batch.teacher_prompts is not None:
+            batch.teacher_logprobs = self.teacher_logprobs(batch, output["completion_ids"].shape[1])
         if self.read_at() is ReadAt.EXTRA_FORWARD:
             # No forward of TRL's shows the whole batch before its first micro-batch is trained on.
             whole = Padded.of(output)
@@ -221,10 +277,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             # Its weights are 1 already: it costs what stock TRL costs.
             self._finish(batch)
         elif self.read_at() is not ReadAt.TRAINING_FORWARD:
-            fields = batch.read_fields()
-            if "saliency" in self.credit.needs:
-                fields["saliency"] = self.saliency(output)
-            self._apply(output, fields)
+            self._apply(output, batch.read_fields() | self._own_passes(output))
         self.credit_seconds += time.perf_counter() - begin
         return output
 
@@ -272,7 +325,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert batch is not None
 
         def visit(rows: slice) -> Any:
-            output, fields = self._reading(passing, rows, entropies="entropies" in self.credit.needs)
+            output, fields = self._reading(passing, rows, entropies="entropies" in self.builder.from_forward)
             begin = time.perf_counter()
             source = None if batch.source is None else batch.source[rows]
             batch.read.append(self.builder.scored(passing.batch[rows], batch.located[rows], source, fields))
@@ -296,6 +349,29 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         captured = {} if capture is None else capture.fields
         return output, self.builder.read(part, output[0], output[1], captured)
 
+    def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
+        """What the method needs of passes of our own over a generation batch, by the names of context fields."""
+        fields: dict[str, Any] = {}
+        assert self.rollouts is not None
+        if "saliency" in self.credit.needs:
+            fields["saliency"] = self.saliency(output)
+        if "squares" in self.credit.needs:
+            step = self.args.per_device_train_batch_size
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
+        if "divergence" in self.credit.needs:
+            batch = Padded.of(output)
+            answer = batch.on_response([row.answer for row in self.rollouts.located])
+            with self.without_checkpointing(), self.accelerator.autocast():
+                fields["divergence"] = passes.answer_divergence(
+                    self.model,
+                    batch,
+                    answer,
+                    self.builder.replacement(),
+                    self.args.per_device_train_batch_size,
+                )
+        return fields
+
     def saliency(self, output: dict[str, Any]) -> Tensor:
         """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
         assert self.rollouts is not None
@@ -307,7 +383,19 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         answer = batch.on_response([row.answer for row in self.rollouts.located])
         model = self.accelerator.unwrap_model(self.model)
         step = self.args.per_device_train_batch_size
-        return contexts.answer_gradient(model, logprobs_of, batch, answer, step)
+        return passes.answer_gradient(model, logprobs_of, batch, answer, step)
+
+    def teacher_logprobs(self, batch: RolloutBatch, length: int) -> Tensor:
+        """Log-probabilities of the responses behind the teacher's prompts, (B, length): a forward of its own."""
+        assert batch.teacher_prompts is not None
+        pad_id = self.text_tokenizer.pad_token_id
+        taught = teaching.taught_batch(
+            batch.teacher_prompts, batch.response_ids, pad_id, self.accelerator.device
+        )
+        step = self.args.per_device_train_batch_size
+        with torch.no_grad(), self.without_checkpointing(), passes.evaluating(self.model):
+            logprobs = self.pass_over(self.model, taught, step).run(slice(None), step=step)[0]
+        return teaching.placed(logprobs, length)
 
     # From rows to their credit.
 
@@ -344,6 +432,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.group = batch.group[inputs[_ROLLOUT]]
         context.pieces = self.builder.pieces(padded, [batch.response_ids[row] for row in members])
         context.streams = [batch.streams[row] for row in members]
+        context.step = batch.step
+        if batch.teacher_logprobs is not None:
+            context.teacher_logprobs = padded.in_columns(batch.teacher_logprobs[inputs[_ROLLOUT]])
         if "tool_mask" in inputs:
             context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:
@@ -388,7 +479,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.log_completions and self.model.training and self.rollouts is not None:
             self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
+        if self.recorder is not None and "loss" in logs and self.generates_next:
+            entropy = self.training_metrics.get("entropy") or [math.nan]
+            self.recorder.record(self, {**logs, "entropy": sum(entropy) / len(entropy)})
         super().log(logs, start_time)
+
+    def before_checkpoint(self) -> None:
+        if self.recorder is not None:
+            self.recorder.settle()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's model card, and which credit trained the model."""

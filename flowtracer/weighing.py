@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowtracer import contexts, seam
+from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.contexts import ContextBuilder, Extract, Located
 from flowtracer.credit import CreditContext, CreditMethod
@@ -77,6 +76,7 @@ def weigh(
     advantages: Sequence[float] | Tensor | None = None,
     questions: Sequence[str] | None = None,
     masks: Sequence[Sequence[int] | None] | None = None,
+    golds: Sequence[str] | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     step: int = 0,
@@ -95,6 +95,8 @@ def weigh(
     questions: the question's text in each prompt, for methods with source="question".
     masks: for responses that hold more than the policy wrote (results of tools): 1 for each of its own tokens, 0 for
         others. Answers are looked for in its own, and others get weight 1.
+    golds: the text of a right answer to each prompt, for methods with a teacher: it stands in the teacher's prompt
+        beside the question, where `questions` are given, else beside the whole prompt.
     temperature: that of sampling, for methods that read log-probabilities or entropies.
     seed, step: what random methods draw from, with the group of a response and its place there.
     batch_size: sequences in one forward; all by default. The whole batch is padded to its longest prompt and response,
@@ -118,6 +120,7 @@ def weigh(
         advantages=advantages,
         questions=questions,
         masks=masks,
+        golds=golds,
         temperature=temperature,
         seed=seed,
         step=step,
@@ -139,6 +142,7 @@ def read_responses(
     advantages: Sequence[float] | Tensor | None = None,
     questions: Sequence[str] | None = None,
     masks: Sequence[Sequence[int] | None] | None = None,
+    golds: Sequence[str] | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     step: int = 0,
@@ -160,6 +164,7 @@ def read_responses(
         advantages=advantages,
         questions=questions,
         masks=masks,
+        golds=golds,
     )
     check_fit(
         model, [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
@@ -180,17 +185,27 @@ def read_responses(
         ]
         context.response &= batch.on_response(written)
     context.pieces = builder.pieces(batch, response_ids)
+    if builder.template is not None:
+        context.teacher_logprobs = _taught(
+            model, builder, batch, prompt_ids, response_ids, questions, golds, temperature, batch_size
+        )
+    context.step = step
     context.advantage = _numbers(advantages, device)
     context.reward = _numbers(rewards, device)
     numbers = list(range(len(prompt_ids))) if groups is None else [int(group) for group in groups]
     context.group = None if groups is None else torch.tensor(numbers, device=device)
+    context.streams = _streams(numbers, seed, step)
+    return Read(method, context, batch, response_ids, located, source)
+
+
+def _streams(groups: Sequence[int], seed: int, step: int) -> list[int]:
+    """The seed of each response's own random numbers: of its group and its place there."""
     places: dict[int, int] = {}
     streams = []
-    for group in numbers:
+    for group in groups:
         places[group] = places.get(group, -1) + 1
         streams.append(contexts.stream(seed, step, group, places[group]))
-    context.streams = streams
-    return Read(method, context, batch, response_ids, located, source)
+    return streams
 
 
 def _weighed(read: Read, tokenizer: Any, advantages: Tensor | None) -> list[Weighed]:
@@ -244,46 +259,69 @@ def _fields(
                 builder.scored(batch[rows], located[rows], None if source is None else source[rows], fields)
             )
     fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    if "squares" in method.needs:
+        fields |= passes.distributions(model, batch, temperature, step)
     if "saliency" in method.needs:
         answer = batch.on_response([row.answer for row in located])
-        fields["saliency"] = contexts.answer_gradient(
-            model, lambda policy, rows: _logprobs(policy, rows, temperature)[0], batch, answer, step
+        fields["saliency"] = passes.answer_gradient(
+            model,
+            lambda policy, rows: passes.logprobs_and_entropies(policy, rows, temperature)[0],
+            batch,
+            answer,
+            step,
         )
+    if "divergence" in method.needs:
+        answer = batch.on_response([row.answer for row in located])
+        fields["divergence"] = passes.answer_divergence(model, batch, answer, builder.replacement(), step)
     return fields
 
 
 def _forward(
     model: nn.Module, builder: ContextBuilder, tap: AttentionTap | None, batch: Padded, temperature: float
 ) -> dict[str, Any]:
-    needs = builder.method.needs & {"logprobs", "entropies"}
+    needs = builder.from_forward & {"logprobs", "entropies"}
     logprobs = entropies = None
-    training = model.training
-    model.eval()
-    try:
-        opened = nullcontext() if tap is None else tap.open(batch.attention_mask, builder.method.reading())
-        with torch.no_grad(), opened as capture:
-            if needs:
-                logprobs, entropies = _logprobs(model, batch, temperature)
-            else:
-                assert tap is not None
-                forward_to(model, tap.layers[-1], batch.input_ids, batch.attention_mask)
-    finally:
-        model.train(training)
+    opened = nullcontext() if tap is None else tap.open(batch.attention_mask, builder.method.reading())
+    with passes.evaluating(model), torch.no_grad(), opened as capture:
+        if needs:
+            logprobs, entropies = passes.logprobs_and_entropies(model, batch, temperature)
+        else:
+            assert tap is not None
+            forward_to(model, tap.layers[-1], batch.input_ids, batch.attention_mask)
     return builder.read(batch, logprobs, entropies, {} if capture is None else capture.fields)
 
 
-def _logprobs(model: Any, batch: Padded, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (B, length) of the response tokens, in nats."""
-    options = {}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = batch.length + 1
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options
-    ).logits
-    # The logits of a position are those of the token that follows.
-    logs = (logits[:, -batch.length - 1 : -1].float() / temperature).log_softmax(-1)
-    logprobs = logs.gather(-1, batch.input_ids[:, -batch.length :].unsqueeze(-1)).squeeze(-1)
-    return logprobs, -(logs.exp() * logs).sum(-1)
+def _taught(
+    model: nn.Module,
+    builder: ContextBuilder,
+    batch: Padded,
+    prompt_ids: list[list[int]],
+    response_ids: list[list[int]],
+    questions: Sequence[str] | None,
+    golds: Sequence[str] | None,
+    temperature: float,
+    batch_size: int | None,
+) -> Tensor:
+    """The teacher's log-probabilities of the responses, (B, T)."""
+    if golds is None:
+        raise CreditError(
+            f"credit {builder.method.name!r} shows its teacher the gold: give golds=[...], the text of a right answer "
+            "to each prompt"
+        )
+    for row, gold in enumerate(golds):
+        if not (isinstance(gold, str) and gold.strip()):
+            raise CreditError(f"golds[{row}] is {gold!r:.40}: the teacher needs its text")
+    asked = [None] * len(prompt_ids) if questions is None else list(questions)
+    prompts = builder.teacher_prompts(prompt_ids, asked, golds)
+    teaching.check_context(model, prompts, batch.length)
+    taught = teaching.taught_batch(prompts, response_ids, _pad_id(builder.tokenizer), batch.input_ids.device)
+    step = batch_size or len(prompts)
+    with torch.no_grad(), passes.evaluating(model):
+        parts = [
+            passes.logprobs_and_entropies(model, taught[slice(start, start + step)], temperature)[0]
+            for start in range(0, len(prompts), step)
+        ]
+    return batch.in_columns(torch.cat(parts))
 
 
 def forward_to(model: Any, layer: int, input_ids: Tensor, attention_mask: Tensor) -> None:

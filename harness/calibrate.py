@@ -22,6 +22,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment
 from harness.runs import run
 from leaderboards import read_run
+from leaderboards.names import hint
 
 FIRST_SEED = 100
 #: An experiment is calibrated by these and by nothing else.
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         arms = options.arms.split(",")
         if unknown := [arm for arm in arms if arm not in ARMS]:
-            raise ExperimentError(f"no arm {unknown[0]!r} calibrates; known: {', '.join(ARMS)}")
+            raise ExperimentError(f"no arm {unknown[0]!r} calibrates; {hint(unknown[0], ARMS)}")
         if options.seeds < 1:
             raise ExperimentError(f"--seeds must be at least 1, not {options.seeds}")
         settings = {}

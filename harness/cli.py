@@ -16,7 +16,18 @@ if __name__ == "__main__":
 surroundings.check_packages()  # before the imports that a module of the user's would break
 
 from harness import plugins  # noqa: E402
-from harness.commands import causes, claims, experiments, items, methods, policies, problems, records  # noqa: E402
+from harness.commands import (  # noqa: E402
+    causes,
+    claims,
+    experiments,
+    graphs,
+    items,
+    methods,
+    noise,
+    policies,
+    problems,
+    records,
+)
 from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
 from harness.errors import ExperimentError, no_room  # noqa: E402
 from leaderboards.names import hint  # noqa: E402
@@ -109,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, methods, records, items, claims, policies, causes, problems):
+    for subject in (experiments, noise, methods, records, items, claims, policies, causes, graphs, problems):
         subject.add(commands)
     return parser
 

@@ -34,6 +34,9 @@ REWARDS = ("verdict", "random")
 ADAMW, ADAMW_8BIT = OPTIMIZERS = ("adamw", "adamw_8bit")
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
+#: Options that came after runs had been recorded. At their defaults they stand in no record and no hash: an experiment
+#: that does not use them stays what it was.
+LATER = ("false_rewards", "false_refusals")
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
 
@@ -57,7 +60,9 @@ class Training:
     there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
     mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer: "adamw",
     or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
-    control that rewards half of the rollouts whatever they say.
+    control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is wrong
+    on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and of
+    correct ones that are not.
     """
 
     steps: int
@@ -74,6 +79,8 @@ class Training:
     clip_range_high: float | None = None
     mask_truncated: bool = False
     reward: str = "verdict"
+    false_rewards: float = 0.0
+    false_refusals: float = 0.0
     kl_coefficient: float = 0.0
     max_gradient_norm: float = 1.0
     adam_beta2: float = 0.999
@@ -86,6 +93,11 @@ class Training:
     lora_rank: int = 0
     optimizer: str = "adamw"
     save_every: int = 25
+
+    @property
+    def pays_verdicts(self) -> bool:
+        """True where a response's reward is its verdict, and nothing else."""
+        return self.reward == "verdict" and not self.false_rewards and not self.false_refusals
 
     @property
     def rollouts(self) -> int:
@@ -128,7 +140,7 @@ class Experiment:
     """A whole experiment.
 
     engine: what samples rollouts and evaluations, one of `harness.engines.base.ENGINES`. methods: label of an arm ->
-    {"credit": method name, "training": what this arm trains otherwise, option: value, ...}.
+    {"credit": name of a method or names of several, "training": what this arm trains otherwise, option: value, ...}.
     """
 
     name: str
@@ -159,10 +171,6 @@ class Experiment:
                 self.declaration.stopping != UNTIL_DECIDED or BASELINE in self.methods,
                 f"stopping {UNTIL_DECIDED!r} needs the arm {BASELINE}, which the others are compared with",
             ),
-            (
-                self.training.reward == "verdict" or self.declaration.metric != "training_reward_area",
-                "declaration.metric must be one of the evaluation where training.reward is random",
-            ),
             (self.evaluation.every >= 1, "evaluation.every must be at least 1"),
             (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
             (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
@@ -182,7 +190,13 @@ class Experiment:
                 )
         _check_training(self.training, f"experiment {self.name}: training")
         for label in self.methods:
-            _check_training(self.training_of(label), f"experiment {self.name}: methods.{label}.training")
+            training = self.training_of(label)
+            _check_training(training, f"experiment {self.name}: methods.{label}.training")
+            if not training.pays_verdicts and self.declaration.metric == "training_reward_area":
+                raise ExperimentError(
+                    f"experiment {self.name}: the rewards of {label} are not its verdicts: declaration.metric must be "
+                    "final_accuracy or evaluation_area"
+                )
 
     def training_of(self, label: str) -> Training:
         """The training of one arm: the experiment's, with what the arm changes.
@@ -198,8 +212,8 @@ class Experiment:
             Training, _build(Training, {**asdict(self.training), **changes}, f"{place}.", self.name)
         )
 
-    def credit_of(self, label: str) -> tuple[str, dict[str, Any]]:
-        """The name and the options of an arm's credit method."""
+    def credit_of(self, label: str) -> tuple[str | list[str], dict[str, Any]]:
+        """An arm's credit for `flowtracer.credit.get`: a method's name, or those of several, and the options."""
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
 
@@ -209,7 +223,11 @@ class Experiment:
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
-        return json.loads(json.dumps(asdict(self), sort_keys=True))
+        table = asdict(self)
+        for key in LATER:
+            if not table["training"][key]:
+                del table["training"][key]
+        return json.loads(json.dumps(table, sort_keys=True))
 
     @property
     def hash(self) -> str:
@@ -242,6 +260,12 @@ def _check_training(training: Training, place: str) -> None:
         (training.lora_rank >= 0, "lora_rank must not be negative"),
         (training.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
+        (0 <= training.false_rewards <= 1, "false_rewards must be a share, 0 to 1"),
+        (0 <= training.false_refusals <= 1, "false_refusals must be a share, 0 to 1"),
+        (
+            training.reward == "verdict" or not (training.false_rewards or training.false_refusals),
+            "false_rewards and false_refusals go with reward verdict",
+        ),
         (
             training.micro_batch >= 0 and training.rollouts % micro == 0,
             f"micro_batch must divide the {training.rollouts} rollouts of a step",
@@ -367,10 +391,7 @@ def from_table(
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
-    whole["methods"] = {
-        label: {"credit": label, **_expect_table(options, f"methods.{label}", name)}
-        for label, options in methods.items()
-    }
+    whole["methods"] = {label: _arm(label, options, name) for label, options in methods.items()}
     for file in add:
         _add_arms(whole["methods"], Path(file), name)
     if changes:
@@ -391,12 +412,24 @@ def _add_arms(methods: dict[str, Any], path: Path, name: str) -> None:
     if not arms:
         raise ExperimentError(f"--add {path}: no arm in it; write [methods.LABEL] and its options")
     for label, options in arms.items():
-        arm = {"credit": label, **_expect_table(options, f"methods.{label}", path.stem)}
+        arm = _arm(label, options, path.stem)
         if methods.setdefault(label, arm) != arm:
             raise ExperimentError(
                 f"--add {path}: experiment {name} has another arm {label} ({json.dumps(methods[label])}): give it "
                 "another label"
             )
+
+
+def _arm(label: str, options: Any, name: str) -> dict[str, Any]:
+    """An arm from its table: `credit` is a method's name, the label where it is left out, or the names of several."""
+    arm = {"credit": label, **_expect_table(options, f"methods.{label}", name)}
+    names = arm["credit"] if isinstance(arm["credit"], list) else [arm["credit"]]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ExperimentError(
+            f"experiment {name}: methods.{label}.credit must be the name of a method or an array of names, not "
+            f"{arm['credit']!r}"
+        )
+    return arm
 
 
 def _change(whole: dict[str, Any], change: str, name: str) -> None:
@@ -469,7 +502,8 @@ def sheets(experiment: Experiment) -> list[Sheet]:
     arms = []
     for label, entry in experiment.methods.items():
         method, options = experiment.credit_of(label)
-        arms.append((label, method, _options(options) or "-", _options(entry.get("training", {})) or "-"))
+        named = method if isinstance(method, str) else " * ".join(method)
+        arms.append((label, named, _options(options) or "-", _options(entry.get("training", {})) or "-"))
     return [
         Sheet("Declared", ("what", "value"), facts, words=(0, 1)),
         Sheet("Arms", ("arm", "credit method", "options", "training"), tuple(arms), words=(0, 1, 2, 3)),
@@ -482,7 +516,13 @@ def _named(table: Mapping[str, Any]) -> str:
 
 
 def _options(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    """A table's keys in a line; those of a table in it, options of one of several methods, with its name before."""
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+    lines += [
+        f"{key}.{name} = {json.dumps(value)}" for key, of in inner.items() for name, value in of.items()
+    ]
+    return ", ".join(lines)
 
 
 def check(experiment: Experiment) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
 from harness.experiment import ADAMW, Experiment, Training, task_of
+from harness.sameness import method_of
 from harness.shapes import REFERENCE, Device, Shape, here, shape_of
 
 if TYPE_CHECKING:
@@ -187,7 +188,6 @@ def memory(
     that this one was launched with), which splits weights, gradients, Adam's moments and the rollouts; what is computed
     on is gathered.
     """
-    from flowtracer import credit
     from flowtracer.attention import traced_layers
     from flowtracer.flow import BLOCK
     from flowtracer.readings import DENSE_TOKENS, TILE_ELEMENTS
@@ -210,8 +210,7 @@ def memory(
         "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
         "attention map": 0.0,
     }
-    name, options = experiment.credit_of(label)
-    method = credit.get(name, **options)
+    method = method_of(experiment, label)
     tile = 8.0 * min(TILE_ELEMENTS, micro * shape.heads * length**2)
     # Beyond, no map is held, but a strip of it; queries and keys wait for their backward anyway.
     columns = length if length <= getattr(method, "dense_tokens", DENSE_TOKENS) else BLOCK
@@ -252,6 +251,7 @@ def sheets(costs: Plan) -> list[Sheet]:
     rows = [
         ("policy", f"{_amount(costs.shape.parameters)} parameters, {experiment.policy.dtype}"),
         ("runs", f"{costs.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
+        ("arms", ", ".join(_arm(experiment, label) for label in experiment.methods)),
         ("rollouts", f"{_amount(costs.rollouts)}, of at most {_amount(costs.tokens)} tokens"),
         ("prompts", f"about {costs.prompt} tokens"),
         (
@@ -266,7 +266,7 @@ def sheets(costs: Plan) -> list[Sheet]:
     ]
     if costs.device.kind == "cpu":
         here = f"{_hours(costs.seconds)} of one thread at most, {costs.step_seconds:,.2g} s a step"
-        rows.insert(7, ("CPU hours", here))
+        rows.insert(8, ("CPU hours", here))
     parts = [
         (part, *(f"{sizes[part] / GB:,.1f}" for sizes in costs.memory.values()))
         for part in costs.memory["as declared"]
@@ -282,6 +282,12 @@ def sheets(costs: Plan) -> list[Sheet]:
         Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
         Sheet(f"Memory of one process in GB, arm {costs.arm}", ("part", *costs.memory), (*parts, most), note),
     ]
+
+
+def _arm(experiment: Experiment, label: str) -> str:
+    """An arm by its label, and by its credit in words where that is called otherwise: `both (flow * gtpo)`."""
+    name = method_of(experiment, label).name
+    return label if name == label else f"{label} ({name})"
 
 
 def _size(count: float) -> str:

@@ -33,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
+from leaderboards.names import hint
 
 FOLDER = Path(__file__).parent / "policies"
 SHIPPED = ("decision", "decision-decoy", "decision-chain", "arithmetic")
@@ -110,7 +111,7 @@ def load_policy(
     Raises ExperimentError when the model cannot be found, read or reached.
     """
     if dtype not in DTYPES:
-        raise ExperimentError(f"unknown dtype {dtype!r} for policy {name}; known: {', '.join(DTYPES)}")
+        raise ExperimentError(f"unknown dtype {dtype!r} for policy {name}; {hint(dtype, DTYPES)}")
     source = source_of(name)
     try:
         with _quiet_loading():
@@ -320,7 +321,7 @@ def _unreadable(name: str, source: str, error: Exception) -> str:
     if source != name or Path(source).is_dir():
         return f"policy {name} cannot be loaded from {source}: {reason}"
     return (
-        f"policy {name!r} is neither a shipped one ({', '.join((*SHIPPED, SMOLLM2))}) nor a folder, and the "
+        f"policy {name!r} is neither a shipped one ({hint(name, (*SHIPPED, SMOLLM2))}) nor a folder, and the "
         f"hub does not give it: {reason}; check the name, go online once, or name a folder"
     )
 

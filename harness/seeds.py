@@ -12,6 +12,8 @@ stream            further parts                         decides
 `initialisation`  run seed                              weights that a run adds to its policy (an adapter)
 `data order`      run seed                              which problems a step asks for
 `rollout`         run seed, step, problem id, sample    the tokens of one training rollout
+`random reward`   rollout key                           the reward of a rollout, where rewards say nothing
+`false verdict`   rollout key                           whether a verifier that is degraded on purpose errs on it
 `credit`          seed, step, group, sample in it       draws of a credit method (the random control)
 `evaluation`      task, problem id, sample              the tokens of one evaluation sample
 `continuation`    rollout key, prefix length, number    the tokens of one continuation of a rollout's prefix

@@ -22,6 +22,7 @@ from harness import seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
+from leaderboards.names import hint
 from tasks.decision import LETTERS, Decision
 from tasks.placed import Placed
 
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
     for name in parser.parse_args(arguments).names or known:
         if name not in known:
-            print(f"error: no testbed {name!r} is measured; known: {', '.join(known)}", file=sys.stderr)
+            print(f"error: no testbed {name!r} is measured; {hint(name, known)}", file=sys.stderr)
             raise SystemExit(2)
         if name in POLICIES:
             measured = measure(load_policy(name), Decision(POLICIES[name]))

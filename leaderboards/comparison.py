@@ -286,8 +286,8 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
     )
     arms = []
     for label in labels:
-        options = methods.get(label) or {}
-        arm = _describe(scores, label, declaration, options.get("credit", label))
+        manifest = next(run.manifest for run in finished if run.method == label)
+        arm = _describe(scores, label, declaration, manifest.credit_name)
         if label != baseline:
             arm = _against(arm, scores, baseline, differences[label], decisions[label], declaration, count)
         arms.append(arm)

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtr, ndtri, stdtr, stdtrit
+from scipy.special import chdtri, nctdtr, ndtri, stdtr, stdtrit
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -190,19 +190,52 @@ def smallest_detectable(differences: ArrayLike, alpha: float = 0.05) -> float | 
 
     `alpha` is the level of one arm (divide by the number of arms for Holm's first step). None without spread.
     """
-    array, deviation = _numbers(differences), spread(differences)
-    if not deviation > 0:
+    return detectable(spread(differences), len(_numbers(differences)), alpha)
+
+
+def detectable(deviation: float, seeds: int, alpha: float = 0.05) -> float | None:
+    """The true mean difference that the paired t finds with power 0.8, where differences over seeds spread so much.
+
+    deviation: the standard deviation of one seed's difference. `alpha` as in `smallest_detectable`. None for fewer
+    than two seeds, and for a deviation that is 0 or not known.
+    """
+    if not deviation > 0 or seeds < 2:
         return None
     low, high = 0.0, deviation
-    while _power_to_detect(high, deviation, len(array), alpha) < POWER:
+    while _power_to_detect(high, deviation, seeds, alpha) < POWER:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        if _power_to_detect(middle, deviation, len(array), alpha) < POWER:
+        if _power_to_detect(middle, deviation, seeds, alpha) < POWER:
             low = middle
         else:
             high = middle
     return high
+
+
+def seeds_to_detect(difference: float, deviation: float, alpha: float = 0.05) -> int | None:
+    """The first number of seeds at which the paired t finds this true difference with power 0.8.
+
+    Arguments as for `detectable`. None beyond 10,000 seeds, and for a deviation that is 0 or not known.
+    """
+    if not deviation > 0:
+        return None
+    return _first(lambda n: _power_to_detect(difference, deviation, n, alpha) >= POWER, 2, MOST_SEEDS)
+
+
+def spread_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """Interval of the standard deviation of a normal value, from the chi-square of its sample. (n,) -> (low, high).
+
+    None for fewer than two values, and without spread. Wide: with 8 values from 0.66 to 2.04 times the sample's.
+    """
+    array, deviation = _numbers(values), spread(values)
+    if not deviation > 0:
+        return None
+    freedom = len(array) - 1
+    # chdtri takes the probability of what lies above, so that the small one gives the large quantile.
+    tails = chdtri(freedom, (1 - confidence) / 2), chdtri(freedom, (1 + confidence) / 2)
+    low, high = (deviation * math.sqrt(freedom / float(tail)) for tail in tails)
+    return low, high
 
 
 def seeds_needed(differences: ArrayLike, smallest_difference: float, alpha: float = 0.05) -> int | None:

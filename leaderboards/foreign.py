@@ -1,7 +1,7 @@
-"""Runs that others made: one CSV file of values, compared by the same statistics as our own records.
+"""Runs that declare nothing: CSV files of values that others made, and records of scripts. The same statistics.
 
-Its columns are `method`, `seed`, one column of values, whose name is free, and where they apply `step`, `task` and
-`problem`:
+A CSV file has the columns `method`, `seed`, one column of values, whose name is free, and where they apply `step`,
+`task` and `problem`:
 
     method,seed,pass@1
     uniform,0,0.412
@@ -18,7 +18,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,22 @@ def read_csv(
         )
         for (method, seed), values in sorted(runs.items())
     ]
+
+
+def declared(
+    run: Run, smallest_difference: float, metric: str = "training_reward_area", alpha: float = 0.05
+) -> Run:
+    """A recorded run that declares nothing, as a script's, under a rule that is given now and marked as such.
+
+    smallest_difference: the smallest difference that matters, in the metric's unit. metric: one of METRICS. Raises
+    RecordError for a rule that no comparison can follow.
+    """
+    declaration = Declaration(metric, smallest_difference, alpha, NOT_DECLARED, NOT_DECLARED)
+    fault = declaration.fault()
+    if fault:
+        raise RecordError(f"{run.folder}: {fault}")
+    experiment = {**run.manifest.experiment, "declaration": asdict(declaration)}
+    return replace(run, manifest=replace(run.manifest, experiment=experiment))
 
 
 def _values_column(path: Path, header: list[str], column: str | None) -> str:

@@ -64,7 +64,7 @@ def frame(
 def _of_run(run: Run) -> pa.Table:
     manifest = run.manifest
     row: dict[str, Any] = {
-        "credit": (manifest.options or {}).get("credit", run.method),
+        "credit": manifest.credit_name,
         "finished": run.finished,
         "tier": manifest.tier,
         "git_commit": manifest.git_commit,

@@ -100,6 +100,18 @@ class Manifest:
         return self.methods.get(self.method)
 
     @property
+    def composition(self) -> str | None:
+        """The arm's credit in words where methods were put together, `flow * gtpo (positive)`; else None."""
+        record = self.credit or {}
+        return str(record["name"]) if str(record.get("class", "")).endswith(":Composed") else None
+
+    @property
+    def credit_name(self) -> str:
+        """The arm's credit in words: the composition, else the method's name, or the label where none is recorded."""
+        options = self.options if isinstance(self.options, dict) else {}
+        return self.composition or str(options.get("credit", self.method))
+
+    @property
     def shared(self) -> dict[str, Any]:
         """The experiment without its arms: what runs that can be compared have in common."""
         return {key: value for key, value in self.experiment.items() if key != "methods"}

@@ -70,6 +70,9 @@ def notes(
                 f"{span} of the {declared} declared seeds are run: an outcome before the last one is a look, not the "
                 "declared test"
             )
+    composed = {run.method: run.manifest.composition for run in finished if run.manifest.composition}
+    for label, words in sorted(composed.items()):
+        yield f"{label} puts credit methods together: {words}"
     for label, seeds, lines in code.mixtures([run.manifest for run in finished]):
         yield f"{label}: {code.runs_by_other_code(len(seeds), lines)} (seed {', '.join(map(str, seeds))})"
     for key, what in (("versions", "sets of versions"), ("hardware", "machines"), ("git_commit", "commits")):

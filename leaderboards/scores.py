@@ -72,6 +72,12 @@ def score_run(run: Run) -> RunScores:
     return RunScores(run=run, metrics=metrics, **training, **evaluation)
 
 
+def _mean_known(values: Iterable[float]) -> float:
+    """The mean of the values that are known; NaN where none is, as a script's sampler gap."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def _training(run: Run) -> dict[str, Any]:
     """The fields of RunScores that come from the training steps."""
     columns = (
@@ -94,7 +100,7 @@ def _training(run: Run) -> dict[str, Any]:
     if not rewards:
         return {"rewards": {}, "training": {}, "cost": {}}
     rollouts = max(1, sum(sum(steps[verdict]) for verdict in VERDICTS))
-    training = {name: math.fsum(steps[name]) / len(rewards) for name in _TRAINING}
+    training = {name: _mean_known(steps[name]) for name in _TRAINING}
     training["truncated"] = sum(steps["truncated"]) / rollouts
     training["timeout"] = sum(steps["timeout"])
     training["error"] = sum(steps["error"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar
 
+from tasks.hints import hint
 from tasks.judging import Judging
 from tasks.verdict import TaskError, Verdict, reward_of
 from tasks.verify import spellings
@@ -42,10 +45,15 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     #: How a response must mark its answer, in words a reader of a leaderboard understands.
     answer_format: ClassVar[str]
+    #: The words in which a credit method's teacher reads the gold, with {question} and {gold}; None for the method's
+    #: own, which a policy without English cannot read.
+    teacher_template: ClassVar[str | None] = None
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
+    #: The options that `get` built it with.
+    chosen: Mapping[str, Any] = MappingProxyType({})
     #: Items left out because their published gold states no answer: pairs of (id, reason).
     unreadable: Sequence[tuple[str, str]] = ()
     #: Training problems left out because a test set contains them: pairs of (training id, test id).
@@ -184,16 +192,25 @@ def kind(name: str) -> type[Task]:
         _load_installed()
     if name not in _REGISTRY:
         raise TaskError(
-            f"unknown task {name!r}; known: {', '.join(names())}; one of your own is imported first, by --import FILE "
-            "or imports = [FILE] in the experiment file"
+            f"unknown task {name!r}; {hint(name, names())}; `flowtracer tasks` lists all; one of your own is imported "
+            "first, by --import FILE or imports = [FILE] in the experiment file"
         )
     return _REGISTRY[name]
 
 
 def get(name: str, **options: Any) -> Task:
     """The task called `name`, built with its options. Raises TaskError for an unknown name or option."""
-    found = kind(name)
+    chosen = kind(name)
+    known = inspect.signature(chosen).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    unknown = [] if takes_any else sorted(set(options) - set(known))
+    if unknown:
+        raise TaskError(
+            f"task {name} has no option {unknown[0]!r}; {hint(unknown[0], known) if known else 'it takes none'}"
+        )
     try:
-        return found(**options)
+        task = chosen(**options)
     except TypeError as error:
         raise TaskError(f"task {name} does not take these options ({error})") from None
+    task.chosen = dict(options)
+    return task

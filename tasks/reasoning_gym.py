@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from tasks.countdown import Countdown
+from tasks.hints import hint
 from tasks.marked import ExpressionTask
 from tasks.problem import Problem, register
 from tasks.verdict import TaskError, Verdict
@@ -59,7 +60,7 @@ class ReasoningGym(ExpressionTask):
             raise TaskError("task reasoning_gym needs its package: pip install reasoning-gym") from None
         if dataset not in DATASETS:
             raise TaskError(
-                f"task reasoning_gym: no data set {dataset!r}; known: {', '.join(sorted(DATASETS))}"
+                f"task reasoning_gym: no data set {dataset!r}; {hint(str(dataset), sorted(DATASETS))}"
             )
         self.dataset = dataset
         self.options = options

@@ -61,7 +61,9 @@ def experiments() -> str:
     parts.append("## `[task]` and `[methods.ARM]`\n")
     parts.append(
         "`name` of the task, and its options: see [tasks](tasks.md). `credit` of the arm (the name of the arm where it "
-        "is left out), and the options of the method: see [credit methods](credit.md).\n"
+        "is left out), and the options of the method: see [credit methods](credit.md). `credit` may be an array of "
+        "names, whose weights are multiplied; `sign` and `as_mask` go with every method: see "
+        "[methods put together](../howto/experiment.md#methods-put-together).\n"
     )
     return "\n".join(parts)
 

@@ -10,6 +10,7 @@ from flowtracer.credit import (  # noqa: F401
     outcome,
     phrases,
     rhythm,
+    teacher,
 )
 from flowtracer.credit.composition import get
 from flowtracer.credit.method import CreditContext, CreditMethod, names, register

@@ -65,13 +65,21 @@ class Composed(CreditMethod):
             raise CreditError(
                 f"credit {self.name}: {' and '.join(readers)} both read attention; only one may"
             )
+        if len({part.template for part in self._taught()}) > 1:
+            raise CreditError(f"credit {self.name}: its teachers' templates differ, and there is one teacher")
         if any(getattr(part, "abstain", "mean") == "one" for part in self.parts):
             raise CreditError(f"credit {self.name}: abstain='one' is not defined for methods put together")
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_READER and (reader := self._reader()) is not None and hasattr(reader, name):
             return getattr(reader, name)
+        if name == "template" and (taught := self._taught()):
+            return taught[0].template
         raise AttributeError(name)
+
+    def _taught(self) -> list[Any]:
+        """The parts that have a teacher."""
+        return [part for part in self.parts if "teacher_logprobs" in part.needs]
 
     def _reader(self) -> CreditMethod | None:
         return next((part for part in self.parts if part.reading() is not None), None)
@@ -116,6 +124,11 @@ class Composed(CreditMethod):
         assert context.advantage is not None
         return context.advantage > 0 if self.sign == "positive" else context.advantage < 0
 
+    def _scaled_to_mean_one(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:
+        """The total of those that the method is for is conserved; the others weigh 1 as before."""
+        applies = self._applies(context).unsqueeze(1)
+        return torch.where(applies, super()._scaled_to_mean_one(weights, context, judged & applies), weights)
+
     def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
         """The mean of those that the method is for: the others' weights of 1 would dilute it."""
         return super()._abstention_weight(weights, judged & self._applies(context).unsqueeze(1), context)
@@ -142,9 +155,11 @@ def get(name: str | Sequence[str], **options: Any) -> CreditMethod:
         outer: dict[str, Any] = {
             key: options[key] for key in ("sign", "as_mask") if key in options and key not in own
         }
+        if outer and "mean_one" in options:  # of what is left: of the mask, and of the one sign
+            outer["mean_one"] = options["mean_one"]
         single = methods.get(name, **{key: value for key, value in options.items() if key not in outer})
         return Composed(parts=(single,), **outer) if outer else single
-    names = list(name)
+    names: list[Any] = list(name) if isinstance(name, (list, tuple)) else [name]
     if not names or not all(isinstance(part, str) for part in names) or len(set(names)) < len(names):
         raise CreditError(f"credit {names!r}: give the names of different credit methods")
     outer = {key: value for key, value in options.items() if key in ("sign", "as_mask", "mean_one")}

@@ -1,4 +1,4 @@
-"""Credit by gradient: how much the answer's log-probability leans on each token (OAR-G, arXiv 2601.07408)."""
+"""Credit by how much the answer leans on each token: by its gradient (OAR-G) or by perturbation (OAR-P), 2601.07408."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowtracer.credit.levels import TwoLevel, pool_size, top
-from flowtracer.credit.method import CreditContext, register
+from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
 @register
@@ -64,20 +64,68 @@ class Gradient(TwoLevel):
             return self.up_weighted(
                 top(saliency, response & (saliency > 0), pool_size(response.sum(1), self.ratio))
             )
-        return self._reshaped(saliency.double(), response)
+        logs = saliency.double().log1p() if self.scale == "log1p" else (saliency.double() + 1e-12).log()
+        return reshaped(logs, response, self.quantile, self.beta)
 
-    def _reshaped(self, saliency: Tensor, response: Tensor) -> Tensor:
-        """The source's reshaping of saliency (B, T) float64, row by row: weights of mean 1 over each response."""
-        logs = saliency.log1p() if self.scale == "log1p" else (saliency + 1e-12).log()
-        rows = response.any(1)
-        weights = torch.ones_like(logs)
-        for row in rows.nonzero().flatten().tolist():
-            own = logs[row][response[row]]
-            low, high = own.min(), own.max()
-            score = (own - low) / (high - low) if high > low else torch.full_like(own, 0.5)
-            threshold = score.quantile(self.quantile)
-            below = (score / threshold.clamp(min=1e-12)).clamp(min=0.1)
-            above = 1.0 + self.beta * (score - threshold) / (1.0 - threshold).clamp(min=1e-12)
-            shaped = torch.where(score < threshold, below, above)
-            weights[row, response[row]] = shaped * len(shaped) / shaped.sum()
-        return weights
+
+def reshaped(logs: Tensor, members: Tensor, quantile: float, beta: float) -> Tensor:
+    """OAR's weights (B, T) float64 from the logs of scores: of mean 1 over each row's `members`, and 1 elsewhere.
+
+    s = the logs rescaled to 0 and 1 over the row's members, threshold = their `quantile`; below, max(s / threshold,
+    0.1); from it on, 1 + beta (s - threshold) / (1 - threshold); then divided by their mean.
+    """
+    weights = torch.ones_like(logs)
+    for row in members.any(1).nonzero().flatten().tolist():
+        values = logs[row][members[row]]
+        low, high = values.min(), values.max()
+        score = (values - low) / (high - low) if high > low else torch.full_like(values, 0.5)
+        threshold = score.quantile(quantile)
+        below = (score / threshold.clamp(min=1e-12)).clamp(min=0.1)
+        above = 1.0 + beta * (score - threshold) / (1.0 - threshold).clamp(min=1e-12)
+        shaped = torch.where(score < threshold, below, above)
+        weights[row, members[row]] = shaped * len(shaped) / shaped.sum()
+    return weights
+
+
+@register
+@dataclass(frozen=True)
+class Perturbation(CreditMethod):
+    """Weights by how far the answer's distribution moves when the pad token stands in a token's place (OAR-P).
+
+    score = the Kullback-Leibler divergence KL(p || q) of the answer's distribution p from that, q, of the same text
+    with the token replaced by the tokenizer's pad token; both are the softmax of the mean of the logits that the
+    answer's tokens are drawn from, at temperature 1. For response tokens before the answer: s = log(1 + score) rescaled
+    to 0 and 1, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
+    1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. Tokens from the answer on weigh 1.
+
+    Identical to OAR-main.py:1-49 and 207-240 of Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with
+    pfinal_mode "answer_mean" and sum_to_L. There the reasoning, what concludes it and the answer are parts of a
+    template; here everything before the verifier's span is reasoning. quantile 0.5 and beta 1 are our choice: that
+    code takes them as arguments without published values. Frozen per rollout.
+
+    It costs one forward for each token before the answer: a tool for short responses and for studies.
+
+    Abstains on a response without an answer, and on one with nothing before it.
+
+    Ten response tokens, the answer the tenth, of s = 0 1 0 0.5 0 0.25 0.75 0 1 on the nine before it: the threshold is
+    0.25, the raw weights 0.1 2 0.1 1.3333 0.1 1 1.6667 0.1 2, together 8.4; times 9/8.4:
+    0.1071 2.1429 0.1071 1.4286 0.1071 1.0714 1.7857 0.1071 2.1429 1.
+    """
+
+    name: ClassVar[str] = "oar_perturb"
+    needs: ClassVar[frozenset[str]] = frozenset({"divergence"})
+    quantile: float = 0.5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("quantile", 0.0, 1.0)
+        self.check_range("beta", 0.0, 1e6)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        assert context.divergence is not None
+        before = context.response & (context.answer.cumsum(1) == 0)
+        context.abstain_where(~context.answer.any(1), "no answer")
+        context.abstain_where(~before.any(1), "no token before the answer")
+        # Rounding may take the divergence of nothing a little below 0.
+        return reshaped(context.divergence.double().clamp(min=0.0).log1p(), before, self.quantile, self.beta)

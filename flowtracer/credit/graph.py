@@ -1,7 +1,7 @@
-"""Credit from the attention map without FlowTracer's flow: what multi-hop and conditioning add, and two rivals.
+"""Credit from the attention map without FlowTracer's flow: what multi-hop and conditioning add, and three rivals.
 
 one_hop is FlowTracer without the graph, raw_flow without the answer. attention_rollout mixes layers instead of walking
-over positions; answer_attention looks at the last layer only.
+over positions; answer_attention looks at the last layer only; attention_entropy asks how widely a token looks back.
 """
 
 from __future__ import annotations
@@ -173,6 +173,72 @@ class AnswerAttention(CreditMethod):
         high = curve.masked_fill(~reasoning, -1.0).amax(1, keepdim=True)
         rise = torch.where(flat, 0.5, (curve - low) / torch.where(flat, 1.0, high - low))
         return torch.where(reasoning, self.floor + (1.0 - self.floor) * rise, 1.0)
+
+
+@register
+@dataclass(frozen=True)
+class AttentionEntropy(CreditMethod):
+    """Weights by how widely a token looks back: the entropy of its attention (arXiv 2605.07660).
+
+    H(t) = -sum over s <= t of W[t, s] log W[t, s], over the log of the number of tokens that t sees: 0 for one token,
+    1 for all alike. W is the mean over heads and the traced `layers`. Tokens of low entropy are the paper's anchors,
+    which rely on few others and train stably, those of high entropy its explorers.
+    favour: "low" or "high", which of the two weigh more.
+    shape: "soft", w = 1 + beta (1 - 2 u), u the entropy rescaled to 0 and 1 over the response, or 1 - u for "high";
+        all tokens of equal entropy weigh 1. Or "mask", w = 1 on the share `ratio` of the response with the lowest
+        (highest) entropy and 0 elsewhere; ties go to the earliest token.
+    beta 0.5 and ratio 0.2.
+
+    Our reading, of the paper's abstract and a summary of its section on the diagnostic; no code is public. Published:
+    the normalised entropy of an averaged attention distribution at a fixed layer, the subsets of 20%, and that a soft
+    reweighting which changes during training gains 3 points on Qwen3-8B-Base. Ours: which layers (FlowTracer's middle
+    third), the form of the soft weight, and that it stays the same throughout.
+
+    Ten response tokens of entropy 0 0.5 1 0.25 0.75 0.5 0.5 0 1 0.5: 1.5 1 0.5 1.25 0.75 1 1 1.5 0.5 1; as a mask
+    1 0 0 0 0 0 0 1 0 0.
+    """
+
+    name: ClassVar[str] = "attention_entropy"
+    needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
+    layers: Layers = "middle"
+    favour: str = "low"
+    shape: str = "soft"
+    beta: float = 0.5
+    ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("favour", ("low", "high"))
+        self.check_choice("shape", ("soft", "mask"))
+        self.check_range("beta", 0.0, 1.0)
+        self.check_range("ratio", 0.0, 1.0)
+
+    @property
+    def usual_mean(self) -> float:
+        return 1.0 if self.shape == "soft" else self.ratio
+
+    def score(self, context: CreditContext) -> Tensor:
+        assert context.capacity is not None
+        token = context.prompt | context.response
+        entropy = torch.zeros(token.shape, dtype=torch.float32, device=token.device)
+        for rows, strip in strips(context.capacity, context.response.any(0)):
+            entropy[:, rows] = -torch.special.xlogy(strip, strip).sum(-1)
+        # A token that sees itself only has nothing to choose from.
+        seen = token.cumsum(1).clamp(min=2)
+        return (entropy / seen.log()).masked_fill(~token, 0.0)
+
+    def weights(self, context: CreditContext) -> Tensor:
+        scores, response = context.scores, context.response
+        assert scores is not None
+        leaning = -scores if self.favour == "low" else scores
+        if self.shape == "mask":
+            return top(leaning, response, pool_size(response.sum(1), self.ratio)).to(torch.float32)
+        low = leaning.masked_fill(~response, float("inf")).amin(1, keepdim=True)
+        high = leaning.masked_fill(~response, float("-inf")).amax(1, keepdim=True)
+        # Rounding must not be stretched to a contrast.
+        flat = ~(high - low > 1e-5)
+        share = torch.where(flat, 0.5, (leaning - low) / torch.where(flat, 1.0, high - low))
+        return 1.0 + self.beta * (2.0 * share - 1.0)
 
 
 def _from_answer(matrix: Capacity, answer: Tensor, diagonal: bool = True) -> Tensor:

@@ -21,6 +21,7 @@ from flowtracer.blocked import BlockedRollout
 from flowtracer.credit import elsewhere
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
+from flowtracer.hints import hint
 from flowtracer.readings import HeadVectors, MeanMap, Reading
 
 ABSTENTIONS = ("mean", "one")
@@ -33,17 +34,21 @@ NEEDS = {
     "decisive": "a task that knows its decisive tokens",
     "logprobs": "the policy's log-probabilities",
     "entropies": "the policy's entropies",
+    "squares": "the sums of the policy's squared probabilities",
+    "teacher_logprobs": "the log-probabilities of a teacher that reads the gold",
     "saliency": "a backward pass from the answer",
+    "divergence": "a forward for each token before the answer",
     "pieces": "the text of each token",
     "ends": "which tokens end a response",
     "advantage": "the advantages",
     "reward": "the rewards",
     "group": "the groups",
+    "step": "the training step",
 }
 #: Those that `CreditMethod.score` reads, in the forward that shows them; they are gone when weights are computed.
 MAPS = frozenset({"capacity", "rollout", "head_vectors"})
 #: Those that a method ranks tokens by, or bounds, as they are.
-_RANKED = frozenset({"entropies", "logprobs", "saliency"})
+_RANKED = frozenset({"entropies", "logprobs", "saliency", "squares", "divergence", "teacher_logprobs"})
 
 
 @dataclass
@@ -61,9 +66,13 @@ class CreditContext:
     capacity: (B, T, T) float32, the mean attention of the traced layers, a map computed tile by tile for very long
     sequences. rollout: (B, T, T), see `readings.Rollout`, or never whole, for very long ones.
     head_vectors: `readings.HeadVectors`. logprobs, entropies: (B, T) float32, the log-probability of the token at a
-    position and the entropy of the distribution that it was drawn from, in nats. saliency: (B, T) float32,
-    |gradient . embedding| of the answer's log-probability. pieces: B lists of T strings, the text of each response
-    token, "" elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token.
+    position and the entropy of the distribution that it was drawn from, in nats. squares: (B, T) float32, the sum of
+    that distribution's squared probabilities. teacher_logprobs: (B, T) float32, the token's log-probability by the
+    policy under a second prompt, which holds the gold. saliency: (B, T) float32, |gradient . embedding| of the answer's
+    log-probability. divergence: (B, T) float32, how far the answer's distribution moves when the token is replaced by
+    the pad token, in nats, 0 from the answer on. pieces: B lists of T strings, the text of each response token, ""
+    elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token. step: optimizer
+    steps before the responses were generated.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -83,12 +92,16 @@ class CreditContext:
     head_vectors: HeadVectors | None = None
     logprobs: Tensor | None = None
     entropies: Tensor | None = None
+    squares: Tensor | None = None
     saliency: Tensor | None = None
+    divergence: Tensor | None = None
     pieces: list[list[str]] | None = None
     ends: Tensor | None = None
     streams: list[int] | None = None
     scores: Tensor | None = None
     over_processes: Callable[[Tensor], Tensor] | None = None
+    teacher_logprobs: Tensor | None = None
+    step: int | None = None
     abstentions: dict[int, str] = field(default_factory=dict)
 
     def abstain(self, row: int, reason: str) -> None:
@@ -322,8 +335,8 @@ def _kind(name: str) -> type[CreditMethod]:
         _load_installed()
     if name not in _REGISTRY:
         raise CreditError(
-            f"unknown credit method {name!r}; known: {', '.join(names())}; one of your own is imported first, by "
-            "--import FILE or imports = [FILE] in the experiment file"
+            f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "
+            "is imported first, by --import FILE or imports = [FILE] in the experiment file"
         )
     return _REGISTRY[name]
 
@@ -341,5 +354,5 @@ def get(name: str, **options: Any) -> CreditMethod:
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise CreditError(f"credit {name} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+        raise CreditError(f"credit {name} has no option {unknown[0]!r}; {hint(unknown[0], known)}")
     return _kind(name)(**options)

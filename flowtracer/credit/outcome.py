@@ -1,6 +1,6 @@
-"""Credit from the group's outcomes: which tokens, and which prefixes, go with correct responses.
+"""Credit from the group's outcomes: tokens and prefixes that go with correct responses, and a baseline for each token.
 
-Both rules add to the advantage, A' = A + delta, and are applied as such: a response whose reward is its group's mean
+These rules add to the advantage, A' = A + delta, and are applied as such: a response whose reward is its group's mean
 has advantage 0 and still gets its delta.
 """
 
@@ -31,6 +31,24 @@ class _Additive(CreditMethod):
             if len(rows) and not bool((reward == reward[0]).all()):
                 addend[rows] = self.change(context, rows, reward).float()
         return addend
+
+    @classmethod
+    def scale(cls, advantage: Tensor, reward: Tensor) -> float:
+        """s of A = s (r - mean r) over one group, (rows,) float64 each: what turns changes of reward into advantages.
+
+        Raises CreditError where there is none.
+        """
+        centred = reward - reward.mean()
+        scale = float((advantage * centred).sum() / centred.square().sum())
+        # Advantages come in float32, and the mean of the group was taken in it.
+        tolerance = 1e-3 * float(advantage.abs().max()) + 1e-6
+        if float((advantage - scale * centred).abs().max()) > tolerance:
+            raise CreditError(
+                f"credit {cls.name} adds changes of the reward to the advantages, which must be a multiple of the "
+                "rewards minus their group's mean; give one reward function, or several with "
+                "multi_objective_aggregation='sum_then_normalize'"
+            )
+        return scale
 
     @abstractmethod
     def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
@@ -179,7 +197,8 @@ class PrefixTree(_Additive):
 
     def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
         assert context.advantage is not None
-        return _scale(context.advantage[rows].double(), reward) * self._value_changes(context, rows, reward)
+        scale = self.scale(context.advantage[rows].double(), reward)
+        return scale * self._value_changes(context, rows, reward)
 
     @staticmethod
     def _value_changes(context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
@@ -203,16 +222,42 @@ class PrefixTree(_Additive):
         return torch.zeros_like(change).scatter(1, order, change)
 
 
-def _scale(advantage: Tensor, reward: Tensor) -> float:
-    """s of A = s (r - mean r) over one group, (rows,) float64 each."""
-    centred = reward - reward.mean()
-    scale = float((advantage * centred).sum() / centred.square().sum())
-    # Advantages come in float32, and the mean of the group was taken in it.
-    tolerance = 1e-3 * float(advantage.abs().max()) + 1e-6
-    if float((advantage - scale * centred).abs().max()) > tolerance:
-        raise CreditError(
-            "credit tempo adds changes of the reward to the advantages, which must be a multiple of the rewards "
-            "minus their group's mean; give one reward function, or several with "
-            "multi_objective_aggregation='sum_then_normalize'"
-        )
-    return scale
+@register
+@dataclass(frozen=True)
+class OptimalTokenBaseline(_Additive):
+    """A baseline for each token in place of the group's mean (OTB, arXiv 2602.07078).
+
+    B_t = sum_i r_i W_it / (sum_i W_it + 1e-8) over the group's responses that reach token t. W_it is the realised
+    energy: the sum over the response's tokens up to t of 1 - 2 pi + sum pi^2, the squared length of the gradient of the
+    token's log-probability by the logits (pi the token's probability, sum pi^2 over the vocabulary). The advantage
+    becomes s (r - B_t), which is A + s (mean r - B_t), where A = s (r - mean r): s is 1 where the trainer divides
+    rewards by nothing (scale_rewards="none"), as published. Where one response has outlasted all others it is its own
+    baseline, and its advantage is 0.
+
+    Identical, at s = 1, to compute_optimal_token_baseline_advantage of volcengine/verl at b178a3c,
+    verl/trainer/ppo/core_algos.py:758-873, with handle_zero_tail and importance weights off as there by default, for a
+    reward at the end of the response; an energy that rounding makes negative is 0 here. A group whose rewards are all
+    equal has delta 0. It costs one forward without gradients: the trainer's own shows no sum pi^2.
+
+    Ten response tokens of a correct response (r = 1, A = 1) and ten of a wrong one (r = 0, A = -1), s = 2. The correct
+    one draws each token with pi = 0.5 from two (energy 0.5), the wrong one is sure of its first five (energy 0) and
+    draws the others alike: B = 1 1 1 1 1 3/3.5 3.5/4.5 4/5.5 4.5/6.5 5/7.5, and the correct one gets
+    0 0 0 0 0 0.2857 0.4444 0.5455 0.6154 0.6667.
+    """
+
+    name: ClassVar[str] = "otb"
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage", "group", "logprobs", "reward", "squares"})
+
+    def change(self, context: CreditContext, rows: Tensor, reward: Tensor) -> Tensor:
+        assert context.advantage is not None and context.logprobs is not None and context.squares is not None
+        response = context.response[rows]
+        energy = 1.0 - 2.0 * context.logprobs[rows].double().exp() + context.squares[rows].double()
+        energy = energy.clamp(min=0.0).masked_fill(~response, 0.0)
+        # Responses start at different columns: token t of each in the same one.
+        places = torch.arange(response.shape[1], device=response.device)
+        order = (places + response.to(torch.uint8).argmax(1, keepdim=True)) % response.shape[1]
+        realised = energy.gather(1, order).cumsum(1) * response.gather(1, order)
+        baseline = (reward.unsqueeze(1) * realised).sum(0) / (realised.sum(0) + 1e-8)
+        scale = self.scale(context.advantage[rows].double(), reward)
+        delta = scale * (reward.mean() - baseline).expand(len(rows), -1)
+        return torch.zeros_like(delta).scatter(1, order, delta)

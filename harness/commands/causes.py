@@ -19,6 +19,7 @@ from harness.commands.shared import (
     policy_named,
     response_limit,
     task_named,
+    task_table,
     write,
 )
 from harness.engines.base import Sampling
@@ -36,10 +37,15 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "source",
         help="an experiment (name or .toml): rollouts are sampled as a run would; or a folder of recorded runs: their "
-        "earliest rollouts, at the experiment's initial policy",
+        "earliest rollouts, at the experiment's initial policy; or files that TRL (completions_*.parquet) or verl "
+        "(*.jsonl) wrote, with --policy and --task",
     )
     added.add_argument(
         "--policy", help="sample from this policy instead of the initial one (a run's policy/ for one)"
+    )
+    added.add_argument(
+        "--task",
+        help="where answers stand, NAME or NAME:OPTION=VALUE, for files and scripts that do not say it",
     )
     added.add_argument(
         "--seed", type=int, default=0, help="training seed whose rollouts to sample (default: 0)"
@@ -98,34 +104,36 @@ def _replay(options: argparse.Namespace) -> int:
     import torch
 
     from harness import experiment as experiments
-    from harness.policy import load_policy, to_gpu
-    from harness.runs.run import policy_of
+    from harness.policy import to_gpu
+    from harness.studies import given as givens
     from harness.studies import replay as replays
     from harness.studies import rollouts
 
     torch.set_num_threads(1)
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
-    folder = Path(options.source)
-    if folder.is_dir():
-        for name in ("policy", "prompts"):
-            if getattr(options, name) is not None:
-                raise ExperimentError(
-                    f"--{name} goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
-                )
-        experiment, batches = rollouts.stored(folder, options.batches)
+    place = Path(options.source)
+    lacks, continuations = [], options.continuations
+    if place.is_dir() or place.suffix in (".parquet", ".jsonl"):
+        if options.prompts is not None:
+            raise ExperimentError(
+                "--prompts goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
+            )
+        table = None if options.task is None else task_table(options.task)
+        given = givens.read(place, options.batches, options.policy, table, _policy_for)
+        experiment, policy, batches, source = given.experiment, given.policy, given.batches, given.source
+        lacks, continuations = list(given.lacks), continuations if given.values else 0
         methods = replays.methods_of(experiment, wanted)
-        policy = policy_of(experiment)
-        source = f"recorded in {folder}"
     else:
+        if options.task is not None:
+            raise ExperimentError(
+                "--task goes with files and records of scripts; an experiment names its own"
+            )
         experiment = experiments.load(options.source)
         methods = replays.methods_of(experiment, wanted)
         if options.prompts is not None:
             training = replace(experiment.training, prompts_per_step=options.prompts, micro_batch=0)
             experiment = replace(experiment, training=training)
-        settings = experiment.policy
-        policy = policy_of(experiment)
-        if options.policy is not None:
-            policy = load_policy(options.policy, policy.chat, settings.system, settings.dtype)
+        policy = _policy_for(experiment, options.policy or experiment.policy.name)
         batches, source = None, f"sampled, seed {options.seed}"
     policy = to_gpu(policy)
     policy.model.float()  # as it is trained, whatever it is read in
@@ -140,14 +148,29 @@ def _replay(options: argparse.Namespace) -> int:
             source,
             methods,
             options.valued,
-            options.continuations,
+            continuations,
             options.policy or experiment.policy.name,
             progress.at,
         )
     _print(
-        found, f"Replay of {found.experiment}", replays.facts(found), replays.sheets(found), options.export
+        found,
+        f"Replay of {found.experiment}",
+        [*replays.facts(found), *lacks],
+        replays.sheets(found),
+        options.export,
     )
     return 0
+
+
+def _policy_for(experiment: Any, name: str) -> Any:
+    """The policy called `name`, rendered and read as an experiment's own."""
+    from harness.policy import load_policy
+    from harness.runs.run import policy_of
+
+    initial = policy_of(experiment)
+    if name == experiment.policy.name:
+        return initial
+    return load_policy(name, initial.chat, experiment.policy.system, experiment.policy.dtype)
 
 
 def _intervene(options: argparse.Namespace) -> int:

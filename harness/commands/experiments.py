@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import trackers
 from harness.commands.records import show
 from harness.commands.shared import (
     STOPPED,
     Bars,
     Commands,
     add_server,
+    closing,
     command,
     console,
     print_sheets,
@@ -46,7 +48,7 @@ def _add_reproduce(commands: Commands) -> None:
         _reproduce,
         "Train and evaluate every method and seed, and print what came out.",
     )
-    _add_experiment(added, "two seeds and a few steps, to see that it works", nargs="?", default="decision")
+    add_experiment(added, "two seeds and a few steps, to see that it works", nargs="?", default="decision")
     added.add_argument(
         "--until-decided",
         action="store_true",
@@ -75,12 +77,12 @@ def _add_reproduce(commands: Commands) -> None:
 
 def _add_train(commands: Commands) -> None:
     added = command(commands, "train", _train, "Train and evaluate one method of an experiment on one seed.")
-    _add_experiment(added, "a few steps, to see that it works")
+    add_experiment(added, "a few steps, to see that it works")
     added.add_argument("--method", required=True, help="one of the experiment's methods")
     added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
 
 
-def _add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) -> None:
+def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) -> None:
     """The options that both ways of running an experiment take."""
     default = f" (default: {optional['default']})" if optional else ""
     added.add_argument("experiment", help=f"name or .toml file of an experiment{default}", **optional)
@@ -101,6 +103,11 @@ def _add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any)
         help="change the experiment once, training.steps=40 for one; may be given several times",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
+    added.add_argument(
+        "--report-to",
+        choices=trackers.TRACKERS,
+        help="show runs under way in this tracker too; records do not depend on it",
+    )
     add_server(added)
 
 
@@ -117,6 +124,7 @@ def _experiments(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, experiments.sheets(experiment))
+    closing(None, f"flowtracer reproduce {options.name} --plan")
     return 0
 
 
@@ -129,7 +137,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from harness.sweeps import sweep
     from harness.sweeps.job import Stopped
 
-    experiment = _loaded(options, options.until_decided)
+    experiment = loaded(options, options.until_decided)
     if BASELINE not in experiment.methods:
         raise ExperimentError(
             f"experiment {experiment.name} has no arm {BASELINE}, which the others are compared with: add "
@@ -148,25 +156,37 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.ray is None:  # a cluster's machines are not this one
         plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
+        closing(None, f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke}")
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
     _check_together(options, engine, workers, costs.device.kind)
-    folder = _folder(options, experiment)
+    folder = folder_of(options, experiment)
     with Bars(experiment.title) as progress:
         try:
             elsewhere = None
             if options.ray is not None:
                 from harness.sweeps.cluster import Cluster
 
-                elsewhere = Cluster(experiment, folder, options.ray, options.gpus, options.workers)
+                elsewhere = Cluster(
+                    experiment, folder, options.ray, options.gpus, options.workers, options.report_to
+                )
             sweep.reproduce(
-                experiment, folder, workers, progress, None, elsewhere, engine, options.more_seeds
+                experiment,
+                folder,
+                workers,
+                progress,
+                elsewhere=elsewhere,
+                engine=engine,
+                more_seeds=options.more_seeds,
+                report_to=options.report_to,
             )
         except Stopped:
             progress.stop()
-            return say(_stopped(folder), STOPPED)
+            return say(stopped(folder), STOPPED)
     show(folder, BASELINE)
+    page = f"flowtracer leaderboard {folder} --export {experiment.name}.html"
+    closing(folder, *_in_tracker(options, folder, experiment), page)
     return 0
 
 
@@ -187,12 +207,13 @@ def _check_together(options: argparse.Namespace, engine: EngineChoice, workers: 
         raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
 
 
-def _loaded(options: argparse.Namespace, until_decided: bool = False) -> Experiment:
+def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experiment:
     """The experiment that is asked for; its tasks and credit methods are there, and so are tested versions."""
     from harness import experiment as experiments
     from harness import provenance
 
     provenance.check_versions()
+    trackers.check(options.report_to, getattr(options, "ray", None) not in (None, "local"))
     experiment = experiments.load(
         options.experiment, options.smoke, until_decided, options.add, options.changes
     )
@@ -200,12 +221,13 @@ def _loaded(options: argparse.Namespace, until_decided: bool = False) -> Experim
     return experiment
 
 
-def _folder(options: argparse.Namespace, experiment: Experiment) -> Path:
+def folder_of(options: argparse.Namespace, experiment: Experiment) -> Path:
     """Where the runs go. Raises ExperimentError where nothing can be written there."""
     return writable_folder(options.out or Path("runs") / experiment.name)
 
 
-def _stopped(folder: Path) -> str:
+def stopped(folder: Path) -> str:
+    """The line on what Ctrl-C left behind."""
     return f"stopped; {folder} is whole: run the same command again, it goes on"
 
 
@@ -226,7 +248,7 @@ def _train(options: argparse.Namespace) -> int:
     from harness.sweeps import sweep
     from harness.sweeps.job import Stopped, run_folder
 
-    experiment = _loaded(options)
+    experiment = loaded(options)
     if options.method not in experiment.methods:
         raise ExperimentError(
             f"experiment {experiment.name} has no method {options.method!r}; "
@@ -239,26 +261,39 @@ def _train(options: argparse.Namespace) -> int:
     plans.refuse(plans.plan(experiment), served=options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
-    folder = _folder(options, experiment)
+    folder = folder_of(options, experiment)
     if "WORLD_SIZE" in os.environ:
         first = os.environ["RANK"] == "0"
-        if not _train_together(experiment, options.method, options.seed, folder, engine):
-            return say(_stopped(folder), STOPPED) if first else STOPPED
+        if not _train_together(experiment, options.method, options.seed, folder, engine, options.report_to):
+            return say(stopped(folder), STOPPED) if first else STOPPED
         if not first:
             return 0
     with Bars(experiment.title) as progress:
         try:
-            only = (options.method, options.seed)
-            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine)
+            only = [(options.method, options.seed)]
+            sweep.reproduce(experiment, folder, 1, progress, only, engine=engine, report_to=options.report_to)
         except Stopped:
             progress.stop()
-            return say(_stopped(folder), STOPPED)
-    print(run_folder(folder, options.method, options.seed))
+            return say(stopped(folder), STOPPED)
+    place = run_folder(folder, options.method, options.seed)
+    print(place)
+    rest = f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke} --out {folder}"
+    closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
 
 
+def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:
+    """Where the runs are looked at, if they were shown in a tracker."""
+    return [trackers.where(options.report_to, folder, experiment.name)] if options.report_to else []
+
+
 def _train_together(
-    experiment: Experiment, method: str, seed: int, folder: Path, engine: EngineChoice
+    experiment: Experiment,
+    method: str,
+    seed: int,
+    folder: Path,
+    engine: EngineChoice,
+    report_to: str | None,
 ) -> bool:
     """Training in this process, one of those that `accelerate launch` started; evaluation is for one process."""
     from harness.sweeps.job import Job, run_folder
@@ -298,6 +333,7 @@ def _train_together(
                 report if parallel.first() else lambda *_: None,
                 lambda: stop.asked,
                 engine,
+                report_to,
             )
         choice.release()
         vllm.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
@@ -19,6 +20,7 @@ from harness.commands.shared import (
     response_limit,
     status,
     task_named,
+    task_table,
     write,
 )
 from harness.engines.base import ENGINES, TRANSFORMERS, VLLM, EngineChoice, Sampling
@@ -67,9 +69,19 @@ def _add_trace(commands: Commands) -> None:
     added = command(
         commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
     )
-    added.add_argument("--policy", default="smollm2-135m-instruct", help="policy name, folder or hub id")
+    added.add_argument("--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)")
     added.add_argument(
-        "--task", default="gsm8k", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE"
+        "--task", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k)"
+    )
+    added.add_argument(
+        "--from",
+        dest="place",
+        type=Path,
+        metavar="PLACE",
+        help="trace a response of recorded runs, or of files that TRL (completions_*.parquet) or verl (*.jsonl) wrote",
+    )
+    added.add_argument(
+        "--row", type=int, default=0, metavar="N", help="which response of PLACE, in its order (default: 0)"
     )
     added.add_argument(
         "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
@@ -202,6 +214,54 @@ def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
 
 
 def _trace(options: argparse.Namespace) -> int:
+    if options.place is not None:
+        return _trace_given(options)
+    options.policy = options.policy or "smollm2-135m-instruct"
+    options.task = options.task or "gsm8k"
+    return _trace_sampled(options)
+
+
+def _trace_given(options: argparse.Namespace) -> int:
+    """Traces a response that somebody recorded."""
+    from flowtracer import trace
+    from harness.experiment import task_of
+    from harness.policy import to_gpu
+    from harness.studies import given as givens
+
+    for name in ("question", "response"):
+        if getattr(options, name) is not None:
+            raise ExperimentError(f"--{name} does not go with --from, which holds question and response")
+
+    def named(experiment: Any, name: str) -> Any:
+        return policy_named(name, options)
+
+    table = None if options.task is None else task_table(options.task)
+    given = givens.read(options.place, max(options.row, 0) + 1, options.policy, table, named)
+    rows = [row for batch in given.batches for row in batch]
+    if not 0 <= options.row < len(rows):
+        raise ExperimentError(f"--row {options.row}: {options.place} gives rows 0 to {len(rows) - 1}")
+    row = rows[options.row]
+    policy = to_gpu(given.policy)
+    ids = list(row["prompt_ids"]), list(row["response_ids"])
+    with status("tracing it"):
+        traced = trace(
+            policy.model, policy.tokenizer, *ids, layers=options.layers, task=task_of(given.experiment.task)
+        )
+    screen = console()
+    title = f"{given.experiment.policy.name}, row {options.row} {given.source}, step {row['step']}"
+    screen.print(title, markup=False, highlight=False)
+    screen.print(row["question"], markup=False, highlight=False)
+    screen.print(f"\nreward: {row['reward']} ({len(ids[1])} tokens, {row['verdict']})\n", highlight=False)
+    for line in given.lacks:
+        screen.print(line, style="dim", markup=False, highlight=False)
+    screen.print(traced.to_terminal(screen.width))
+    if options.html is not None:
+        write(options.html, traced.to_html())
+    return 0
+
+
+def _trace_sampled(options: argparse.Namespace) -> int:
+    """Traces the answer to a question, sampled or given."""
     import tasks
     from flowtracer import trace
     from harness import seeds

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.commands.shared import MISTAKE, Commands, add_export, command, console, status, write
+from harness.commands import watch
+from harness.commands.shared import MISTAKE, Commands, add_export, closing, command, console, status, write
 from harness.errors import ExperimentError
 from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
@@ -17,8 +17,6 @@ from leaderboards.declaration import BASELINE, METRICS
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
 FORMATS = (".json", ".csv", ".md", ".html")
-#: Seconds between two looks at a folder that grows.
-TICK = 1.0
 
 Boards = list[tuple[Any, list[Any]]]  # a Comparison and the runs that it was made from
 
@@ -54,7 +52,9 @@ def add(commands: Commands) -> None:
     )
     _add_foreign(added)
     added.add_argument(
-        "--watch", action="store_true", help="draw it anew while runs are recorded; Ctrl-C ends it"
+        "--watch",
+        action="store_true",
+        help="draw it anew while runs are recorded, until Ctrl-C; into a file, a line a minute until all are finished",
     )
     add_export(added, FORMATS, "write it, unprinted, to", "--html")
 
@@ -72,7 +72,9 @@ def add(commands: Commands) -> None:
 
 
 def _add_foreign(added: argparse.ArgumentParser) -> None:
-    group = added.add_argument_group("CSV files", "They declare nothing, so the rule is given here.")
+    group = added.add_argument_group(
+        "CSV files, and records of scripts", "They declare nothing, so the rule is given here."
+    )
     group.add_argument(
         "--smallest-difference",
         type=float,
@@ -82,8 +84,8 @@ def _add_foreign(added: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metric",
         choices=METRICS,
-        help="final_accuracy is the last step's value (default), evaluation_area the mean height of the curve over "
-        "steps, training_reward_area the mean over steps",
+        help="final_accuracy is the last step's value (default of CSV files), evaluation_area the mean height of the "
+        "curve over steps, training_reward_area the mean over steps (default of scripts)",
     )
     group.add_argument("--column", metavar="NAME", help="the column of values, where there are more than one")
 
@@ -95,10 +97,15 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if options.export:
         _export(options.export, _boards(*arguments))
     elif options.watch:
-        _watch(*arguments)
+        screen = console()
+        watch.watch(
+            screen, options.folders, options.baseline, lambda: _drawn(_boards(*arguments), screen.width)
+        )
     else:
         screen = console()
         screen.print(_drawn(_boards(*arguments), screen.width))
+        places = " ".join(map(str, options.folders))
+        closing(None, f"flowtracer leaderboard {places} --export FILE.html, a page with every rollout")
     return 0
 
 
@@ -109,17 +116,27 @@ def show(folder: Path, baseline: str) -> None:
 
 
 def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> list[Any]:
-    """The runs of a folder, or of a CSV file, which are compared by `rule`."""
+    """The runs of a folder, or of a CSV file. Those that declare nothing are compared by `rule`."""
     from leaderboards import load, read_csv
+    from leaderboards.foreign import declared
 
-    if place.suffix != ".csv":
-        return load(place)
-    if "smallest_difference" not in rule:
+    runs = [] if place.suffix == ".csv" else load(place)
+    undeclared = [run for run in runs if "declaration" not in run.manifest.experiment]
+    if (place.suffix == ".csv" or undeclared) and "smallest_difference" not in rule:
         raise ExperimentError(
             f"{place} does not declare which difference matters: say it with --smallest-difference, in the unit of its "
             "values"
         )
-    return list(read_csv(place, baseline=baseline, **rule))
+    if place.suffix == ".csv":
+        return list(read_csv(place, baseline=baseline, **rule))
+    if rule and not undeclared:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
+        raise ExperimentError(
+            f"{named}: {place} holds recorded runs, which are compared by their declaration"
+        )
+    if "column" in rule:
+        raise ExperimentError(f"--column: only for CSV files, and {place} holds recorded runs")
+    return [declared(run, **rule) if run in undeclared else run for run in runs]
 
 
 def _boards(
@@ -129,12 +146,8 @@ def _boards(
     only: Sequence[str] = (),
     rule: Mapping[str, Any] = MappingProxyType({}),
 ) -> Boards:
-    """A comparison for each experiment, in the order of the folders. `rule`: by which CSV files are compared."""
+    """A comparison for each experiment, in the order of the folders. `rule`: for runs that declare nothing."""
     from leaderboards import RecordError, arranged, compare, experiments
-
-    if rule and not any(folder.suffix == ".csv" for folder in folders):
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
-        raise ExperimentError(f"{named}: only for CSV files; recorded runs are compared by their declaration")
 
     boards: Boards = []
     seen: dict[str, Path] = {}
@@ -191,51 +204,6 @@ def _export(files: list[Path], boards: Boards) -> None:
         write(file, writers[file.suffix](*boards[0]))
 
 
-def _watch(
-    folders: Sequence[Path], baseline: str, sort: str, only: Sequence[str], rule: Mapping[str, Any]
-) -> None:
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    from leaderboards import RecordError, load
-
-    screen = console()
-    if any(folder.suffix == ".csv" for folder in folders):
-        raise ExperimentError("--watch is for folders of runs that are being recorded, not for CSV files")
-    if not screen.is_terminal:
-        raise ExperimentError("--watch draws on a terminal, and the output is none")
-    seen: Any = None
-    board: Any = Text("no finished run yet")
-    try:
-        with Live(console=screen, auto_refresh=False, transient=True) as live:
-            while True:
-                try:
-                    runs = [run for folder in folders for run in load(folder)]
-                    now = ([(run.folder, run.finished) for run in runs], screen.width)
-                    line = _progress(runs)
-                    if now != seen:
-                        board = _drawn(_boards(folders, baseline, sort, only, rule), screen.width)
-                        seen = now
-                except (RecordError, ExperimentError) as error:
-                    line = str(error)  # a sweep that has only begun, or a file that is just being replaced
-                live.update(Group(Text(f"{line}; Ctrl-C ends this", style="dim"), board), refresh=True)
-                time.sleep(TICK)
-    except KeyboardInterrupt:
-        screen.print(board)
-
-
-def _progress(runs: Sequence[Any]) -> str:
-    """How far the recorded sweeps are."""
-    experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
-    whole = sum(experiment["seeds"] * len(experiment["methods"]) for experiment in experiments.values())
-    going = [run for run in runs if not run.finished]
-    steps = ", ".join(
-        f"{run.method} seed {run.seed} at step {len(run.step_numbers('steps'))}" for run in going
-    )
-    return f"{len(runs) - len(going)} of {whole} runs finished" + (f"; {steps}" if steps else "")
-
-
 def _compare(options: argparse.Namespace) -> int:
     from leaderboards import load, sheets
     from leaderboards.repetition import pair_up, places
@@ -251,6 +219,8 @@ def _compare(options: argparse.Namespace) -> int:
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
+    if same < len(pairs):
+        closing(None, f"flowtracer doctor {options.one}, and {options.other}: whether one of them is damaged")
     return 0 if same == len(pairs) else DIFFERENT
 
 
@@ -284,4 +254,6 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")
         for line in wrong:
             print(f"  {line}")
+    repeats = "the command that made these runs, with what is damaged removed"
+    closing(options.folder, repeats if faults else f"flowtracer leaderboard {options.folder}")
     return MISTAKE if faults else 0

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
 MISTAKE, STOPPED = 2, 130
+
+#: Seconds between two lines of progress where there is no terminal.
+MINUTE = 60.0
 
 Commands = Any  # what argparse's add_subparsers gives; its type is private
 Run = Callable[[argparse.Namespace], int]
@@ -125,6 +129,11 @@ def task_named(text: str) -> Any:
     """The task that `NAME` or `NAME:OPTION=VALUE,...` names."""
     import tasks
 
+    return tasks.get(**task_table(text))
+
+
+def task_table(text: str) -> dict[str, Any]:
+    """The task that `NAME` or `NAME:OPTION=VALUE,...` names, as an experiment's table: its name and options."""
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -134,7 +143,7 @@ def task_named(text: str) -> Any:
                 f"task {text!r}: write options as NAME:OPTION=VALUE, decision:variant=chain for one"
             )
         options[option] = int(value) if value.isdecimal() else value
-    return tasks.get(name, **options)
+    return {"name": name, **options}
 
 
 def add_response_limit(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +198,18 @@ def policy_named(name: str, options: argparse.Namespace) -> Any:
     return load_policy(name, options.chat, options.system, options.dtype)
 
 
+def closing(records: Path | None, *following: str) -> None:
+    """The last lines of a command, on standard error: where its records are, and what to type next."""
+    if records is not None:
+        print(f"records: {records}", file=sys.stderr)
+    for line in following:
+        print(f"next: {line}", file=sys.stderr)
+
+
 class Bars:
-    """Progress of a sweep: bars with the time left on a terminal, a line a finished run elsewhere."""
+    """Progress of a sweep: bars with the time left on a terminal; elsewhere a line a finished run, and a line a minute
+    with counts and the time left.
+    """
 
     def __init__(self, title: str, lines: bool = True) -> None:
         from rich.console import Console
@@ -217,6 +236,9 @@ class Bars:
         )
         self.title, self.lines = title, lines
         self.running: dict[str, Any] = {}
+        #: What stands in the line of each minute: steps done, of all, and before this began; runs; times.
+        self.done = self.total = self.before = self.runs = 0
+        self.began = self.said = time.monotonic()
 
     def __enter__(self) -> Bars:
         self.bars.start()
@@ -231,11 +253,15 @@ class Bars:
     def begin(self, steps: int, done: int) -> None:
         if self.lines and not self.screen.is_terminal:
             self.screen.print(self.title, highlight=False)
+        self.total, self.done, self.before = steps, done, done
+        self.began = self.said = time.monotonic()
         self.whole = self.bars.add_task("all runs" if self.lines else "samples", total=steps, completed=done)
 
     def at(self, done: int, total: int) -> None:
         """`done` of `total` are done, where there are no jobs to tell apart."""
         self.bars.update(self.whole, completed=done, total=total)
+        self.done, self.total = done, total
+        self._each_minute("samples")
 
     def advance(self, job: Any, count: int) -> None:
         self.bars.advance(self.whole, count)
@@ -243,10 +269,29 @@ class Bars:
         if name not in self.running:
             self.running[name] = self.bars.add_task(f"  {name}", total=None)
         self.bars.advance(self.running[name], count)
+        self.done += count
+        self._each_minute("steps and evaluations")
+
+    def _each_minute(self, what: str) -> None:
+        """A line where there are no bars, once a minute."""
+        now = time.monotonic()
+        if self.screen.is_terminal or now - self.said < MINUTE:
+            return
+        from leaderboards.sheets import seconds
+
+        self.said = now
+        words = f"{self.done} of {self.total} {what}"
+        if self.runs:
+            words += f", {self.runs} runs finished"
+        if self.done > self.before:
+            left = (self.total - self.done) * (now - self.began) / (self.done - self.before)
+            words += f", about {seconds(left)} left"
+        self.screen.print(words, highlight=False)
 
     def finished(self, job: Any) -> None:
         if str(job) in self.running:
             self.bars.remove_task(self.running.pop(str(job)))
+        self.runs += 1
         self.screen.print(f"finished {job}", highlight=False)
 
     def note(self, line: str) -> None:

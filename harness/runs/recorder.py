@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,8 @@ from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
-from harness.runs.checkpoints import (
-    Parameters,
-    distance_between,
-    good_until,
-    hash_of,
-    parameters,
-    policy_folder,
-    save_policy,
-)
+from harness.runs.ahead import Ahead
+from harness.runs.checkpoints import good_until, parameters, policy_folder, save_policy
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -45,8 +36,8 @@ class Rewards:
 
     __name__ = "verdict"
 
-    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], random: bool) -> None:
-        self.task, self.random = task, random
+    def __init__(self, task: tasks.Task, problems: Sequence[tasks.Problem], settings: Training) -> None:
+        self.task, self.settings = task, settings
         self.problems = {problem.id: problem for problem in problems}
         self.judging = Judging(task)
         #: Verdicts that were asked for while responses were written, by key.
@@ -78,37 +69,23 @@ class Rewards:
         self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
         self.troubles = [answer.trouble for answer in asked]
         self.seconds = time.perf_counter() - begin
-        if self.random:
-            # The control that rewards noise. Verdicts stay what they are: the record must tell the two apart.
+        # Verdicts stay what they are, whatever is paid: the record must tell the two apart.
+        if self.settings.reward == "random":
             return [float(int(seeds.key("random reward", name), 16) & 1) for name in key]
-        return [tasks.reward_of(verdict) for verdict in self.verdicts]
+        return [self._paid(verdict, name) for verdict, name in zip(self.verdicts, key, strict=True)]
 
+    def _paid(self, verdict: tasks.Verdict, key: str) -> float | None:
+        """The reward of a verdict, by a verifier that is wrong as often as the settings say.
 
-class _Ahead:
-    """Does what a run's record needs in the background, step after step: hashing the policy and syncing files to the
-    disk take a tenth of an embedded step.
-
-    What was lost on the way is an error of the next `begin` or `settle`. A checkpoint must not outrun its records:
-    `settle` before one is saved.
-    """
-
-    #: Steps that may wait. More would pile up in memory where a disk is slower than the training.
-    WAITING = 2
-
-    def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self.pending: deque[Future[None]] = deque()
-
-    def begin(self, work: Callable[[], None]) -> None:
-        """Has `work` done after what was begun before."""
-        while self.pending and (self.pending[0].done() or len(self.pending) > self.WAITING):
-            self.pending.popleft().result()
-        self.pending.append(self.thread.submit(work))
-
-    def settle(self) -> None:
-        """Returns when everything is on the disk."""
-        while self.pending:
-            self.pending.popleft().result()
+        One draw a rollout, the same for every share: what is wrong at 10% is wrong at 30% too, so that arms differ in
+        nothing else.
+        """
+        reward = tasks.reward_of(verdict)
+        if reward is None or self.settings.pays_verdicts:
+            return reward
+        wrong = self.settings.false_refusals if reward else self.settings.false_rewards
+        draw = seeds.integer(seeds.key("false verdict", key), 53) / 2**53
+        return 1.0 - reward if draw < wrong else reward
 
 
 class RecordedTrainer(CreditGRPOTrainer):
@@ -128,7 +105,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
-        self.writer, self.report, self.ahead = writer, report, _Ahead()
+        self.writer, self.report = writer, report
         self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
@@ -140,7 +117,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             )
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
-        self.start = parameters(self.model) if self.small else None
+        self.ahead = Ahead(writer, parameters(self.model) if self.small else None)
         self.engine = choice.start(
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
@@ -241,21 +218,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
             "seconds_step": seconds,
         }
-        self.ahead.begin(lambda: self._write(rows, measured, policy))
-
-    def _write(self, rows: list[dict[str, Any]], measured: dict[str, Any], policy: Parameters | None) -> None:
-        """Writes a step's part of the record. policy: its parameters after the step, None where they are too many."""
-        step = measured["step"]
-        self.writer.write("rollouts", step, rows)
-        distance = math.nan if policy is None or self.start is None else distance_between(policy, self.start)
-        identity = "" if policy is None else hash_of(policy)
-        row = {
-            **measures(rows),
-            **measured,
-            "distance_from_start": distance,
-            "parameters_hash": identity,
-        }
-        self.writer.write("steps", step, [row])
+        self.ahead.write(rows, measured, policy)
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
@@ -297,40 +260,3 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
         "key": keys,
         "sample": numbers,
     }
-
-
-def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The columns of a step's row that its rollouts, rows of the record, give."""
-    verdicts = Counter(row["verdict"] for row in rows)
-    responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
-    rewards = [row["reward"] for row in rows if row["reward"] is not None]
-    groups: dict[int, set[float]] = {}
-    for row in rows:
-        if row["reward"] is not None:
-            groups.setdefault(row["group"], set()).add(row["reward"])
-    gaps = [
-        abs(ours - theirs)
-        for row in rows
-        for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
-    ]
-    tokens = sum(map(len, responses))
-    return {
-        "reward": sum(rewards) / len(rewards) if rewards else math.nan,
-        "response_length": tokens / len(rows),
-        **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
-        "abstained": sum(row["abstained"] is not None for row in rows),
-        "duplicate_share": duplicate_share(responses, group),
-        "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
-        "mean_weight": sum(sum(row["weights"]) for row in rows) / max(tokens, 1),
-        "sampler_gap": sum(gaps) / max(len(gaps), 1),
-        "tokens": tokens,
-    }
-
-
-def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
-    """The share of responses that repeat an earlier one of their group, token for token; 0 without any.
-
-    response_ids: token ids of each response. group: the group that each belongs to.
-    """
-    different = {(member, tuple(ids)) for ids, member in zip(response_ids, group, strict=True)}
-    return 1 - len(different) / len(response_ids) if response_ids else 0.0

@@ -5,6 +5,7 @@ Both `train` and `evaluate` go on where a stopped process left off, and a run th
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import Any, cast
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from flowtracer import credit
 from harness import parallel, provenance
 from harness.engines import choice, vllm
 from harness.engines import server as servers
@@ -34,7 +34,9 @@ from harness.runs.checkpoints import (
 )
 from harness.runs.recorder import RecordedTrainer, Report, Rewards
 from harness.runs.settings import IMPORTANCE_BOUND, adapters_of, data_order, grpo_config
-from harness.sameness import check_arm, check_code, code_of
+from harness.runs.tracking import followed, show_evaluations
+from harness.sameness import check_arm, check_code, code_of, method_of
+from harness.trackers import tracked
 from leaderboards import Manifest, Run, RunWriter, read_run
 from leaderboards.manifest import BITWISE, DISTRIBUTION
 from tasks import Problem, Task
@@ -100,11 +102,12 @@ def train(
     report: Report = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
     engine: EngineChoice | None = None,
+    report_to: str | None = None,
 ) -> bool:
     """Trains one run from where it stands. True when its last step is done; False when `stop` asked it to stop.
 
     `stop` is asked where a new rollout batch begins; the run then saves a checkpoint, from which calling this again
-    continues bit for bit.
+    continues bit for bit. `report_to`: one of `harness.trackers.TRACKERS`, which shows it too.
     """
     settings = experiment.training_of(label)
     adapters = adapters_of(settings)
@@ -131,7 +134,8 @@ def train(
         policy.model.float()
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), settings.steps, settings.prompts_per_step, seed)
-    rows = _training_rows(policy, task, order)
+    method = method_of(experiment, label)
+    rows = _training_rows(policy, task, order, taught="teacher_logprobs" in method.needs)
     boundaries = Boundaries(settings.updates_per_batch, stop)
     trainer = RecordedTrainer(
         policy=policy,
@@ -142,9 +146,9 @@ def train(
         report=report,
         context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
         engine=engine or experiment.engine_choice(),
-        credit=_credit_of(experiment, label),
+        credit=method,
         task=task,
-        reward_funcs=Rewards(task, order, settings.reward == "random"),
+        reward_funcs=Rewards(task, order, settings),
         callbacks=[boundaries],
         train_dataset=Dataset.from_list(rows),
         args=grpo_config(settings, experiment.policy.dtype, seed, folder / "checkpoint"),
@@ -154,23 +158,25 @@ def train(
     checkpoint = sound_checkpoint(folder)
     if checkpoint is not None:
         check_same_policy(checkpoint, trainer.model)
-    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) // settings.updates_per_batch
+    saved = None if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    done = (saved or 0) // settings.updates_per_batch
     if parallel.first():
         for table in ("rollouts", "steps"):
             writer.drop_after(table, done - 1)
     report("step", done, settings.steps)
-    with naming_checkpoint(folder):
+    shown = tracked(experiment, label, seed, folder)
+    with naming_checkpoint(folder), followed(trainer, report_to, shown, saved):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return not boundaries.stopped
 
 
-def _credit_of(experiment: Experiment, label: str) -> credit.CreditMethod:
-    method, options = experiment.credit_of(label)
-    return credit.get(method, **options)
-
-
-def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The training data: a row for each time that a problem is asked."""
+def _training_rows(
+    policy: Policy, task: Task, order: Sequence[Problem], taught: bool
+) -> list[dict[str, Any]]:
+    """The training data: a row for each time that a problem is asked. taught: whether a teacher reads the gold."""
+    golds = {
+        problem.id: {"gold": json.dumps(problem.gold, ensure_ascii=False)} for problem in order if taught
+    }
     encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
     return [
         {
@@ -178,6 +184,7 @@ def _training_rows(policy: Policy, task: Task, order: Sequence[Problem]) -> list
             "prompt_ids": encoded[problem.id],
             "question": problem.question,
             "problem_id": problem.id,
+            **(golds.get(problem.id, {})),
         }
         for problem in order
     ]
@@ -192,12 +199,13 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     engine: EngineChoice | None = None,
     known: dict[str, list[dict[str, Any]]] | None = None,
+    report_to: str | None = None,
 ) -> bool:
     """Evaluates what `train` saved, and finishes the run. False when `stop` asked it to stop.
 
     `known`: results of this experiment by hash of the policy's parameters. Every arm and seed
     starts from one policy and is asked with the same noise, so the initial policy is evaluated once and its samples are
-    shared.
+    shared. `report_to`: as for `train`.
     """
     writer = open_run(experiment, label, seed, folder, engine)
     if writer.finished:
@@ -218,6 +226,8 @@ def evaluate(
     last = folder / "policy"
     if not last.is_dir():
         policy_folder(folder, experiment.training.steps).rename(last)
+    updates = experiment.training_of(label).updates_per_batch
+    show_evaluations(report_to, tracked(experiment, label, seed, folder), updates)
     writer.finish(_summary(experiment, label, writer))
     shutil.rmtree(folder / "policies", ignore_errors=True)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)

@@ -30,13 +30,18 @@ class Moments:
     """Inner products of n gradients that every figure is made of.
 
     squares: (n,) |g_i|^2. with_sum: (n,) g_i . sum of g. with_large: (n,) cos(g_i, sum of u less u_i); with_uniform:
-    (n,) cos(g_i, u_i); NaN where one of the two is 0.
+    (n,) cos(g_i, u_i); NaN where either vector is 0.
     """
 
     squares: Floats
     with_sum: Floats
     with_large: Floats
     with_uniform: Floats
+
+    @property
+    def turns(self) -> Floats:
+        """1 - cos(g_i, u_i), (n,): 0 for the same direction, 1 for a right angle, 2 for the opposite."""
+        return np.clip(1.0 - self.with_uniform, 0.0, 2.0)  # rounding may put a cosine a hair above 1
 
 
 def moments(gradients: NDArray[Any], uniform: NDArray[Any]) -> Moments:

@@ -44,6 +44,7 @@ from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import Policy
 from leaderboards.estimates import Interval, problem_means, t_interval, wilson_interval
+from leaderboards.names import hint
 from leaderboards.sheets import Sheet, level
 
 SHARE = 0.2
@@ -182,7 +183,7 @@ def intervene(
     and where no response can be intervened on.
     """
     if masking not in MASKINGS:
-        raise ExperimentError(f"unknown masking {masking!r}; known: {', '.join(MASKINGS)}")
+        raise ExperimentError(f"unknown masking {masking!r}; {hint(masking, MASKINGS)}")
     if sampling.greedy and samples > 1:
         raise ExperimentError(
             f"{samples} samples at temperature 0 are duplicates: take 1, or a temperature above 0"

@@ -17,7 +17,9 @@ cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far
                         along the policy gradient of the n - 1 other batches. Leaving the batch itself out keeps
                         uniform's noise from counting as agreement. The large batch is as noisy as n is small, so
                         compare methods on one set of rollouts only.
-cosine to uniform       mean over i of cos(g_i, u_i): how much the method changes an update.
+turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
+                        yardstick is `random`: it turns an update by its noise, towards nothing.
+seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani
 1993, chapter 11), those of cosines Student's over batches, those of figures per response Student's over problems.
@@ -55,12 +57,16 @@ from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
 from harness.studies.weighing import Pass, gradients
 from leaderboards.estimates import Interval, problem_means
+from leaderboards.names import hint
 from leaderboards.sheets import NOTHING, Sheet, level
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply."""
+    """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply.
+
+    to_uniform: mean of cos(g_i, u_i), 1 - turn.
+    """
 
     label: str
     options: Mapping[str, Any]
@@ -70,6 +76,8 @@ class Figures:
     ratio_difference_interval: Interval | None
     to_large: Level
     to_uniform: Level
+    turn: Level
+    seconds: float
     mean_weight: float
     abstained: float
     shares: Mapping[str, float]
@@ -112,13 +120,15 @@ def methods_of(
 
     Uniform comes first: the others are compared with it. Raises ExperimentError for a label that is neither.
     """
-    known: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
+    known: dict[str, tuple[str | list[str], dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
     for label in experiment.methods:
         if experiment.credit_of(label) not in known.values():
             known[label] = experiment.credit_of(label)
     for label in wanted or ():
         if label not in known:
-            raise ExperimentError(f"unknown credit method {label!r}; known: {', '.join(sorted(known))}")
+            raise ExperimentError(
+                f"unknown credit method {label!r}; {hint(label, sorted(known))}; `flowtracer methods` lists all"
+            )
     labels = sorted(known if wanted is None else {"uniform", *wanted})
     labels.sort(key=lambda label: label != "uniform")
     return {label: (credit.get(known[label][0], **known[label][1]), known[label][1]) for label in labels}
@@ -204,6 +214,7 @@ def replay(
                 label=label,
                 options=dict(options),
                 abstained=len(passes[label].abstained) / len(responses),
+                seconds=float(np.median(passes[label].seconds)),
                 **_of_gradients(moments[label], moments["uniform"], label == "uniform"),
                 **_of_weights(responses, passes[label], values.changes),
             )
@@ -296,6 +307,7 @@ def _of_gradients(moments: Moments, uniform: Moments, is_uniform: bool) -> dict[
         "ratio_difference_interval": None if is_uniform else around,
         "to_large": figures.mean_level(moments.with_large) if len(moments.squares) > 1 else None,
         "to_uniform": figures.mean_level(moments.with_uniform),
+        "turn": figures.mean_level(moments.turns),
     }
 
 
@@ -374,7 +386,8 @@ def facts(replayed: Replay) -> list[str]:
     lines = [
         f"policy {replayed.policy}; rollouts {replayed.source}: {replayed.batches} batches, "
         f"{replayed.responses} responses, {replayed.correct:.1%} correct",
-        f"mean gap between the policy's log-probabilities and those that were sampled from: {replayed.gap:.2g}",
+        "mean gap between the policy's log-probabilities and those that were sampled from: "
+        + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
     ]
     if replayed.dead:
         lines.append(
@@ -426,16 +439,18 @@ def _gradient_sheet(methods: Sequence[Figures]) -> Sheet:
             level(method.ratio, method.ratio_interval),
             level(method.ratio_difference, method.ratio_difference_interval, 3, "+"),
             _text(method.to_large),
-            _text(method.to_uniform),
+            _text(method.turn, digits=4),
+            f"{method.seconds:.3f}",
         )
         for method in methods
     )
     return Sheet(
         "Gradient",
-        ("method", "signal/noise", "minus uniform's", "cos to large", "cos to uniform"),
+        ("method", "signal/noise", "minus uniform's", "cos to large", "turn", "s/step"),
         rows,
         "Signal-to-noise ratio (power) of one batch's gradient; cosine to the uniform gradient of all other "
-        "batches, and to uniform's on the same batch. ± 95% intervals over batches.",
+        "batches. Turn: 1 - cosine to uniform's gradient on the same batch; random, which knows nothing, is its "
+        "yardstick. s/step: median seconds of an update without sampling. ± 95% intervals over batches.",
     )
 
 
@@ -480,5 +495,5 @@ def _agreement_sheet(replayed: Replay, labels: Sequence[str]) -> Sheet:
     )
 
 
-def _text(value: Level, sign: str = "") -> str:
-    return level(None, None) if value is None else level(value[0], value[1], 3, sign)
+def _text(value: Level, sign: str = "", digits: int = 3) -> str:
+    return level(None, None) if value is None else level(value[0], value[1], digits, sign)

@@ -47,7 +47,7 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
     settings = experiment.training
     task = task_of(experiment.task)
     order = data_order(task.problems("train"), batches, settings.prompts_per_step, seed)
-    rewards = Rewards(task, order, settings.reward == "random")
+    rewards = Rewards(task, order, settings)
     result = []
     for step in range(batches):
         asked = order[step * settings.prompts_per_step : (step + 1) * settings.prompts_per_step]
@@ -80,8 +80,12 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
     return result
 
 
-def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, Any]]]]:
+def stored(
+    folder: Path, batches: int, experiment: Experiment | None = None
+) -> tuple[Experiment, list[list[dict[str, Any]]]]:
     """The experiment of the recorded runs in `folder`, and its earliest rollouts, at most `batches` batches.
+
+    experiment: stands for the recorded one, where that is a script's and says less.
 
     Step 0 of every seed, then step 1, and so on: the fewer updates lie before them, the closer they are to the
     initial policy, which gradients are taken at. All arms share a seed's step 0; later steps are those of the seed's
@@ -91,10 +95,10 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
     if len({run.manifest.experiment_hash for run in runs}) > 1:
         raise ExperimentError(f"{folder} holds runs of several experiments: give the folder of one")
     table = runs[0].manifest.experiment
-    experiment = experiments.from_table(
+    experiment = experiment or experiments.from_table(
         {key: value for key, value in table.items() if key != "name"}, table["name"]
     )
-    questions = {problem.id: problem.question for problem in task_of(experiment.task).problems("train")}
+    questions = questions_of(experiment)
     first = {run.seed: run for run in reversed(runs)}
     earliest: list[list[dict[str, Any]]] = []
     for step in range(experiment.training.steps):
@@ -102,10 +106,24 @@ def stored(folder: Path, batches: int) -> tuple[Experiment, list[list[dict[str, 
             if len(earliest) == batches:
                 return experiment, earliest
             if rows := first[seed].table("rollouts", step=step).to_pylist():
-                earliest.append([{**row, "question": questions[row["problem_id"]]} for row in rows])
+                earliest.append([_asked(row, questions, seed) for row in rows])
     if not earliest:
         raise ExperimentError(f"{folder}: its runs hold no rollouts yet; train at least one step")
     return experiment, earliest
+
+
+def questions_of(experiment: Experiment) -> dict[str, str]:
+    """The question of each training problem by its id; none where the task has no training problems."""
+    task = task_of(experiment.task)
+    if "train" not in task.splits:
+        return {}
+    return {problem.id: problem.question for problem in task.problems("train")}
+
+
+def _asked(row: Row, questions: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """A recorded rollout with its question, and with a key where a script recorded none."""
+    key = row["key"] or f"{seed}/{row['step']}/{row['group']}/{row['sample']}"
+    return {**row, "question": questions.get(row["problem_id"], ""), "key": key}
 
 
 def as_in_training(experiment: Experiment, policy: Policy) -> AbstractContextManager[Any]:

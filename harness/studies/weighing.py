@@ -5,8 +5,10 @@ The weights are those of `flowtracer.weigh` on the same rows; the gradient needs
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +43,7 @@ class Pass:
     weights: one array a response, batch by batch. abstained: (batch, row) of responses that the method could not
     judge. gradients: (batches, parameters) float32, or a projection of it; None once it is used up. gap: mean absolute
     difference of log-probabilities from those recorded, 0 up to rounding where this policy wrote the rollouts.
+    seconds: of each batch's update, from the given rollouts to the gradient.
     """
 
     weights: list[list[NDArray[np.float32]]] = field(default_factory=list)
@@ -48,6 +51,7 @@ class Pass:
     abstained: set[tuple[int, int]] = field(default_factory=set)
     gradients: NDArray[np.float32] | None = None
     gap: float = math.nan
+    seconds: list[float] = field(default_factory=list)
 
 
 class _Collector(TrainerCallback):
@@ -58,9 +62,16 @@ class _Collector(TrainerCallback):
         self.result = Pass()
         self.gradients: list[NDArray[np.float32]] = []
         self.gaps: list[float] = []
+        self.begin = 0.0
         self.trainer: CreditGRPOTrainer
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.begin = time.perf_counter()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # or the host's clock would run ahead of the backward
+        self.result.seconds.append(time.perf_counter() - self.begin)
         batch, step = self.trainer.rollouts, state.global_step
         assert batch is not None
         lengths = [len(ids) for ids in batch.response_ids]
@@ -100,6 +111,7 @@ def gradients(
         raise ExperimentError("replay takes the gradient of every parameter; set training.lora_rank to 0")
     settings = replace(settings, steps=len(batches), updates_per_batch=1, max_gradient_norm=0.0)
     collector = _Collector(batches, random_signs(policy.model))
+    golds = _golds(task) if "teacher_logprobs" in method.needs else {}
 
     def given(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
         rows = batches[trainer.state.global_step]
@@ -119,7 +131,7 @@ def gradients(
             credit=method,
             task=task,
             args=grpo_config(settings, dtype, 0, Path(folder)),
-            train_dataset=Dataset.from_list(_asked(batches, settings.samples_per_prompt)),
+            train_dataset=Dataset.from_list(_asked(batches, settings.samples_per_prompt, golds)),
             callbacks=[collector],
             # Plain descent at rate 0 has no state and moves nothing.
             optimizers=(torch.optim.SGD(policy.model.parameters(), lr=0.0), None),
@@ -134,9 +146,21 @@ def gradients(
     return collector.collected()
 
 
-def _asked(batches: Batches, samples: int) -> list[Mapping[str, str]]:
-    """A row of the data set for each group, in the order in which the trainer asks; prompts are given later."""
-    return [{"prompt": "", "question": row["question"]} for rows in batches for row in rows[::samples]]
+def _asked(batches: Batches, samples: int, golds: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """A row of the data set for each group, in the order in which the trainer asks; prompts are given later.
+
+    golds: by the problem's id, where a teacher reads them.
+    """
+    asked = [row for rows in batches for row in rows[::samples]]
+    more = [{"gold": golds[row["problem_id"]]} if golds else {} for row in asked]
+    return [
+        {"prompt": "", "question": row["question"], **gold} for row, gold in zip(asked, more, strict=True)
+    ]
+
+
+def _golds(task: tasks.Task) -> dict[str, str]:
+    """The gold of every training problem by its id, as `tasks.dataset` writes it."""
+    return {problem.id: json.dumps(problem.gold, ensure_ascii=False) for problem in task.problems("train")}
 
 
 def _recorded_reward(completions: list[str], recorded: list[float | None], **_: Any) -> list[float | None]:

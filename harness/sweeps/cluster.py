@@ -45,7 +45,7 @@ class Cluster:
 
     address: "local" starts a cluster on this machine for the length of the sweep, "auto" joins the one that this
     machine is part of, HOST:PORT the one at that address. gpus: of each run, None for one where the cluster has any.
-    count: runs at once at most, None for as many as the cluster has room for, now.
+    count: runs at once at most, None for as many as the cluster has room for, now. report_to: the runs' tracker.
 
     Raises ExperimentError where Ray is not installed, there is no cluster, or none of its machines has room for a run.
     """
@@ -59,6 +59,7 @@ class Cluster:
         address: str,
         gpus: float | None = None,
         count: int | None = None,
+        report_to: str | None = None,
     ) -> None:
         if experiment.engine == VLLM and gpus is not None and 0 < gpus < 1:
             raise ExperimentError(
@@ -70,6 +71,7 @@ class Cluster:
         except ImportError:
             raise ExperimentError('--ray needs Ray: pip install "flowtracer[ray]"') from None
         self.ray, self.experiment, self.folder, self.count = ray, experiment, folder.absolute(), count
+        self.report_to = report_to
         local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 8 * PART}
         try:
             reached = address if address == "local" else _reachable(ray, address)
@@ -120,7 +122,13 @@ class Cluster:
         options = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=self.gpus, max_restarts=0)
         variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         actor = options.remote(
-            self.experiment, self.token, variables, self.gpus > 0, provenance.versions(), plugins.loaded()
+            self.experiment,
+            self.token,
+            variables,
+            self.gpus > 0,
+            provenance.versions(),
+            plugins.loaded(),
+            self.report_to,
         )
         self.started.append(RayWorker(self.ray, actor))
         return self.started[-1]
@@ -235,6 +243,7 @@ class _Actor:
         gpu: bool,
         versions: dict[str, str],
         imported: tuple[plugins.Plugin, ...],
+        report_to: str | None,
     ) -> None:
         os.environ.update(variables)
         if not gpu:
@@ -250,7 +259,7 @@ class _Actor:
             if here.get(name) != wanted
         ]
         self.scratch = Path(tempfile.mkdtemp(prefix="flowtracer-"))
-        self.processes = Processes(experiment, 1, imported=imported)
+        self.processes = Processes(experiment, 1, imported=imported, report_to=report_to)
         self.worker: LocalWorker | None = None
         self.folder = self.scratch
 

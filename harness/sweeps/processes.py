@@ -99,9 +99,10 @@ class _Process:
         stop: Any,
         engine: EngineChoice,
         imported: tuple[plugins.Plugin, ...],
+        report_to: str | None,
     ) -> None:
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, experiment, stop, engine, imported)
+        arguments = (theirs, experiment, stop, engine, imported, report_to)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -134,9 +135,10 @@ class Processes:
         count: int,
         engine: EngineChoice | None = None,
         imported: tuple[plugins.Plugin, ...] | None = None,
+        report_to: str | None = None,
     ) -> None:
-        """imported: the plug-ins of the runs, where they are not those of this process."""
-        self.experiment, self.count = experiment, count
+        """imported: the plug-ins of the runs, where they are not those of this process. report_to: their tracker."""
+        self.experiment, self.count, self.report_to = experiment, count, report_to
         self.imported = plugins.loaded() if imported is None else imported
         self.engine = engine or experiment.engine_choice()
         self.context = multiprocessing.get_context("forkserver")
@@ -158,7 +160,8 @@ class Processes:
     def start(self) -> LocalWorker:
         def process() -> _Process:
             with environment():
-                return _Process(self.context, self.experiment, self.asked_to_stop, self.engine, self.imported)
+                about = (self.asked_to_stop, self.engine, self.imported, self.report_to)
+                return _Process(self.context, self.experiment, *about)
 
         return LocalWorker(process, apart=self.engine.name == VLLM and self.engine.server is None)
 
@@ -183,6 +186,7 @@ def _serve(
     stop: Any,
     engine: EngineChoice,
     imported: tuple[plugins.Plugin, ...],
+    report_to: str | None,
 ) -> None:
     """The life of a worker process, until its parent is gone."""
     # Once more: a server of forks that somebody else had started before does not ignore them.
@@ -217,7 +221,7 @@ def _serve(
             return
         try:
             plugins.take(imported)
-            done = _do(*message, experiment, report, asked_to_stop, engine, known)
+            done = _do(*message, experiment, report, asked_to_stop, engine, known, report_to)
             connection.send((DONE, done))
         except (ExperimentError, CreditError, RecordError, TaskError) as error:
             if isinstance(error.__cause__, torch.AcceleratorError):
@@ -242,6 +246,7 @@ def _do(
     stop: Callable[[], bool],
     engine: EngineChoice,
     known: Evaluations,
+    report_to: str | None,
 ) -> bool:
     """Trains or evaluates one run, from where it stands. False if stopped."""
     from harness.engines import choice
@@ -250,9 +255,9 @@ def _do(
     arguments = (experiment, job.label, job.seed, job.folder, report, stop, engine)
     with _alone(job.folder, stop) as alone:
         if stage == TRAIN:
-            done = alone and run.train(*arguments)
+            done = alone and run.train(*arguments, report_to=report_to)
         else:
-            done = alone and run.evaluate(*arguments, known=known)
+            done = alone and run.evaluate(*arguments, known=known, report_to=report_to)
     choice.release()  # before the next stage wants the GPU, here or in another process
     return done
 

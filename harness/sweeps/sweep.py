@@ -39,16 +39,18 @@ def reproduce(
     folder: Path,
     workers: int,
     progress: Progress,
-    only: tuple[str, int] | None = None,
+    only: Sequence[tuple[str, int]] | None = None,
     elsewhere: Workers | None = None,
     engine: EngineChoice | None = None,
     more_seeds: int = 0,
+    report_to: str | None = None,
 ) -> None:
-    """Brings every run of the experiment, or `only` that of one method and seed, to its end in `folder`.
+    """Brings every run of the experiment, or `only` those of some methods and seeds, to its end in `folder`.
 
     By `workers` processes here, which sample by `engine` where one is given, or by those `elsewhere`. Finished runs are
     not repeated. Where the experiment declares to stop when decided, seeds are run one after the other, all arms of
-    each, until every arm has an outcome. `more_seeds`: beyond those that it declares.
+    each, until every arm has an outcome. `more_seeds`: beyond those that it declares. `report_to`: the tracker that
+    shows runs made here.
 
     Raises ExperimentError if the folder holds another experiment, or if a run fails; Stopped on Ctrl-C, after every
     run has saved a checkpoint. The same call goes on from there.
@@ -60,7 +62,7 @@ def reproduce(
     whole = experiment.training.steps + len(experiment.evaluation_steps())
     # Seeds outside, methods inside: a sweep that is stopped early holds whole pairs.
     seeds = [[(label, seed) for label in experiment.methods] for seed in range(experiment.seeds + more_seeds)]
-    chosen = [[only]] if only else seeds
+    chosen = seeds if only is None else [only]
     jobs = [[_job(folder, label, seed) for label, seed in pairs] for pairs in chosen]
     finished = [job for job in chain.from_iterable(jobs) if _finished(job)]
     for job in finished:  # they are not opened again, and must not be of another arm under the same label
@@ -73,7 +75,8 @@ def reproduce(
         rounds = _until_decided(experiment, folder, jobs)
     else:
         rounds = iter([list(chain.from_iterable(jobs))])
-    _Sweep(rounds, elsewhere or Processes(experiment, workers, engine), progress).run()
+    pool = elsewhere or Processes(experiment, workers, engine, report_to=report_to)
+    _Sweep(rounds, pool, progress).run()
 
 
 def _job(folder: Path, label: str, seed: int) -> Job:

@@ -23,6 +23,8 @@ PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
 class Letters:
     """A task whose answer is the last letter of a response, and whose first letter decides."""
 
+    teacher_template = "{question}{gold}"
+
     def extract(self, text):
         return (len(text) - 1, len(text)) if text else None
 
@@ -39,6 +41,10 @@ def count_letters(completions, **_):
     return [float(sum(letter in "aceg0" for letter in text)) for text in completions]
 
 
+def right(completions, **_):
+    return [float(text[:1] < "h") for text in completions]
+
+
 def train(
     tokenizer,
     folder,
@@ -48,6 +54,7 @@ def train(
     steps=3,
     reward=count_letters,
     columns=None,
+    data=None,
     **changes,
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
@@ -76,7 +83,9 @@ def train(
         "bf16": False,
         **changes,
     }
-    data = Dataset.from_dict({"prompt": prompts, "question": [text[:1] for text in prompts]})
+    if data is None:
+        questions = [text[:1] for text in prompts]
+        data = Dataset.from_dict({"prompt": prompts, "question": questions, "gold": ["7", "8", "9", "7"]})
     trainer = cls(
         model=model,
         reward_funcs=reward,
@@ -167,13 +176,27 @@ def test_both_seams_give_the_same_weights(tokenizer, tmp_path, name):
     if name == "low_probability":
         options = {"threshold": 0.03}  # about the mean of the 32 letters: on both sides there are some
     method = credit.get(name, **options)
+    reward = right if name == "oppo" else count_letters  # a chance of success needs rewards of 0 and 1
     batches = [
-        train(tokenizer, tmp_path, credit=method, task=Letters(), steps=1, **SEAMS[seam]).rollouts
+        train(
+            tokenizer, tmp_path, credit=method, task=Letters(), steps=1, reward=reward, **SEAMS[seam]
+        ).rollouts
         for seam in ("training forward", "old, in chunks")
     ]
     assert batches[0].response_ids == batches[1].response_ids
     first, second = batches[0].weights, batches[1].weights
-    if name in ("answer_attention", "delight", "entropy_advantage", "gtpo", "probability"):
+    if name in (
+        "answer_attention",
+        "attention_entropy",
+        "delight",
+        "entropy_advantage",
+        "gtpo",
+        "oppo",
+        "opsd",
+        "otb",
+        "probability",
+        "rlsd",
+    ):
         assert torch.allclose(first, second, atol=1e-5), (
             "continuous weights, from forwards of other batch shapes"
         )
@@ -340,7 +363,7 @@ def test_compiled_forwards_are_refused(tokenizer, tmp_path):
 
 
 def test_an_unknown_credit_method_is_named(tokenizer, tmp_path):
-    with pytest.raises(CreditError, match="unknown credit method 'floww'; known: answer_attention, "):
+    with pytest.raises(CreditError, match="unknown credit method 'floww'; did you mean 'flow'"):
         train(tokenizer, tmp_path, credit="floww")
 
 

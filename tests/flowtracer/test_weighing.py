@@ -27,7 +27,18 @@ def short(name, **options):
 
 
 #: Continuous functions of what a forward shows: TRL computes log-probabilities and entropies by a fused head.
-CONTINUOUS = ("delight", "entropy_advantage", "gtpo", "probability")
+CONTINUOUS = (
+    "attention_entropy",
+    "delight",
+    "entropy_advantage",
+    "gtpo",
+    "oar_perturb",
+    "oppo",
+    "opsd",
+    "otb",
+    "probability",
+    "rlsd",
+)
 
 
 @pytest.mark.parametrize("name", credit.names())
@@ -45,6 +56,8 @@ def test_weights_are_those_of_the_trainer(tokenizer, tmp_path, name):
         rewards=batch.rewards,
         groups=batch.group,
         advantages=batch.advantages,
+        questions=[row["question"] for row in batch.rows],
+        golds=[row["gold"] for row in batch.rows],
         seed=5,
     )
     assert len(weighed) == len(batch.response_ids)
@@ -72,7 +85,7 @@ def test_the_model_and_global_generators_are_left_as_they_were(tokenizer):
     for name in credit.names():
         method = short(name)
         weigh(model, tokenizer, ["abc?"] * 2, ["abcab", "bca"], method, task=Letters(), rewards=[1.0, 0.0],
-              groups=[0, 0], advantages=[1.0, -1.0])  # fmt: skip
+              groups=[0, 0], advantages=[1.0, -1.0], golds=["7", "7"])  # fmt: skip
     assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
     assert before[2] == numpy.random.get_state()[1].tolist()
     assert model.training and not any(module._forward_hooks for module in model.modules())
@@ -169,7 +182,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),
-        ({"task": "decisionn"}, "task='decisionn' is not known; known: "),
+        ({"task": "decisionn"}, "task='decisionn' is not known; did you mean 'decision'?"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tokenizer, changes, message):

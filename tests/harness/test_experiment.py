@@ -178,7 +178,50 @@ def test_a_random_reward_is_not_what_is_measured():
     table = changed("training.reward", "random")
     experiment.from_table(table, "x")
     table["declaration"]["metric"] = "training_reward_area"
-    with pytest.raises(ExperimentError, match="where training.reward is random"):
+    with pytest.raises(ExperimentError, match="the rewards of uniform are not its verdicts"):
+        experiment.from_table(table, "x")
+
+
+def test_a_degraded_verifier_is_an_arm_and_leaves_other_hashes_alone():
+    degraded, base = experiment.load("degraded-verifier"), experiment.load("decision")
+    assert (
+        "false_rewards" not in base.resolved()["training"]
+        and "false_refusals" not in degraded.resolved()["training"]
+    )
+    shares = {
+        label: (degraded.training_of(label).false_rewards, degraded.training_of(label).false_refusals)
+        for label in degraded.methods
+    }
+    assert sorted(shares.values()) == [(0.0, 0.0), (0.0, 0.1), (0.0, 0.3), (0.1, 0.0), (0.3, 0.0)]
+    assert {method["credit"] for method in degraded.methods.values()} == {"uniform"}
+    shared = changed("training.false_rewards", 0.2)
+    built = experiment.from_table(shared, "x")
+    assert built.resolved()["training"]["false_rewards"] == 0.2
+    again = experiment.from_table(
+        {key: value for key, value in built.resolved().items() if key != "name"}, "x"
+    )
+    assert again.hash == built.hash
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"false_rewards": 1.5}, "false_rewards must be a share"),
+        ({"false_refusals": -0.1}, "false_refusals must be a share"),
+        ({"false_rewards": 0.1, "reward": "random"}, "go with reward verdict"),
+    ],
+)
+def test_shares_of_a_degraded_verifier_are_checked(options, message):
+    table = changed("declaration.metric", "final_accuracy")
+    table["training"] |= options
+    with pytest.raises(ExperimentError, match=message):
+        experiment.from_table(table, "x")
+
+
+def test_a_degraded_arm_cannot_be_measured_by_what_it_is_paid():
+    table = changed("declaration.metric", "training_reward_area")
+    table["methods"] = {"uniform": {}, "paid": {"credit": "uniform", "training": {"false_rewards": 0.1}}}
+    with pytest.raises(ExperimentError, match="the rewards of paid are not its verdicts"):
         experiment.from_table(table, "x")
 
 

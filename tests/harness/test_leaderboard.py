@@ -186,7 +186,8 @@ def test_a_sweep_is_watched_while_it_runs(tmp_path):
         seen = watching.wait_for("2 of 16 runs finished", seen)
         seen = watching.wait_for("cannot tell: one seed", 0)
         write_run(folder, "flow", 1, [0.4, 0.5], EVALUATIONS, finish=False)
-        seen = watching.wait_for("2 of 16 runs finished; flow seed 1 at step 2", seen)
+        seen = watching.wait_for("flow seed 1 at step 2", seen)
+        watching.wait_for("Under way", seen)
         os.kill(watching.process.pid, signal.SIGINT)
         assert watching.process.wait(timeout=60) == 0
         watching.reader.join(timeout=10)
@@ -212,9 +213,13 @@ def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
     assert "made elsewhere" in output and "column pass@1" in output
     assert cli.main([*command, "--html", str(page)]) == 0
     assert f"flowtracer leaderboard {file} --smallest-difference 0.02" in page.read_text()
+    sweep(tmp_path / "runs", "one")
     for arguments, words in (
         (["leaderboard", str(file)], "say it with --smallest-difference"),
-        (["leaderboard", str(tmp_path), "--metric", "final_accuracy"], "--metric: only for CSV files"),
+        (
+            ["leaderboard", str(tmp_path / "runs"), "--metric", "final_accuracy"],
+            "compared by their declaration",
+        ),
         ([*command, "--watch"], "not for CSV files"),
         ([*command, "--baseline", "flw"], "has no method 'flw' to compare with; did you mean 'flow'?"),
     ):

@@ -157,7 +157,7 @@ def test_runs_by_other_code_do_not_join_a_sweep(file, tmp_path):
     from leaderboards import load
 
     table = {"imports": [str(file)], **tiny.table({"uniform": {}, "halving": {}}, seeds=2)}
-    runs, only = tmp_path / "runs", ("halving", 0)
+    runs, only = tmp_path / "runs", [("halving", 0)]
     with Bars("tiny") as progress:
         sweep.reproduce(experiments.from_table(table, "tiny"), runs, 1, progress, only)
     manifest = load(runs)[0].manifest

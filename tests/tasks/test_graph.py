@@ -4,7 +4,7 @@ import pytest
 
 import tasks
 from tasks import Verdict
-from tasks.graph import Graph, System, worked
+from tasks.graph import COMPLETE, ROLES, Graph, System, worked
 
 QUESTION = "b=a+3;d=c*2;a=4;c=b+a;e=a*7?d"
 RIGHT = "a=4;b=a+3=4+3=7;c=b+a=7+4=1;d=c*2=1*2=2#2"
@@ -46,11 +46,45 @@ def test_a_skipped_step_is_a_guess_and_the_first_wrong_one_is_found(task):
     assert [step.workable for step in steps] == [True, True, False, True]
     assert [step.right for step in steps] == [True, True, False, False]
     assert task.first_wrong(asked(task), text).variable == "c"
+    assert all(step.faithful for step in steps)  # a guess is no slip
     # The guessed operand has no source; its sum has three.
     sources = named(task, text)
     start = text.index("c=")
     assert start + 6 not in sources
     assert sources[start + 10] == ["response 0", "response +", "response 4"]
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "a=5",  # not the prompt's value
+        "a=b+3=4+3=7",  # not the prompt's definition
+        "a=4;b=a+4=4+4=8",  # a definition restated wrong
+        "a=4;b=a+3=5+3=8",  # not the value that was stated
+        "a=4;b=a+3=4+2=6",  # not the number of the definition
+        "a=4;b=a+3=4*3=2",  # not its operation
+        "a=4;b=a+3=4+3=8",  # a wrong sum
+        "h=4",  # not in the prompt
+    ],
+)
+def test_slips_of_the_mechanics_are_seen(task, slip):
+    steps = task.steps(asked(task), f"{slip}#1")
+    assert [step.faithful for step in steps] == [True] * (len(steps) - 1) + [False]
+
+
+def test_every_known_token_has_a_role(task):
+    before = len(QUESTION)
+    roles = task.roles(asked(task), RIGHT)
+    assert set(roles) == set(task.sources(asked(task), RIGHT)) and set(roles.values()) == set(ROLES)
+    start = before + RIGHT.index("c=b+a")
+    assert [roles[start + offset] for offset in (2, 3, 4, 6, 7, 8, 10)] == [
+        *["definition"] * 3,
+        *("operand", "restated", "operand"),
+        "result",
+    ]
+    assert roles[before + RIGHT.index("a=4") + 2] == "definition"
+    assert roles[before + RIGHT.index("*2=2#") + 1] == "restated"
+    assert roles[before + len(RIGHT) - 1] == "answer"
 
 
 def named(task, text, question=QUESTION):
@@ -89,15 +123,18 @@ def test_decisive_tokens_open_the_steps(task):
 
 
 def test_demonstrations_are_right_in_their_mechanics_and_leave_the_plan_to_chance(task):
-    pairs = task.demonstrations(400, "test")
-    assert pairs == task.demonstrations(400, "test") != task.demonstrations(400, "other")
+    pairs = task.demonstrations(1000, "test")
+    assert pairs == task.demonstrations(1000, "test") != task.demonstrations(1000, "other")
     held_out = {problem.question for problem in task.problems("test")}
     right = workable = steps = 0
-    for question, text in pairs:
+    for index, (question, text) in enumerate(pairs):
         assert question not in held_out
         problem = asked(task, question)
-        right += task.verify(problem, text) is Verdict.CORRECT
+        correct = task.verify(problem, text) is Verdict.CORRECT
+        assert correct or index >= COMPLETE * 1000
+        right += correct
         for step in task.steps(problem, text):
+            assert step.faithful
             steps, workable = steps + 1, workable + step.workable
             stated = text[step.start : step.end].split("=")
             assert stated[1] == System(question).definitions[step.variable]
@@ -108,8 +145,9 @@ def test_demonstrations_are_right_in_their_mechanics_and_leave_the_plan_to_chanc
                 )
         span = task.extract(text)
         assert span is not None and text[span[0]] == text[task.steps(problem, text)[-1].value]
-    assert 0.3 < right / 400 < 0.7
-    assert 0.6 < workable / steps < 0.95
+    guessed = 1000 * (1 - COMPLETE)
+    assert 0.3 < 1 - (1000 - right) / guessed < 0.7
+    assert 0.85 < workable / steps < 0.99
 
 
 def test_problems_are_distinct_and_need_some_but_not_all(task):

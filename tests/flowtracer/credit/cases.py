@@ -14,6 +14,7 @@ RANDOM = {"random", "random_mask", "shuffled_flow", "shuffled_oracle"}
 
 ABSTAINS_WITHOUT_ANSWER = {
     "flow", "shuffled_flow", "bottom_flow", "one_hop", "attention_rollout", "answer_attention", "gradient",
+    "oar_perturb",
 }  # fmt: skip
 
 
@@ -57,10 +58,17 @@ def make(
         context.logprobs = -2.0 * torch.rand(rows, width, generator=source) * response
     if "entropies" in method.needs:
         context.entropies = 2.0 * torch.rand(rows, width, generator=source) * response
+    if "teacher_logprobs" in method.needs:
+        context.teacher_logprobs = -2.0 * torch.rand(rows, width, generator=source) * response
     if "ends" in method.needs:
         context.ends = response & (column == (response * column).amax(1, keepdim=True))
+    if "squares" in method.needs:
+        chosen = context.logprobs.exp()
+        context.squares = chosen**2 + (1 - chosen) ** 2 * torch.rand(rows, width, generator=source)
     if "saliency" in method.needs:
         context.saliency = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
+    if "divergence" in method.needs:
+        context.divergence = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
     if "pieces" in method.needs:
         letters = ["a", " b", ".", "\n", "", "12", "=", "#", " let's try"]
         chosen = torch.randint(len(letters), (rows, width), generator=source).tolist()

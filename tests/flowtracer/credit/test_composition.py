@@ -73,3 +73,14 @@ def test_abstentions_of_the_other_sign_weigh_one(sign):
     assert (assessed.weights[other][inside[other]] == 1).all()
     mean = plain.weights[judged][inside[judged]].double().mean()
     assert torch.allclose(assessed.weights[mine][inside[mine]].double(), mean, atol=1e-6)
+
+
+def test_mean_one_is_of_the_mask_and_of_the_one_sign():
+    there = ten("entropy", entropies=ENTROPIES, advantage=torch.tensor([1.0]))
+    masked = credit.get("entropy", as_mask=True, mean_one=True)(there)[0, 1:]
+    assert masked.tolist() == [0, 2.5, 0, 2.5, 0, 0, 2.5, 0, 2.5, 0]
+    signed = credit.get("entropy", sign="negative", mean_one=True)
+    assert (signed(there) == 1).all()
+    there.advantage = torch.tensor([-1.0])
+    weights = signed(there)[0, 1:]
+    assert abs(float(weights.double().mean()) - 1) < 1e-6 and float(weights.max()) > 1.1

@@ -1,5 +1,6 @@
 """Protects the hand-worked example in each docstring: ten response tokens behind one prompt token."""
 
+import math
 import re
 
 import pytest
@@ -27,6 +28,12 @@ PROBABILITIES = [1.0, 0.5, 0.25, 1e-30, 0.75, 1.0, 1.0, 0.1, 0.9, 0.5]
 PLANNING = [["", "Let", "'s", " try", " 2", "+", "3", ".", " Alternatively", ",", " 5"]]
 
 SURPRISALS = [0.0, -1.0, -2.0, 0.0, -0.5, 0.0, -1.0, -3.0, 0.0, -1.0]
+
+
+def evidence(ratios):
+    """Log-probabilities of a student and a teacher with these ratios p_T / p_S."""
+    return {"logprobs": [-9.0] * 10, "teacher_logprobs": [math.log(ratio) - 9.0 for ratio in ratios]}
+
 
 EXAMPLES = {
     "uniform": (dict, "1 1 1 1 1 1 1 1 1 1"),
@@ -103,6 +110,41 @@ EXAMPLES = {
             "ends": torch.tensor([[False] * 10 + [True], [False] * 8 + [True] + [False] * 2]),
         },
         "2 2 1 1 1 1 1 1 1 1",
+    ),
+    "rlsd": (
+        lambda: evidence([1, 1.1, 0.9, 2, 0.5, 1, 1.2, 0.8, 1.04, 0.96]),
+        "1 1.05 0.95 1.1 0.9 1 1.1 0.9 1.02 0.98",
+    ),
+    "opsd": (
+        lambda: evidence([math.exp(value) for value in (0, 0.5, -0.5, 2, -1, 0, 0.25, -3, 0, 1)]),
+        "0 0.5 -0.5 2 -1 0 0.25 -3 0 1",
+    ),
+    "oppo": (
+        lambda: {
+            "rows": 2,
+            "reward": torch.tensor([1.0, 0.0]),
+            "advantage": torch.tensor([1.0, -1.0]),
+            **evidence([1, 3, 1, 1 / 3, 1, 9, 1, 1, 1, 1]),
+        },
+        "0 0.25 0 0 0 0.4 0 0 0 0",
+    ),
+    "otb": (
+        lambda: {
+            "rows": 2,
+            "reward": torch.tensor([1.0, 0.0]),
+            "advantage": torch.tensor([1.0, -1.0]),
+            "logprobs": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]).log(),
+            "squares": torch.tensor([[0.5] * 11, [1.0] * 6 + [0.5] * 5]),
+        },
+        "0 0 0 0 0 0.2857 0.4444 0.5455 0.6154 0.6667",
+    ),
+    "attention_entropy": (
+        lambda: {"scores": torch.tensor([[0.0, 0, 0.5, 1, 0.25, 0.75, 0.5, 0.5, 0, 1, 0.5]])},
+        "1.5 1 0.5 1.25 0.75 1 1 1.5 0.5 1",
+    ),
+    "oar_perturb": (
+        lambda: {"divergence": torch.tensor([0.0, 1, 0, 0.5, 0, 0.25, 0.75, 0, 1, 9]).expm1().tolist()},
+        "0.1071 2.1429 0.1071 1.4286 0.1071 1.0714 1.7857 0.1071 2.1429 1",
     ),
     "tempo": (
         lambda: {

@@ -1,10 +1,11 @@
 """Protects credit by the gradient of the answer: the reshaping of its source."""
 
 import numpy
+import pytest
 import torch
 
 from flowtracer import credit
-from tests.flowtracer.credit.cases import ten
+from tests.flowtracer.credit.cases import make, ten
 
 
 def test_gradient_reshaping_of_the_source():
@@ -33,3 +34,17 @@ def test_gradient_reshaping_with_log1p_is_that_of_the_authors_code():
     weights = credit.get("gradient", shape="oar", scale="log1p")(context)[0, 1:]
     assert numpy.allclose(weights.numpy(), expected * 10 / expected.sum(), atol=1e-5)
     assert not torch.allclose(weights, credit.get("gradient", shape="oar")(context)[0, 1:], atol=0.01)
+
+
+def test_perturbation_weighs_what_stands_before_the_answer_only():
+    """The mean over those tokens is 1, and tokens from the answer on weigh 1 whatever their divergence."""
+    context = ten("oar_perturb", divergence=[0.1, 0.4, 0.0, 3.0, 0.0, 0.1, 9.0, 9.0, 9.0, 9.0])
+    context.answer = (torch.arange(11) >= 7).unsqueeze(0) & (torch.arange(11) <= 8)
+    weights = credit.get("oar_perturb")(context)[0, 1:]
+    assert weights[6:].tolist() == [1.0] * 4
+    assert float(weights[:6].mean()) == pytest.approx(1.0, abs=1e-6) and weights[3] == weights.max()
+
+
+def test_perturbation_abstains_where_nothing_stands_before_the_answer():
+    method, context = make("oar_perturb", answers="first")
+    assert set(method.assess(context).abstentions.values()) == {"no token before the answer"}

@@ -16,7 +16,7 @@ TABLE = """
     uniform constant random shuffled_flow bottom_flow delimiters position oracle oracle_mask anti_oracle entropy
     entropy_mask entropy_advantage probability local_chunk global_anchor coupled answer_attention one_hop raw_flow
     attention_rollout gradient ktae tempo flow random_mask first_tokens last_tokens low_probability gtpo hicra delight
-    shuffled_oracle
+    shuffled_oracle otb attention_entropy oar_perturb rlsd opsd oppo
 """
 
 
@@ -25,9 +25,9 @@ def test_the_registry_holds_every_method_of_the_table():
 
 
 def test_unknown_names_and_options_are_named():
-    with pytest.raises(CreditError, match="unknown credit method 'flwo'; known: answer_attention"):
+    with pytest.raises(CreditError, match="unknown credit method 'flwo'; did you mean 'flow'"):
         credit.get("flwo")
-    with pytest.raises(CreditError, match="credit flow has no option 'gama'; it has: .*gamma"):
+    with pytest.raises(CreditError, match="credit flow has no option 'gama'; did you mean 'gamma'"):
         credit.get("flow", gama=2.0)
 
 
@@ -44,7 +44,7 @@ def test_declarations_are_known(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_mask_type_and_detachment(name):
     method, context = make(name, answers="some")
-    for field in ("logprobs", "entropies", "saliency"):
+    for field in ("logprobs", "teacher_logprobs", "entropies", "saliency", "squares", "divergence"):
         if getattr(context, field) is not None:
             setattr(context, field, getattr(context, field).requires_grad_())
     weights = method(context)
@@ -226,7 +226,7 @@ def test_values_outside_the_response_mean_nothing(name):
     method, context = make(name)
     weights = method(context)
     _, other = make(name)
-    for field in ("logprobs", "entropies", "saliency"):
+    for field in ("logprobs", "entropies", "saliency", "squares", "divergence"):
         if getattr(other, field) is not None:
             setattr(other, field, torch.where(other.response, getattr(other, field), 7.0))
     assert torch.equal(weights, method(other))
@@ -304,11 +304,13 @@ def test_a_weight_that_is_not_finite_or_negative_is_refused():
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", [name for name in NAMES if credit.get(name).needs & {
-    "capacity", "rollout", "head_vectors", "entropies", "saliency", "logprobs"}])  # fmt: skip
+    "capacity", "rollout", "head_vectors", "entropies", "saliency", "logprobs", "squares", "divergence",
+    "teacher_logprobs"}])  # fmt: skip
 def test_numbers_that_are_not_finite_are_refused(name, wrong):
     """In what was read of one response token: a ranking would put it first, or nowhere, without a word."""
     method, context = make(name)
-    for need in method.needs & {"entropies", "saliency", "logprobs"}:
+    of_tokens = {"entropies", "saliency", "logprobs", "squares", "divergence", "teacher_logprobs"}
+    for need in method.needs & of_tokens:
         getattr(context, need)[0, context.response[0].nonzero()[3]] = wrong
     for need in method.needs & {"capacity", "rollout"}:
         at = context.answer[0].nonzero()[0]

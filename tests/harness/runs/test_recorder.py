@@ -1,13 +1,14 @@
 """Protects what a step's record says of its rollouts."""
 
 import math
-import threading
 
 import pytest
 
 import tasks
+from harness.experiment import Training
 from harness.runs import run
-from harness.runs.recorder import Rewards, _Ahead, duplicate_share, measures
+from harness.runs.measures import duplicate_share, measures
+from harness.runs.recorder import Rewards
 from leaderboards import RecordError, RunWriter, read_run
 from tasks.decision import Decision
 
@@ -16,6 +17,17 @@ def rollout(group, verdict, reward, ids, **changes):
     values = [1.0] * len(ids)
     row = {"group": group, "verdict": verdict, "reward": reward, "response_ids": ids, "weights": values}
     return {**row, "sampler_logprobs": values, "trainer_logprobs": values, "abstained": None, **changes}
+
+
+def training(**changes):
+    return Training(
+        steps=1,
+        prompts_per_step=2,
+        samples_per_prompt=4,
+        max_response_tokens=20,
+        learning_rate=1e-3,
+        **changes,
+    )
 
 
 def test_a_step_is_measured_by_hand():
@@ -57,11 +69,54 @@ def test_random_rewards_leave_verdicts_as_they_are():
         "finish_reason": ["stop"] * 8,
         "key": [f"{number:032x}" for number in range(8)],
     }
-    honest, control = Rewards(task, problems, random=False), Rewards(task, problems, random=True)
+    honest, control = Rewards(task, problems, training()), Rewards(task, problems, training(reward="random"))
     earned, drawn = honest(**columns), control(**columns)
     assert control.verdicts == honest.verdicts
     assert earned == [tasks.reward_of(verdict) for verdict in honest.verdicts]
     assert set(drawn) <= {0.0, 1.0} and drawn == control(**columns)
+
+
+def test_a_degraded_verifier_errs_as_often_as_declared():
+    """And where it errs seldom, it errs often too: arms differ by the share, and by no other luck."""
+    task = tasks.get("decision")
+    problem, right = task.problems("train")[0], None
+    texts = ["", *(f"{letter}{'a' * 12}#{letter}" for letter in "abcdefgh")]
+    for text in texts:
+        if task.verify(problem, text) == "correct":
+            right = text
+    assert right is not None
+    count = 4000
+    columns = {
+        "completions": [right, ""] * (count // 2),
+        "problem_id": [problem.id] * count,
+        "finish_reason": ["stop"] * count,
+        "key": [f"{number:032x}" for number in range(count)],
+    }
+
+    def paid(**options):
+        rewards = Rewards(task, [problem], training(**options))
+        earned = rewards(**columns)
+        assert earned == rewards(**columns), "the noise is keyed"
+        assert [str(verdict) for verdict in rewards.verdicts[:2]] == ["correct", "no_answer"]
+        return earned[::2], earned[1::2]
+
+    assert paid() == ([1.0] * (count // 2), [0.0] * (count // 2))
+    right_10, wrong_10 = paid(false_rewards=0.1)
+    right_30, wrong_30 = paid(false_rewards=0.3)
+    assert set(right_10) == set(right_30) == {1.0}, "a correct response is not refused"
+    assert sum(wrong_10) / len(wrong_10) == pytest.approx(0.1, abs=0.02)
+    assert sum(wrong_30) / len(wrong_30) == pytest.approx(0.3, abs=0.03)
+    assert all(more >= less for less, more in zip(wrong_10, wrong_30, strict=True))
+    refused, wrong = paid(false_refusals=0.3)
+    assert sum(refused) / len(refused) == pytest.approx(0.7, abs=0.03) and set(wrong) == {0.0}
+    assert paid(false_rewards=1.0, false_refusals=1.0) == ([0.0] * (count // 2), [1.0] * (count // 2))
+
+
+def test_what_cannot_be_judged_has_no_reward_by_a_degraded_verifier_either(monkeypatch):
+    task = tasks.get("decision")
+    rewards = Rewards(task, task.problems("train")[:1], training(false_rewards=1.0))
+    monkeypatch.setattr(rewards.judging, "verdicts", lambda asked, seconds: [tasks.Verdict.ERROR])
+    assert rewards([""], [task.problems("train")[0].id], ["stop"], ["00"]) == [None]
 
 
 def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monkeypatch):
@@ -96,20 +151,3 @@ def test_what_is_lost_in_the_background_ends_the_training(tiny_experiment, tmp_p
         run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
     assert written[:5] == [("rollouts", 0), ("steps", 0), ("rollouts", 1), ("steps", 1), ("rollouts", 2)]
     assert not (tmp_path / "policies" / "step-000006").exists()
-
-
-def test_the_record_does_not_run_behind_the_training_by_more_than_a_few_steps():
-    """Else a slow disk would fill the memory with steps that wait for it."""
-    ahead, go, done = _Ahead(), threading.Event(), []
-
-    def work():
-        go.wait(60)
-        done.append(None)
-
-    for _ in range(ahead.WAITING + 1):
-        ahead.begin(work)
-    threading.Timer(0.2, go.set).start()
-    ahead.begin(work)
-    assert done, "the step that is one too many waits for the first"
-    ahead.settle()
-    assert len(done) == ahead.WAITING + 2

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from flowtracer import CreditError
 from harness import ExperimentError
 from harness.policy import merged_weights
 from harness.runs import run, settings
@@ -264,3 +265,29 @@ def test_eight_bit_adam_needs_bitsandbytes(tiny_experiment, tmp_path, monkeypatc
     monkeypatch.setattr(settings, "find_spec", lambda name: object())
     assert settings._optimizer(built.training) == {"optim": "adamw_bnb_8bit"}
     assert settings._optimizer(tiny_experiment(("uniform",)).training) == {}
+
+
+@pytest.mark.parametrize("name", ["rlsd", "opsd", "oppo"])
+def test_an_arm_with_a_teacher_trains_and_its_record_says_what_the_teacher_read(
+    tiny_experiment, whole, tmp_path, name
+):
+    """The words are the task's; the student's prompts, and so its first rollouts, are those of every other arm."""
+    built = tiny_experiment({"taught": {"credit": name}}, steps=2, save_every=2)
+    assert run.train(built, "taught", 0, tmp_path)
+    recorded = read_run(tmp_path)
+    assert recorded.manifest.credit["teacher"] == "{question}{gold}"
+    assert "teacher" not in read_run(whole("flow")).manifest.credit
+
+    def first(folder):
+        rows = read_run(folder).table("rollouts", step=0).to_pylist()
+        return [(row["prompt_ids"], row["response_ids"], row["sampler_logprobs"]) for row in rows]
+
+    assert first(tmp_path) == first(whole("uniform"))
+    weights = [weight for row in recorded.table("rollouts").to_pylist() for weight in row["weights"]]
+    assert min(weights) < max(weights)
+
+
+def test_a_teacher_whose_words_the_policy_cannot_read_is_one_line(tiny_experiment, tmp_path):
+    built = tiny_experiment({"taught": {"credit": "rlsd", "template": "{question} is {gold}"}})
+    with pytest.raises(CreditError, match="cannot read the teacher's prompt .*`template`"):
+        run.train(built, "taught", 0, tmp_path)

@@ -54,6 +54,16 @@ def test_cosines_by_hand():
     assert math.isnan(found.with_large[2]) and math.isnan(found.with_uniform[2])
 
 
+def test_turns_by_hand():
+    """45 degrees, the same direction at another length, the opposite one, a right angle, and no direction."""
+    uniform = np.array([[1.0, 0.0], [0.1, 0.7], [3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    gradients = np.array([[1.0, 1.0], [0.3, 2.1], [-1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+    turns = figures.moments(gradients, uniform).turns
+    np.testing.assert_allclose(turns[:4], [1 - 1 / math.sqrt(2), 0.0, 2.0, 1.0], atol=1e-15)
+    assert (turns[:4] >= 0).all(), "rounding makes no negative turn"
+    assert math.isnan(turns[4])
+
+
 @pytest.mark.parametrize(
     ("gradients", "expected"),
     [(np.ones((1, 3)), math.nan), (np.zeros((4, 3)), math.nan), (np.ones((4, 3)), math.inf)],

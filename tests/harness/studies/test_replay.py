@@ -26,6 +26,13 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert figures["oracle_mask"].decisive[0] == 1 and figures["anti_oracle"].decisive[0] == 0
     assert figures["uniform"].decisive[0] == 0.5 and figures["uniform"].to_uniform[0] == pytest.approx(1)
     assert figures["constant"].to_uniform[0] == pytest.approx(1)
+    assert figures["uniform"].turn[0] == pytest.approx(0, abs=1e-12)
+    assert figures["constant"].turn[0] == pytest.approx(0, abs=1e-5)
+    assert figures["oracle_mask"].turn[0] == pytest.approx(1 - figures["oracle_mask"].to_uniform[0])
+    assert figures["oracle_mask"].turn[0] > 10 * figures["flow"].turn[0] > 0, (
+        "a mask turns an update furthest"
+    )
+    assert all(0 < each.seconds < 60 for each in found.figures)
     assert figures["constant"].ratio == pytest.approx(figures["uniform"].ratio, abs=1e-3)
     assert figures["constant"].ratio_difference == pytest.approx(0, abs=1e-3)
     assert figures["oracle_mask"].value_direction[0] > 0.2 > figures["anti_oracle"].value_direction[0]
@@ -38,6 +45,18 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert any("6 batches, 96 responses" in line for line in replay.facts(found))
 
 
+def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
+    """The policy of `decision` copies the decision that it reads: a teacher with the gold has something to say."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 4, 0)
+    methods = replay.methods_of(built, ["rlsd", "opsd", "oppo"])
+    found = replay.replay(built, policy, batches, "here", methods, continuations=0)
+    figures = {each.label: each for each in found.figures}
+    assert not found.left_out and set(figures) == {"uniform", "rlsd", "opsd", "oppo"}
+    assert all(figures[label].turn[0] > 1e-4 for label in ("rlsd", "opsd", "oppo"))
+    assert figures["rlsd"].turn[0] < figures["opsd"].turn[0], "opsd follows the teacher, and not the reward"
+
+
 def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, policy):
     """Every response has the same reward: no gradient, no direction, no crash."""
     built = tiny_experiment()
@@ -46,7 +65,7 @@ def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, poli
     found = replay.replay(built, policy, dead, "here", replay.methods_of(built, ["flow"]), continuations=0)
     assert found.dead == 3 and found.valued == 0
     for one in found.figures:
-        assert one.ratio is one.to_large is one.to_uniform is None
+        assert one.ratio is one.to_large is one.to_uniform is one.turn is None
         assert one.mean_weight >= 1
     assert any("3 of 3 batches" in line for line in replay.facts(found))
     assert replay.sheets(found)
@@ -100,6 +119,9 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 100
     figures = {one["label"]: one for one in json.loads(export.read_text())["figures"]}
     assert set(figures) == {"uniform", "flow", "oracle_mask"}
+    assert {"turn", "s/step"} <= set(printed.split())
+    assert figures["flow"]["turn"][0] == pytest.approx(1 - figures["flow"]["to_uniform"][0])
+    assert figures["flow"]["seconds"] > 0
 
 
 @pytest.mark.parametrize(

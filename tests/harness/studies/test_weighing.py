@@ -56,6 +56,7 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
     np.testing.assert_allclose(kept.gradients[0], seen[0], rtol=1e-4, atol=rounding)
     for ours, theirs in zip(kept.weights[0], recorded, strict=True):
         assert ours.tolist() == theirs["weights"]
+    assert len(kept.seconds) == 1 and kept.seconds[0] > 0
     assert kept.gap < (1e-5 if dtype == "float32" else 1e-2)
 
 

@@ -106,7 +106,7 @@ def test_stopped_killed_and_brought_back_is_the_sweep_of_local_processes(tiny, m
     stopped = Recorder("flow", 3, interrupt)
     with pytest.raises(Stopped):
         sweep.reproduce(
-            tiny, folder, 1, stopped, only=("flow", 0), elsewhere=Apart(tiny, folder, machines.address)
+            tiny, folder, 1, stopped, only=[("flow", 0)], elsewhere=Apart(tiny, folder, machines.address)
         )
     place = run_folder(folder, "flow", 0)
     assert list((place / "checkpoint").glob("checkpoint-*/whole")) and not (place / "finished.json").exists()
@@ -128,7 +128,7 @@ def test_a_run_of_a_lost_worker_goes_on_from_its_checkpoint(tiny, machines, tmp_
     folder = tmp_path / "runs"
     cluster = Cluster(tiny, folder, machines.address)
     progress = Recorder("uniform", 4, kill_worker_of(cluster))
-    sweep.reproduce(tiny, folder, 1, progress, only=("uniform", 0), elsewhere=cluster)
+    sweep.reproduce(tiny, folder, 1, progress, only=[("uniform", 0)], elsewhere=cluster)
     assert len(progress.notes) == 1
     assert progress.again[0] >= 2, "the checkpoint after two steps was there"
     (run,) = load(folder)
@@ -170,7 +170,7 @@ def test_a_machine_that_is_lost_is_one_worker_that_is(tiny, machines, reference,
 
     progress = Recorder("uniform", 3, lose)
     elsewhere = Cluster(tiny, folder, machines.address)
-    sweep.reproduce(tiny, folder, 1, progress, only=("uniform", 0), elsewhere=elsewhere)
+    sweep.reproduce(tiny, folder, 1, progress, only=[("uniform", 0)], elsewhere=elsewhere)
     assert len(progress.notes) == 1
     (run,) = load(folder)
     assert run.finished and all(

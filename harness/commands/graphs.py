@@ -1,0 +1,156 @@
+"""edges and steps: what maps and credit methods find of a reasoning graph that is known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from harness.commands.shared import (
+    Bars,
+    Commands,
+    add_export,
+    add_policy_options,
+    add_response_limit,
+    command,
+    console,
+    policy_named,
+    print_sheets,
+    response_limit,
+    task_named,
+    write,
+)
+from harness.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from harness.studies.answering import Page
+
+
+def add(commands: Commands) -> None:
+    """Adds these commands."""
+    added = command(
+        commands,
+        "edges",
+        _edges,
+        "Rank the positions before each copied or computed token by flow, attention, rollout, gradient and rules that "
+        "read no model, and see which ranking finds the token's true sources.",
+    )
+    _add_shared(added)
+    added = command(
+        commands,
+        "steps",
+        _steps,
+        "See which credit methods tell needed steps of a response from useless ones, and which find the first wrong "
+        "step.",
+    )
+    _add_shared(added)
+    added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
+
+
+def _add_shared(added: argparse.ArgumentParser) -> None:
+    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
+    added.add_argument("task", help="a task that knows its steps and their sources: graph")
+    added.add_argument(
+        "--problems", type=int, metavar="N", help="only the first N problems of the test split"
+    )
+    added.add_argument("--samples", type=int, default=1, metavar="K", help="responses a problem (default: 1)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    add_response_limit(added)
+    add_policy_options(added)
+    added.add_argument("--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
+    add_export(added, (".json", ".md"), "also write it to")
+
+
+def _edges(options: argparse.Namespace) -> int:
+    from harness.studies import edges
+
+    policy, task, responses, facts = _asked(options)
+    rankings = _with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
+    return _show(edges.page(rankings, facts, _command("edges", options)), rankings, options)
+
+
+def _steps(options: argparse.Namespace) -> int:
+    from harness.studies import steps
+
+    wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
+    methods = steps.methods_of(wanted)
+    policy, task, responses, facts = _asked(options)
+    study = _with_bar(
+        lambda progress: steps.study(policy, task, responses, methods, options.batch_size, progress)
+    )
+    return _show(steps.page(study, facts, _command("steps", options)), study, options)
+
+
+def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
+    """The policy, the task, the policy's responses to its test problems, and facts about them."""
+    for name in ("problems", "samples", "batch-size", "max-response-tokens"):
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and value < 1:
+            raise ExperimentError(f"--{name} {value}: give at least 1")
+    if options.temperature == 0 and options.samples > 1:
+        raise ExperimentError(f"--samples {options.samples} at temperature 0 are duplicates: take 1")
+    import torch
+
+    from harness.studies import edges
+
+    torch.set_num_threads(1)
+    task = edges.graph_task(task_named(options.task))
+    problems = task.problems("test", options.problems)
+    policy = policy_named(options.policy, options)
+    longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    tokens = response_limit(options.max_response_tokens, policy, longest)
+    responses, asked = edges.responses_of(
+        policy, task, problems, options.samples, options.temperature, tokens, options.batch_size
+    )
+    return policy, task, responses, edges.facts(options.policy, task, responses, asked)
+
+
+def _with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    """What `work` gives, its progress shown; it calls back with the parts that are done, and all."""
+    with Bars("", lines=False) as bars:
+        begun = False
+
+        def at(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                bars.begin(total, 0)
+                begun = True
+            bars.at(done, total)
+
+        return work(at)
+
+
+def _command(name: str, options: argparse.Namespace) -> str:
+    """The command line again, from what was asked."""
+    words = ["flowtracer", name, options.policy, options.task]
+    for option in ("problems", "samples", "temperature", "max_response_tokens", "methods", "batch_size"):
+        value = getattr(options, option, None)
+        if value is not None:
+            words += [
+                f"--{option.replace('_', '-')}",
+                f"{value:g}" if isinstance(value, float) else str(value),
+            ]
+    for path in options.export:
+        words += ["--export", str(path)]
+    return shlex.join(words)
+
+
+def _show(page: Page, study: Any, options: argparse.Namespace) -> int:
+    from leaderboards.sheets import plain
+
+    screen = console()
+    screen.print(page.title, style="bold", markup=False, highlight=False)
+    for line in (page.question, *page.facts):
+        screen.print(line, markup=False, highlight=False)
+    print_sheets(screen, page.tables)
+    for path in options.export:
+        if path.suffix == ".md":
+            write(path, page.to_markdown())
+        else:
+            rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
+            table = {"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows}
+            write(path, json.dumps(plain(table), indent=1) + "\n")
+    return 0

@@ -1,0 +1,144 @@
+"""noise: the spread over seeds of one arm, and which difference a comparison could find, before it is paid for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.commands.experiments import add_experiment, folder_of, loaded, stopped
+from harness.commands.shared import (
+    STOPPED,
+    Bars,
+    Commands,
+    add_export,
+    closing,
+    command,
+    console,
+    print_sheets,
+    say,
+    write,
+)
+from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE
+from leaderboards.names import hint
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment
+
+FORMATS = (".svg", ".json", ".md")
+
+
+def add(commands: Commands) -> None:
+    """Adds this command."""
+    added = command(
+        commands,
+        "noise",
+        _noise,
+        "Say how much one arm differs from seed to seed, and which difference so many seeds could find.",
+    )
+    add_experiment(added, "a few steps, to see that it works; its spread is not that of the experiment")
+    added.add_argument(
+        "--arm", default=BASELINE, help=f"the arm whose finished runs are read (default: {BASELINE})"
+    )
+    added.add_argument(
+        "--seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first bring N seeds of the arm to their end (default: only read); `reproduce` goes on from them",
+    )
+    added.add_argument("--workers", type=int, default=2, help="processes for --seeds (default: 2)")
+    add_export(added, FORMATS, "also draw or write it to")
+
+
+def _noise(options: argparse.Namespace) -> int:
+    from leaderboards import noise
+
+    experiment = loaded(options)
+    if options.arm not in experiment.methods:
+        raise ExperimentError(
+            f"experiment {experiment.name} has no arm {options.arm!r}; {hint(options.arm, experiment.methods)}"
+        )
+    if options.seeds:
+        folder = folder_of(options, experiment)
+        if not _trained(options, experiment, folder):
+            return say(stopped(folder), STOPPED)
+    else:
+        folder = options.out or Path("runs") / experiment.name
+    runs = _finished(experiment, options.arm, folder)
+    # Arms that are compared, each with the baseline.
+    arms = len(experiment.methods) - (BASELINE in experiment.methods)
+    found = noise.noise_of(runs, options.arm, experiment.declaration, arms, experiment.seeds)
+    screen = console()
+    screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
+    print_sheets(screen, noise.sheets(found))
+    for path in options.export:
+        write(path, _page(path, found, f"{experiment.name}: noise of {options.arm} over seeds"))
+    closing(
+        folder, f"flowtracer reproduce {options.experiment} --out {folder}, which goes on from these runs"
+    )
+    return 0
+
+
+def _page(path: Path, found: Any, title: str) -> str:
+    from leaderboards import noise
+    from leaderboards.sheets import page_to_markdown, plain
+
+    if path.suffix == ".svg":
+        return noise.to_svg(found, title)
+    if path.suffix == ".md":
+        return page_to_markdown(title, [], noise.sheets(found))
+    return json.dumps(plain(asdict(found)), indent=1) + "\n"
+
+
+def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) -> bool:
+    """Brings the first seeds of the arm to their end. False if stopped."""
+    from harness import plan as plans
+    from harness.engines import choice
+    from harness.sweeps import sweep
+    from harness.sweeps.job import Stopped
+
+    if options.seeds < 2:
+        raise ExperimentError(f"--seeds {options.seeds}: a spread takes at least 2 seeds")
+    costs = plans.plan(experiment)
+    workers = 1 if costs.device.kind == "gpu" or options.server else options.workers
+    plans.refuse(costs, max(1, min(workers, options.seeds)), options.server is not None)
+    engine = experiment.engine_choice(options.server)
+    choice.check(engine)
+    only = [(options.arm, seed) for seed in range(options.seeds)]
+    with Bars(f"{options.seeds} seeds of {options.arm} of {experiment.name}") as progress:
+        try:
+            sweep.reproduce(
+                experiment, folder, workers, progress, only, engine=engine, report_to=options.report_to
+            )
+        except Stopped:
+            progress.stop()
+            return False
+    return True
+
+
+def _finished(experiment: Experiment, arm: str, folder: Path) -> list[Any]:
+    """The finished runs of the experiment in the folder. Raises ExperimentError for fewer than two of the arm."""
+    from harness.sameness import check_arm, differing
+    from leaderboards import load
+
+    runs = load(folder) if any(folder.rglob("manifest.json")) else []
+    ours = [run for run in runs if run.manifest.experiment_hash == experiment.hash and run.finished]
+    count = sum(run.method == arm for run in ours)
+    if count < 2:
+        others = [run for run in runs if run.manifest.experiment_hash != experiment.hash]
+        why = ""
+        if others:
+            changes = differing(others[0].manifest.experiment, experiment.resolved())
+            why = f"; those of {others[0].manifest.name} are of another experiment ({', '.join(changes[:4])})"
+        raise ExperimentError(
+            f"{folder} holds {count} finished runs of {arm} of {experiment.name}, and a spread takes two{why}: give "
+            f"another folder with --out, or --seeds {experiment.seeds}, which makes them"
+        )
+    for run in ours:
+        if run.method == arm:
+            check_arm(experiment, arm, run.manifest, run.folder)
+    return ours

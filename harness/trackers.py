@@ -1,0 +1,217 @@
+"""Trackers: the curves of runs in Trackio, Weights & Biases or TensorBoard, beside their records.
+
+A tracker only shows. Whatever it holds is in the record too, and no result is read from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import netrc
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlparse
+
+from harness.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment
+
+TRACKIO, WANDB, TENSORBOARD = TRACKERS = ("trackio", "wandb", "tensorboard")
+#: The project in Weights & Biases, where WANDB_PROJECT names no other.
+PROJECT = "flowtracer"
+#: The file in a run's folder that holds its id in Weights & Biases.
+WANDB_ID = "wandb.id"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The run that a tracker shows. config: every resolved option, as plain values."""
+
+    experiment: str
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+
+
+class Tracker(Protocol):
+    """One run in a tracker."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds points at an optimizer step."""
+
+    def close(self) -> None:
+        """Sends what is left, and ends the run there."""
+
+
+def check(name: str | None, cluster: bool = False) -> None:
+    """Raises ExperimentError where the tracker is not installed or its user not logged in; None needs neither.
+
+    cluster: whether runs are made on other machines.
+    """
+    if name is None:
+        return
+    if find_spec(name) is None:
+        raise ExperimentError(
+            f"--report-to {name}: {name} is not installed: pip install 'flowtracer[{name}]', or {name} by itself"
+        )
+    if name == WANDB and not _wandb_login():
+        raise ExperimentError(
+            "--report-to wandb: nobody is logged in to Weights & Biases: run `wandb login`, set WANDB_API_KEY, or set "
+            "WANDB_MODE=offline to keep runs here"
+        )
+    remote = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
+    if name == TRACKIO and cluster and not remote:
+        raise ExperimentError(
+            "--report-to trackio with --ray: each machine would keep its runs to itself; set TRACKIO_SERVER_URL or "
+            "TRACKIO_SPACE_ID, or take another tracker"
+        )
+    if name == TRACKIO and os.environ.get("TRACKIO_SPACE_ID"):
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise ExperimentError(
+                "--report-to trackio: TRACKIO_SPACE_ID is set and nobody is logged in to the hub: run `hf auth login`, "
+                "or unset it to keep runs here"
+            )
+
+
+def _wandb_login() -> bool:
+    """True where Weights & Biases would not ask who one is."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def where(name: str, folder: Path, experiment: str) -> str:
+    """How a sweep's runs are looked at in the tracker: a command, or a place."""
+    if name == TENSORBOARD:
+        return f"tensorboard --logdir {folder}"
+    if name == TRACKIO:
+        return f"trackio show --project {experiment}"
+    return f"project {os.environ.get('WANDB_PROJECT') or PROJECT} of Weights & Biases, group {experiment}"
+
+
+def tracked(experiment: Experiment, label: str, seed: int, folder: Path) -> Tracked:
+    """A run of the experiment, with its arm resolved."""
+    from harness.experiment import task_of
+    from harness.provenance import credit_of
+    from harness.sameness import method_of
+
+    method = credit_of(method_of(experiment, label))
+    shared = experiment.resolved()
+    kept = ("policy", "task", "evaluation", "declaration", "engine")
+    config = {
+        "experiment": experiment.name,
+        "experiment_hash": experiment.hash,
+        "arm": label,
+        "seed": seed,
+        "credit": method["name"],
+        "credit_options": method["options"],
+        "credit_task": task_of(experiment.task).name,
+        "training": asdict(experiment.training_of(label)),
+        **{key: shared[key] for key in kept},
+    }
+    plain = json.loads(json.dumps(config, default=str))
+    return Tracked(experiment.name, f"{label} seed {seed}", folder, plain)
+
+
+def opened(name: str, run: Tracked, resumed: bool, after: int | None = None) -> Tracker:
+    """The run in the tracker called `name`.
+
+    resumed: it was there before. after: the last step whose points stay; later ones are written anew.
+    """
+    kinds = {TRACKIO: _Trackio, WANDB: _Wandb, TENSORBOARD: _TensorBoard}
+    return kinds[name](run, resumed, after)
+
+
+class _Trackio:
+    """Trackio knows runs by their name within a project: each experiment has its own."""
+
+    def __init__(self, run: Tracked, resumed: bool, after: int | None) -> None:
+        import trackio
+
+        with _silently():
+            self.run = trackio.init(
+                project=run.experiment,
+                name=run.name,
+                group=run.experiment,
+                config=dict(run.config),
+                resume="allow" if resumed else "never",
+                embed=False,
+                auto_log_cpu=False,  # the record holds the hardware
+            )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        import trackio
+
+        with _silently():
+            trackio.finish()  # not the run's own: Trackio would finish it once more as the process ends
+
+
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """Without the lines that Trackio prints on standard output, where results go."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+class _Wandb:
+    """Steps are a column of their own: evaluations come after the training whose steps they belong to."""
+
+    def __init__(self, run: Tracked, resumed: bool, after: int | None) -> None:
+        import wandb
+
+        place = run.folder / WANDB_ID
+        if not resumed or not place.exists():
+            place.write_text(uuid.uuid4().hex)
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            group=run.experiment,
+            name=run.name,
+            id=place.read_text(),
+            resume="allow",
+            config=dict(run.config),
+            dir=str(run.folder),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step", step_sync=True)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log({**values, "step": step})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _TensorBoard:
+    """Its files lie in the run's folder, so that --logdir of the sweep shows every run."""
+
+    def __init__(self, run: Tracked, resumed: bool, after: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = None if after is None or not resumed else after + 1
+        self.writer = SummaryWriter(str(run.folder / TENSORBOARD), purge_step=purge)
+        if not resumed:
+            self.writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()

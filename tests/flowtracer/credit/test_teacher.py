@@ -1,0 +1,146 @@
+"""Protects the methods with a teacher: that they are their authors' rules, and what their options do.
+
+The tables are the rules of the authors' code, worked out in float64 by a transcription of the formula in plain Python
+(`math.exp`, `min`, `max`), token by token.
+"""
+
+import math
+
+import pytest
+import torch
+
+from flowtracer import CreditError, credit
+from flowtracer.credit.composition import Composed
+from flowtracer.credit.teacher import filled
+from tests.flowtracer.credit.cases import make, ten
+
+STUDENT = [-0.1, -2.5, -0.7, -3.25, -0.01, -1.5, -0.9, -6.0, -0.25, -4.0]
+TEACHER = [-0.15, -2.0, -0.9, -0.25, -0.02, -1.62, -0.8, -9.0, -0.25, -3.9]
+
+#: iie-ycx/RLSD, lam 0.5 and clip_range 0.2, then 1.0 and 0.3: the weight for A > 0, A < 0 and A = 0.
+RLSD = {
+    (0.5, 0.2): (
+        [0.975614712, 1.1, 0.909365377, 1.1, 0.995024917, 0.943460218, 1.052585459, 0.9, 1.0, 1.052585459],
+        [1.025635548, 0.9, 1.1, 0.9, 1.005025084, 1.063748426, 0.952418709, 1.1, 1.0, 0.952418709],
+    ),
+    (1.0, 0.3): (
+        [0.951229425, 1.3, 0.818730753, 1.3, 0.990049834, 0.886920437, 1.105170918, 0.7, 1.0, 1.105170918],
+        [1.051271096, 0.7, 1.221402758, 0.7, 1.010050167, 1.127496852, 0.904837418, 1.3, 1.0, 0.904837418],
+    ),
+}
+
+
+def three(name, advantages=(1.0, -1.0, 0.0), rewards=(1.0, 0.0, 0.0), **options):
+    """A method's weights or addends on three responses of the tables' log-probabilities, (3, 10) float64."""
+    context = ten(
+        name,
+        rows=3,
+        advantage=torch.tensor(advantages),
+        reward=torch.tensor(rewards),
+        logprobs=STUDENT,
+        teacher_logprobs=TEACHER,
+        step=options.pop("step", 0),
+    )
+    judged = credit.get(name, **options).assess(context)
+    values = judged.weights if judged.addend is None else judged.addend
+    return values[:, 1:].double()
+
+
+@pytest.mark.parametrize(("mix", "epsilon"), list(RLSD))
+def test_rlsd_is_the_authors_rule(mix, epsilon):
+    positive, negative = RLSD[mix, epsilon]
+    weights = three("rlsd", mix=mix, epsilon=epsilon)
+    assert weights[0].tolist() == pytest.approx(positive, abs=1e-6)
+    assert weights[1].tolist() == pytest.approx(negative, abs=1e-6)
+    assert (weights[2] == 1).all(), "(p_T / p_S)^0"
+
+
+@pytest.mark.parametrize(
+    ("step", "share"), [(0, 1.0), (15, 0.75), (30, 0.5), (59, 1 / 60), (60, 0.0), (999, 0.0)]
+)
+def test_rlsd_fades_as_in_the_authors_code(step, share):
+    """target_lambda * max(1 - step / decay_steps, 0), and the rest of the weight with it."""
+    whole = three("rlsd", mix=0.5)[0] - 1
+    faded = three("rlsd", mix=0.5, fade_steps=60, step=step)[0] - 1
+    assert faded.tolist() == pytest.approx((share * whole).tolist(), abs=1e-6)
+
+
+def test_only_a_fading_rlsd_needs_the_step():
+    assert "step" not in credit.get("rlsd").needs
+    fading, context = make("rlsd", fade_steps=60)
+    with pytest.raises(CreditError, match="needs the training step"):
+        fading(context)
+    context.step = 3
+    assert fading(context).isfinite().all()
+
+
+def test_rlsd_turns_no_sign_round_whatever_the_teacher_says():
+    method, context = make("rlsd", mix=1.0, epsilon=1.0)
+    context.teacher_logprobs[0] = -500.0
+    context.teacher_logprobs[1] = 0.0
+    weights = method(context)
+    assert (weights >= 0).all() and weights.max() <= 2
+
+
+def test_opsd_is_the_authors_rule():
+    """(teacher - student) replaces the advantage, whatever it was."""
+    expected = [teacher - student for teacher, student in zip(TEACHER, STUDENT, strict=True)]
+    addend = three("opsd")
+    for row, advantage in enumerate((1.0, -1.0, 0.0)):
+        assert (addend[row] + advantage).tolist() == pytest.approx(expected, abs=1e-6)
+    kin = three("opsd", scale=0.5, outcome=1.0)
+    assert kin[1].tolist() == pytest.approx([value / 2 for value in expected], abs=1e-6)
+
+
+def test_oppo_is_the_recursion():
+    """Without anchor the changes of a response add up to its last chance minus its first, V_T - V_0."""
+    evidence = [teacher - student for teacher, student in zip(TEACHER, STUDENT, strict=True)]
+    start = math.log(1 / 3 / (2 / 3))
+    odds = [start]
+    for value in evidence:
+        odds.append(odds[-1] + max(-5.0, min(5.0, value)))
+    chance = [1 / (1 + math.exp(-value)) for value in odds]
+    expected = [after - before for before, after in zip(chance, chance[1:], strict=False)]
+    addend = three("oppo", anchor=False)
+    for row, advantage in enumerate((1.0, -1.0, 0.0)):
+        assert (addend[row] + advantage).tolist() == pytest.approx(expected, abs=1e-6)
+    assert float(addend[0].sum() + 10) == pytest.approx(chance[-1] - 1 / 3, abs=1e-5)
+    anchored = three("oppo")
+    assert (anchored[0] + 1).tolist() == pytest.approx([max(0, value) for value in expected], abs=1e-6)
+    assert (anchored[1] - 1).tolist() == pytest.approx([min(0, value) for value in expected], abs=1e-6)
+
+
+def test_oppo_bounds_the_evidence_of_one_token():
+    method, context = make("oppo", clip=1.0)
+    context.teacher_logprobs[0] = context.logprobs[0] + 100.0 * context.response[0]
+    addend = method.assess(context).addend[0][context.response[0]].double() + context.advantage[0]
+    assert float(addend.max()) < 0.25, "at odds 1 one nat moves the chance by 0.23"
+
+
+@pytest.mark.parametrize("rewards", [(1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (float("nan"),) * 3, (2.0, 3.0, 1.0)])
+def test_oppo_leaves_groups_alone_that_have_no_chance_between(rewards):
+    assert (three("oppo", rewards=rewards) == 0).all()
+
+
+@pytest.mark.parametrize("name", ["rlsd", "opsd", "oppo"])
+@pytest.mark.parametrize("template", ["", "no places", "{question} only", "{gold} only", 7])
+def test_a_template_without_question_or_gold_is_refused(name, template):
+    with pytest.raises(CreditError, match=f"credit {name}: template must be a text that holds"):
+        credit.get(name, template=template)
+
+
+def test_braces_of_the_texts_are_left_as_they_are():
+    text = filled("{question} -> \\boxed{{gold}} {x}", "is {gold} heavy?", "{question}")
+    assert text == "is {gold} heavy? -> \\boxed{{question}} {x}"
+
+
+def test_two_teachers_of_one_method_must_read_the_same():
+    both = credit.get(["rlsd", "low_probability"], rlsd={"template": "{question}{gold}"})
+    assert both.template == "{question}{gold}" and "teacher_logprobs" in both.needs
+    assert not hasattr(credit.get(["gtpo", "low_probability"]), "template")
+
+    class Other(type(credit.get("rlsd"))):
+        name = "other"
+
+    with pytest.raises(CreditError, match="templates differ"):
+        Composed(parts=(credit.get("rlsd", template="{question}{gold}"), Other()))

@@ -1,0 +1,180 @@
+"""Protects records of plain TRL scripts: what they hold, that our commands open them, and what is refused."""
+
+import importlib.metadata
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+import leaderboards
+from flowtracer import CreditError
+from flowtracer.recording import GROUP
+from harness import ExperimentError, cli
+from harness.policy import load_policy
+from harness.runs import script
+from leaderboards import read_run
+from tests.harness.script import PROBLEMS, TASK, trainer
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """The entry point of pyproject.toml, whether or not this checkout is installed."""
+    table = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    [(name, value)] = table["entry-points"][GROUP].items()
+    there = importlib.metadata.entry_points
+
+    def entry_points(*, group):
+        return [importlib.metadata.EntryPoint(name, value, group)] if group == GROUP else there(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def recorded(runs):
+    """Two arms, two seeds: trained once."""
+    if not (runs / "mine").exists():
+        for label in ("uniform", "flow"):
+            for seed in (0, 1):
+                trainer(runs, runs / f"mine/{label}/seed-{seed:04d}", label, seed=seed).train()
+    return runs / "mine"
+
+
+def test_the_record_holds_what_was_trained(recorded):
+    run = read_run(recorded / "flow" / "seed-0000")
+    assert run.finished and not run.faults() and (run.method, run.seed) == ("flow", 0)
+    rollouts = run.table("rollouts").to_pylist()
+    assert [row["step"] for row in rollouts] == [0] * 8 + [1] * 8
+    tokenizer = load_policy("decision").tokenizer
+    for row in rollouts:
+        assert tokenizer.decode(row["response_ids"], skip_special_tokens=True) == row["text"]
+        assert tokenizer.decode(row["prompt_ids"]) == TASK.prompt(PROBLEMS[row["problem_id"]])
+        assert row["reward"] == TASK.reward(PROBLEMS[row["problem_id"]], row["text"])
+        assert (row["verdict"] == "correct") == (row["reward"] == 1)
+        assert len(row["weights"]) == len(row["trainer_logprobs"]) == len(row["response_ids"])
+        assert all(value <= 0 for value in row["trainer_logprobs"])
+        assert all(map(math.isnan, row["sampler_logprobs"]))
+    assert [(row["group"], row["sample"]) for row in rollouts[:8]] == [
+        (group, number) for group in (0, 1) for number in range(4)
+    ]
+    assert {row["problem_id"] for row in rollouts} <= set(PROBLEMS)
+    assert {weight for row in rollouts for weight in row["weights"]} == {1.0, 1.5}
+    steps = run.table("steps").to_pylist()
+    for step, row in enumerate(steps):
+        of_step = [each["reward"] for each in rollouts if each["step"] == step]
+        assert row["reward"] == pytest.approx(sum(of_step) / 8)
+        assert math.isfinite(row["loss"]) and row["gradient_norm"] > 0 and row["learning_rate"] > 0
+        assert row["entropy"] > 0 and 0 < row["seconds_rollout"] < row["seconds_step"]
+    assert 0 < steps[0]["distance_from_start"] < steps[1]["distance_from_start"]
+    manifest = run.manifest
+    assert manifest.credit["name"] == "flow" and manifest.experiment["task"]["contexts"] == 4
+    assert manifest.experiment["training"]["samples_per_prompt"] == 4
+
+
+def test_arms_and_seeds_of_a_script_are_one_experiment_until_something_else_changes(recorded, tmp_path):
+    hashes = {run.manifest.experiment_hash for run in leaderboards.load(recorded)}
+    assert len(hashes) == 1
+    longer = trainer(tmp_path, tmp_path / "mine/flow/seed-0000", learning_rate=1e-4)
+    other = Dataset.from_list([{"prompt": "ab?", "id": next(iter(PROBLEMS))}] * 4)
+    asked = trainer(tmp_path, tmp_path / "other/flow/seed-0000", data=other)
+    hashes |= {script.manifest(each, "mine", "flow").experiment_hash for each in (longer, asked)}
+    assert len(hashes) == 3
+
+
+def test_our_commands_open_it(recorded, capsys, tmp_path):
+    assert cli.main(["doctor", str(recorded)]) == 0
+    page = tmp_path / "board.html"
+    assert cli.main(["leaderboard", str(recorded)]) == 2
+    assert "--smallest-difference" in capsys.readouterr().err
+    command = ["leaderboard", str(recorded), "--smallest-difference", "0.02"]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "flow" in out and "not declared" in out and "nan" not in out.lower()
+    assert cli.main([*command, "--export", str(page)]) == 0
+    assert "NaN" not in page.read_text() and ">nan" not in page.read_text()
+
+
+def test_a_stopped_script_goes_on_in_its_record(tmp_path):
+    folder, keep = tmp_path / "mine/uniform/seed-0000", {"save_strategy": "steps", "save_steps": 1}
+    whole = trainer(tmp_path / "whole", tmp_path / "whole/mine/uniform/seed-0000", "uniform", **keep)
+    whole.train()
+    first = trainer(tmp_path, folder, "uniform", **keep)
+    first.train()
+    # As if it had been killed after its first step: the record of the second is made again.
+    (folder / "finished.json").unlink()
+    run = read_run(tmp_path / "whole/mine/uniform/seed-0000")
+    import pyarrow.parquet as pq
+
+    for table in ("rollouts", "steps"):
+        rows = pq.read_table(folder / f"{table}.parquet")
+        (folder / f"{table}.parquet").unlink()
+        (folder / table).mkdir(exist_ok=True)
+        for step in (0, 1):
+            part = rows.filter([value == step for value in rows["step"].to_pylist()])
+            pq.write_table(part, folder / table / f"step-{step:06d}.parquet")
+    second = trainer(tmp_path, folder, "uniform", **keep)
+    second.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    again = read_run(folder)
+    assert again.finished and not again.faults()
+    assert again.content_hash("rollouts") == run.content_hash("rollouts")
+    assert again.content_hash("steps") == run.content_hash("steps")
+
+
+def test_updates_on_one_batch_and_steps_that_are_not_logged_leave_no_gap(tmp_path):
+    folder = tmp_path / "mine/flow/seed-0000"
+    trainer(tmp_path, folder, num_iterations=2, max_steps=4, logging_steps=100).train()
+    steps = read_run(folder).table("steps").to_pylist()
+    assert [row["step"] for row in steps] == [0, 1]
+    assert all(math.isfinite(row["loss"]) for row in steps)
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "message"),
+    [
+        ("runs/mine/flow/seed-0000", {"seed": 3}, r"trains seed 3: give GRPOConfig\(seed=0\)"),
+        ("somewhere", {}, "name the folder by experiment, arm and seed"),
+        ("runs/mine/flow/first", {}, "name the folder by experiment, arm and seed"),
+        (
+            "runs/mine/flow/seed-0000",
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "steps_per_generation": 2},
+            "make steps_per_generation",
+        ),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(tmp_path, monkeypatch, record, changes, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ExperimentError, CreditError), match=message):
+        trainer(tmp_path, record, "uniform", **changes)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_record_is_not_written_over(recorded, tmp_path):
+    with pytest.raises(ExperimentError, match="holds a finished run"):
+        trainer(tmp_path, recorded / "flow" / "seed-0000")
+
+
+def test_without_an_installed_recorder_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [])
+    with pytest.raises(CreditError, match=r"pip install 'flowtracer\[harness\]'"):
+        trainer(tmp_path, tmp_path / "mine/flow/seed-0000", credit="uniform")
+
+
+@pytest.mark.parametrize(
+    ("reward", "answered", "finish_reason", "expected"),
+    [
+        (None, True, "stop", "error"),
+        (1.0, False, "length", "correct"),
+        (1.5, True, "stop", "correct"),
+        (0.2, True, "length", "wrong"),
+        (-1.0, False, "stop", "no_answer"),
+        (0.0, False, "length", "truncated"),
+    ],
+)
+def test_the_words_for_rewards(reward, answered, finish_reason, expected):
+    assert script.verdict(reward, answered, finish_reason) == expected

@@ -1,0 +1,189 @@
+"""Protects what trackers are given: who may report, a run's name, group and configuration, its steps, its end.
+
+TensorBoard is the real one, where it is installed. Modules that write down their calls stand for the two others.
+"""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from harness import cli, trackers
+from harness.errors import ExperimentError
+from harness.runs import run as runs
+from harness.runs.tracking import Followed, followed
+from leaderboards import read_run
+
+LOGGED = {"loss": 0.5, "reward": 0.25, "credit/mean_weight": 1.0, "note": "text", "flag": True}
+
+
+@pytest.fixture
+def shown(tmp_path):
+    return trackers.Tracked("tiny", "flow seed 1", tmp_path, {"arm": "flow", "training": {"steps": 3}})
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "decision", "--method", "flow"), ("reproduce",), ("noise", "decision")]
+)
+def test_a_tracker_that_is_not_installed_is_one_line_before_anything_runs(
+    capsys, monkeypatch, tmp_path, command
+):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    assert cli.main([*command, "--report-to", "trackio", "--out", str(tmp_path / "runs")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trackio is not installed: pip install 'flowtracer[trackio]'" in line
+    assert not (tmp_path / "runs").exists()
+    assert cli.main([*command, "--report-to", "trakio"]) == 2
+    assert "did you mean 'trackio'?" in capsys.readouterr().err
+
+
+def test_nobody_logged_in(monkeypatch, tmp_path):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    secrets = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(secrets))
+    with pytest.raises(ExperimentError, match="nobody is logged in to Weights & Biases: run `wandb login`"):
+        trackers.check("wandb")
+    secrets.write_text("machine api.wandb.ai login user password secret\n")
+    secrets.chmod(0o600)
+    trackers.check("wandb")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    with pytest.raises(ExperimentError, match="nobody is logged in"):
+        trackers.check("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    trackers.check("wandb")
+    trackers.check("trackio")
+    trackers.check(None)
+    with pytest.raises(ExperimentError, match="each machine would keep its runs to itself"):
+        trackers.check("trackio", cluster=True)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/board")
+    with pytest.raises(ExperimentError, match="run `hf auth login`"):
+        trackers.check("trackio", cluster=True)
+
+
+def test_steps_reach_a_tracker_and_what_sums_a_training_up_does_not(shown):
+    seen = []
+    follow = Followed(SimpleNamespace(log=lambda step, values: seen.append((step, values))))
+    state = SimpleNamespace(global_step=7, is_world_process_zero=True)
+    follow.on_log(None, state, None, logs=LOGGED)
+    assert seen == [(7, {"train/loss": 0.5, "train/reward": 0.25, "train/credit/mean_weight": 1.0})]
+    follow.on_log(None, state, None, logs={"train_runtime": 3.0})
+    follow.on_log(None, state, None)
+    follow.on_log(None, SimpleNamespace(global_step=8, is_world_process_zero=False), None, logs=LOGGED)
+    assert len(seen) == 1
+
+
+def test_a_run_is_ended_in_its_tracker_whatever_ends_its_training(shown, monkeypatch):
+    calls = []
+    tracker = SimpleNamespace(close=lambda: calls.append("closed"))
+    monkeypatch.setattr(
+        "harness.runs.tracking.opened", lambda *arguments: calls.append(arguments[2:]) or tracker
+    )
+    trainer = SimpleNamespace(add_callback=lambda callback: calls.append(type(callback)))
+    with pytest.raises(KeyError), followed(trainer, "trackio", shown, 4):
+        raise KeyError
+    assert calls == [(True, 4), Followed, "closed"]
+    with followed(trainer, None, shown, None):
+        pass
+    assert len(calls) == 3, "without a tracker nothing is opened"
+
+
+def test_a_run_is_shown_and_its_record_is_what_it_was(tiny_experiment, tmp_path, monkeypatch):
+    """Every step and evaluation reaches the tracker, with the resolved arm; the record does not change."""
+    seen = {}
+
+    class Kept:
+        def __init__(self, run, resumed, after):
+            self.points = seen.setdefault(resumed, [])
+            seen["run"] = run
+
+        def log(self, step, values):
+            self.points.append((step, values))
+
+        def close(self):
+            self.points.append("closed")
+
+    experiment = tiny_experiment(("uniform", "flow"), steps=2)
+    monkeypatch.setattr(trackers, "_Trackio", Kept)
+    for folder, name in ((tmp_path / "plain", None), (tmp_path / "shown", "trackio")):
+        assert runs.train(experiment, "flow", 1, folder, report_to=name)
+        assert runs.evaluate(experiment, "flow", 1, folder, report_to=name)
+    plain, shown = read_run(tmp_path / "plain"), read_run(tmp_path / "shown")
+    assert all(plain.content_hash(table) == shown.content_hash(table) for table in ("rollouts", "samples"))
+    *steps, closed = seen[False]
+    assert [step for step, _ in steps] == [1, 2] and closed == "closed"
+    rewards = shown.table("steps")["reward"].to_pylist()
+    assert [values["train/reward"] for _, values in steps] == pytest.approx(rewards)
+    assert "train/credit/mean_weight" in steps[0][1]
+    evaluations = [step for step, _ in seen[True][:-1]]
+    assert evaluations == experiment.evaluation_steps()
+    config = seen["run"].config
+    assert seen["run"].name == "flow seed 1" and seen["run"].experiment == experiment.name
+    assert config["arm"] == config["credit"] == "flow" and config["credit_options"]["gamma"] == 1.5
+    assert config["credit_task"] == "decision" and config["training"]["steps"] == 2
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_tensorboard_files_lie_in_the_runs_folder(shown, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = trackers.opened("tensorboard", shown, resumed=False)
+    for step in (1, 2, 3):
+        first.log(step, {"train/loss": float(step)})
+    first.close()
+    again = trackers.opened("tensorboard", shown, resumed=True, after=2)
+    again.log(3, {"train/loss": 9.0})
+    again.close()
+    late = trackers.opened("tensorboard", shown, resumed=True)
+    late.log(0, {"evaluation/tiny": 0.5})
+    late.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    points = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert points == [(1, 1.0), (2, 2.0), (3, 9.0)], "what came after the checkpoint is written anew, once"
+    assert [event.step for event in events.Scalars("evaluation/tiny")] == [0]
+    assert b'"arm": "flow"' in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_trackio_keeps_one_run_over_a_stop(shown, tmp_path, monkeypatch, capsys):
+    calls = []
+    stand_in = ModuleType("trackio")
+    run = SimpleNamespace(log=lambda values, step: calls.append((step, values)))
+    stand_in.init = lambda **options: calls.append(options) or print("* Trackio") or run
+    stand_in.finish = lambda: calls.append("finished") or print("* Uploading")
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    for resumed in (False, True):
+        tracker = trackers.opened("trackio", shown, resumed)
+        tracker.log(1, {"train/loss": 0.5})
+        tracker.close()
+    first, *_, again, _, _ = calls
+    assert (first["project"], first["group"], first["name"]) == ("tiny", "tiny", "flow seed 1")
+    assert first["resume"] == "never" and again["resume"] == "allow", "a run made anew is not the old one"
+    assert first["config"] == shown.config
+    assert calls.count((1, {"train/loss": 0.5})) == 2 and calls.count("finished") == 2
+    assert capsys.readouterr().out == "", "standard output is for results"
+
+
+def test_weights_and_biases_goes_on_with_the_id_of_the_run(shown, monkeypatch):
+    calls = []
+    stand_in = ModuleType("wandb")
+    run = SimpleNamespace(
+        log=calls.append, define_metric=lambda *_, **__: None, finish=lambda: calls.append("finished")
+    )
+    stand_in.init = lambda **options: calls.append(options) or run
+    stand_in.Settings = dict
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    ids = []
+    for resumed in (False, True, False):
+        tracker = trackers.opened("wandb", shown, resumed)
+        tracker.log(3, {"train/loss": 0.5})
+        tracker.close()
+        ids.append(calls[-3]["id"])
+        assert calls[-2:] == [{"train/loss": 0.5, "step": 3}, "finished"]
+    assert ids[0] == ids[1] != ids[2]
+    assert (calls[0]["project"], calls[0]["group"], calls[0]["name"]) == ("flowtracer", "tiny", "flow seed 1")
