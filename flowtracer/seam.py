@@ -288,6 +288,16 @@ class TrainerSeam(_Base):
         """Numbers of the training since the last log, which shows their means."""
         return self._metrics["train"]
 
+    @contextmanager
+    def unlogged(self) -> Iterator[None]:
+        """A context that leaves nothing in what is logged."""
+        before = {name: list(values) for name, values in self.training_metrics.items()}
+        try:
+            yield
+        finally:
+            self.training_metrics.clear()
+            self.training_metrics.update(before)
+
     def weighted(self, rewards: Tensor) -> list[float | None]:
         """The reward of each row of all processes, summed over functions as TRL weights them; None if none gave one."""
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)

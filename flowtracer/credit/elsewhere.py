@@ -1,4 +1,7 @@
-"""Credit methods of other packages: entry points of installed ones, and a class named as `module:Class`."""
+"""Credit methods that are not of this package: those of others, and those that were left out, with their reason.
+
+Others': entry points of installed packages, and a class named as `module:Class`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowtracer.errors import CreditError
+
+#: Published methods that are left out, by the name that one would ask for, and why.
+LEFT_OUT = {
+    "fipo": (
+        "FIPO (arXiv 2603.19835) weighs a token by exp of the discounted sum of the later tokens' log-probability "
+        "changes since the batch was sampled, clipped to 1 to 1.2: its weights are 1 on a batch's first update and "
+        "change with each further one, while credit here is computed once a rollout and stays, so that the record "
+        "holds what was trained with"
+    ),
+}
 
 
 def offers(group: str) -> Iterator[Any]:

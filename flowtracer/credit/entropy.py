@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -24,6 +25,16 @@ class EntropyTop(TwoLevel):
     """
 
     name: ClassVar[str] = "entropy"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the highest entropy, 1 elsewhere",
+        source="baseline in arXiv 2510.13554",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the entropy baseline of arXiv 2510.13554; no code is public",
+        defaults=DEFAULTS,
+        estimand="how open the policy's choice was at a token",
+        evidence="a baseline there, below the attention methods",
+        falsification="it does not beat random with the same levels",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
 
     def weights(self, context: CreditContext) -> Tensor:
@@ -46,6 +57,21 @@ class EntropyMask(CreditMethod):
     """
 
     name: ClassVar[str] = "entropy_mask"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 where the entropy is in the batch's top 20%, 0 elsewhere",
+        source="the 80/20 rule, arXiv 2506.01939",
+        url="https://arxiv.org/abs/2506.01939",
+        fidelity="our reading of arXiv 2506.01939: TRL's top_entropy_quantile, over the whole generation batch",
+        defaults={"ratio": "published: 20% (arXiv 2506.01939)"},
+        claims=(
+            "a fifth of the tokens equals all on Qwen3-8B; +7.7 AIME24 and +11.0 AIME25 on Qwen3-32B, +5.2 and +4.8 on "
+            "Qwen3-14B (arXiv 2506.01939, abstract)",
+            "the 80% of lowest entropy train markedly worse",
+        ),
+        estimand="the part of the policy gradient that comes from forking tokens",
+        evidence="training results on three sizes, one run each as far as told",
+        falsification="it does not beat random_mask with the same ratio: then any fifth would do",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
     scope: ClassVar[str] = "batch"
     ratio: float = 0.2
@@ -84,6 +110,17 @@ class EntropyAdvantage(CreditMethod):
     """
 
     name: ClassVar[str] = "entropy_advantage"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 + sign(A) min(alpha H / |A|, 1 / kappa)",
+        source="Reasoning with Exploration, arXiv 2506.14758",
+        url="https://arxiv.org/abs/2506.14758",
+        fidelity="our reading of its equation for the shaped advantage, which it calls one line of code",
+        defaults={"alpha": "published: 0.4 for GRPO", "kappa": "published: 2"},
+        claims=("large gains in Pass@K, also at very large K (arXiv 2506.14758, abstract)",),
+        estimand="the gain of exploring where the policy is unsure, beyond that of the reward",
+        evidence="Pass@K curves on mathematics",
+        falsification="Pass@K at the largest K is not above uniform's while accuracy is the same",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "entropies"})
     alpha: float = 0.4
     kappa: float = 2.0
@@ -113,6 +150,19 @@ class Probability(CreditMethod):
     """
 
     name: ClassVar[str] = "probability"
+    card: ClassVar[Card | None] = Card(
+        rule="w = alpha p + 1 - alpha, p the token's probability",
+        source="Advantage Reweighting (AR), arXiv 2505.12929",
+        url="https://arxiv.org/abs/2505.12929",
+        fidelity="our reading of its equation for advantage reweighting; its code is zhyang2226/AR-Lopti",
+        defaults={"alpha": "its authors' 0.2 (scripts/train_kklogic_AR_4x80GB.sh of zhyang2226/AR-Lopti)"},
+        claims=(
+            "up to 46.2% better on Knights and Knaves puzzles, relative to GRPO (arXiv 2505.12929, abstract)",
+        ),
+        estimand="the gradient with the share of improbable tokens, whose gradients are longest, taken down",
+        evidence="training results on logic puzzles and mathematics",
+        falsification="it does not beat random at the same turn of the update",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     alpha: float = 0.2
 
@@ -130,14 +180,26 @@ class Probability(CreditMethod):
 class LowProbability(CreditMethod):
     """w = 1 where the probability of the token is below a threshold, 0 elsewhere (the mask of SPO, arXiv 2505.23564).
 
-    threshold 0.9. There the mask multiplies the advantage of a segment; here that of the response. Our reading of its
-    rule, not held against its code yet. The loss is still divided by all tokens. No abstention: a response that the
-    policy was sure of throughout gets no weight at all.
+    threshold 0.9. The mask is identical to that of AIFrameResearch/SPO at b9fc6a2,
+    src/treetune/trainers/ppo_trainer.py:1057-1059. There it multiplies the advantage of a segment, and the loss is
+    divided by the tokens that are left; here it multiplies that of the response, and the loss is still divided by all
+    tokens. No abstention: a response that the policy was sure of throughout gets no weight at all.
 
     Ten response tokens of probability 1 0.5 0.25 0.95 0.75 1 1 0.1 0.92 0.5: 0 1 1 0 1 0 0 1 0 1.
     """
 
     name: ClassVar[str] = "low_probability"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 where the token's probability is below 0.9, 0 elsewhere",
+        source="the probability mask of SPO, arXiv 2505.23564",
+        url="https://arxiv.org/abs/2505.23564",
+        fidelity="identical to src/treetune/trainers/ppo_trainer.py:1057-1059 of AIFrameResearch/SPO at b9fc6a2, the "
+        "mask; there it acts on the advantage of a segment, not of a response",
+        defaults={"threshold": "published: 0.9"},
+        estimand="the part of the gradient that comes from tokens at which the policy could have gone elsewhere",
+        evidence="an ablation inside SPO, never on its own",
+        falsification="it does not beat random_mask with as many tokens",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     threshold: float = 0.9
 
@@ -155,14 +217,31 @@ class LowProbability(CreditMethod):
 class EntropyShare(CreditMethod):
     """w = max(0, 1 + beta (H / mean H - 1)): more where the policy was less sure than on average (GTPO's idea).
 
-    H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. Our
-    reading of GTPO (arXiv 2508.04349), which itself divides H by the sum over the group's responses at the same step,
-    apart for correct and wrong ones. beta up to 1 keeps the mean weight at 1.
+    H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. The
+    form is that of a public port, teilomillet/retrain at 19db12f, retrain/advantages/credit.py:13-38, which puts the
+    token's surprisal in the place of H; the authors' code is not public. GTPO itself (arXiv 2508.04349)
+    divides H by the sum over the group's responses at the same step, apart for correct and wrong ones. beta up to 1
+    keeps the mean weight at 1.
 
     Ten response tokens of entropy 0 2 0 1 1 0 3 0 2 1, mean 1: 0.9 1.1 0.9 1 1 0.9 1.2 0.9 1.1 1.
     """
 
     name: ClassVar[str] = "gtpo"
+    card: ClassVar[Card | None] = Card(
+        rule="w = max(0, 1 + beta (H / mean H - 1)), H the entropy",
+        source="GTPO, arXiv 2508.04349",
+        url="https://arxiv.org/abs/2508.04349",
+        fidelity="our reading of its entropy weight, in the form of a port (retrain/advantages/credit.py:13-38 of "
+        "teilomillet/retrain at 19db12f, which has the surprisal in place of the entropy); the paper divides by the "
+        "group's sum at each position",
+        defaults={"beta": "that port's 0.1"},
+        claims=(
+            "above DAPO and other entropy-guided baselines on AIME and MATH500 (arXiv 2508.04349, abstract)",
+        ),
+        estimand="the effort at a token, for which its entropy stands",
+        evidence="training results without a number of seeds",
+        falsification="it turns an update by less than N seeds could see, or does not beat random at the same turn",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
     beta: float = 0.1
 
@@ -186,14 +265,34 @@ class Delight(CreditMethod):
     l = -log p is the surprisal of the token, from the forward that the trainer runs anyway, detached.
     shape: "soft", w = sigmoid(A l / eta); or "hard", w = 1 on the share `ratio` of the response with the highest
         surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
-    eta 1 and ratio 0.2. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Our reading of its
-    rule, not held against a code; the ranking within one response and the defaults are our choice.
+    eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Identical to
+    a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and 83-112 ("soft",
+    without its rescaling of surprisals); the gate is that of Delightful Policy Gradient (arXiv 2603.14608), whose
+    authors' code is not public.
 
     Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
     0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.
     """
 
     name: ClassVar[str] = "delight"
+    card: ClassVar[Card | None] = Card(
+        rule="w = sigmoid(A l / eta), l the surprisal; or the 20% of highest delight A l (hard)",
+        source="the Delightful Policy Gradient, arXiv 2603.14608 and 2603.20521",
+        url="https://arxiv.org/abs/2603.20521",
+        fidelity="identical to retrain/advantages/delight/gate.py:23-53 (hard) and gate.py:83-112 (soft) of "
+        "teilomillet/retrain at 19db12f, a port; the authors' code is not public",
+        defaults={
+            "shape": "published: the soft gate",
+            "eta": "that port's 1",
+            "ratio": "ours: 20%, as in other masks",
+        },
+        claims=(
+            "above REINFORCE and PPO on MNIST, sequence models and control (arXiv 2603.14608, abstract)",
+        ),
+        estimand="a gradient nearer to that of supervised learning: rare successes count, rare failures do not",
+        evidence="proofs for bandits; small-scale training",
+        falsification="on replayed rollouts its gradient is no nearer to that of a large batch than uniform's",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs"})
     shape: str = "soft"
     eta: float = 1.0
@@ -216,5 +315,6 @@ class Delight(CreditMethod):
         if self.shape == "soft":
             return torch.sigmoid(delight / self.eta)
         # Where A < 0 the lowest surprisal is the highest delight.
-        chosen = top(delight, context.response, pool_size(context.response.sum(1), self.ratio))
+        count = pool_size(context.response.sum(1), self.ratio).clamp(min=1)
+        chosen = top(delight, context.response, count)
         return torch.where(advantage == 0, 1.0, chosen.double())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowtracer.blocked import BlockedRollout
 from flowtracer.credit import elsewhere
+from flowtracer.credit.card import Card
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
 from flowtracer.hints import hint
@@ -161,6 +162,9 @@ class CreditMethod(ABC):
     signed: ClassVar[bool] = False
     #: Whether `weights` gives an addend to the advantage instead of a factor.
     additive: ClassVar[bool] = False
+
+    #: What is published of it and how it could be proved wrong; every method of this package has its own.
+    card: ClassVar[Card | None] = None
 
     mean_one: bool = field(default=False, kw_only=True)
 
@@ -333,6 +337,8 @@ def _kind(name: str) -> type[CreditMethod]:
         return kind
     if name not in _REGISTRY:
         _load_installed()
+    if name not in _REGISTRY and name in elsewhere.LEFT_OUT:
+        raise CreditError(f"credit method {name!r} is left out: {elsewhere.LEFT_OUT[name]}")
     if name not in _REGISTRY:
         raise CreditError(
             f"unknown credit method {name!r}; {hint(name, names())}; `flowtracer methods` lists all; one of your own "

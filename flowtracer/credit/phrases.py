@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowtracer.credit.card import Card
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 
@@ -26,8 +27,9 @@ class Planning(CreditMethod):
     """A + alpha |A| on the tokens of planning phrases: good plans gain more, bad ones lose less (HICRA, 2509.03646).
 
     As a factor, w = 1 + alpha sign(A) there, and 1 elsewhere; alpha 0.2, which keeps the sign of the advantage, as
-    anything up to 1 does. Our reading of its rule, the form that public ports of it have too. The paper finds
-    its phrases ("strategic grams") in a corpus of solutions; the default list is our choice.
+    anything up to 1 does. The rule is identical to that of a public port, teilomillet/retrain at 19db12f,
+    retrain/advantages/credit.py:41-57; the authors' repository holds no code. The paper finds its phrases ("strategic
+    grams") in a corpus of solutions; the default list is our choice.
 
     phrases: looked for in the text of the response, whatever their case, at word boundaries. A token that overlaps one
         character of a phrase belongs to it.
@@ -37,6 +39,21 @@ class Planning(CreditMethod):
     """
 
     name: ClassVar[str] = "hicra"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 + alpha sign(A) on the tokens of planning phrases, 1 elsewhere",
+        source="HICRA, arXiv 2509.03646",
+        url="https://arxiv.org/abs/2509.03646",
+        fidelity="identical to retrain/advantages/credit.py:41-57 of teilomillet/retrain at 19db12f, a port; the "
+        "list of phrases is ours",
+        defaults={
+            "alpha": "published: 0.2",
+            "phrases": "ours; the paper mines strategic grams from a corpus of solutions",
+        },
+        claims=("well above strong baselines on mathematics (arXiv 2509.03646, abstract)",),
+        estimand="the gain of better plans, for which phrases such as `alternatively` stand",
+        evidence="training results on several policies",
+        falsification="it does not beat the same factor on as many random phrases of the same responses",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "pieces"})
     alpha: float = 0.2
     phrases: tuple[str, ...] = PHRASES

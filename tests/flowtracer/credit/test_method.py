@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flowtracer import CreditError, credit
+from flowtracer.credit.elsewhere import LEFT_OUT
 from flowtracer.credit.method import MAPS, NEEDS, Credit, CreditMethod
 from flowtracer.readings import HeadVectors
 from tests.flowtracer.credit.cases import ABSTAINS_WITHOUT_ANSWER, NAMES, RANDOM, make, rearranged
@@ -29,6 +30,12 @@ def test_unknown_names_and_options_are_named():
         credit.get("flwo")
     with pytest.raises(CreditError, match="credit flow has no option 'gama'; did you mean 'gamma'"):
         credit.get("flow", gama=2.0)
+
+
+def test_a_method_that_is_left_out_says_why():
+    with pytest.raises(CreditError, match="'fipo' is left out: .* change with each further one") as raised:
+        credit.get("fipo")
+    assert "\n" not in str(raised.value) and not set(LEFT_OUT) & set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
