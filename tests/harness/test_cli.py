@@ -59,7 +59,7 @@ def run(capsys, *arguments):
         (["evaluate", "decision", "decision", "--system", "Be brief."], "read without a chat template"),
         (
             ["trace", "--policy", "decision", "--task", "decision", "--problem", "999"],
-            "has problems 0 to 255",
+            "has problems 0 to 319",
         ),
         (["tasks", "gsm9k"], "unknown task 'gsm9k'"),
         (["validate", "gsm9k"], "unknown task 'gsm9k'"),
