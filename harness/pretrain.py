@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
 from leaderboards.names import hint
+from tasks.decision import ALPHABET, ANSWERS, Decision
 from tasks.graph import Graph
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
@@ -65,34 +67,36 @@ class Recipe:
     schedule: str = "cosine"
     #: 32 is the narrowest head that vLLM runs on a CPU.
     head_width: int = 32
+    #: A character's weight in the loss, where it is not 1: a copied token that is one of thirty is learnt late.
+    loss_weights: dict[str, float] = field(default_factory=dict)
 
     def task_of(self) -> tasks.Task:
         """The task whose demonstrations the policy learns and on whose test split it is measured."""
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 800) -> Recipe:
+def _decision(variant: str, steps: int = 2000) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
-        alphabet="abcdefgh?#",
-        layers=2,
-        width=48,
-        inner_width=192,
+        alphabet=ALPHABET,
+        layers=6,
+        width=64,
+        inner_width=128,
         heads=4,
         groups=2,
         context=64,
-        max_new_tokens=28,
+        max_new_tokens=36,
         steps=steps,
         batch=64,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
+        loss_weights=dict.fromkeys(ANSWERS, 8.0),
     )
 
 
 RECIPES = {
     "decision": _decision("aligned"),
-    # Two copies to learn; the first comes after 800 steps, in half of the responses.
-    "decision-decoy": _decision("decoy", steps=1500),
+    "decision-decoy": _decision("decoy"),
     "decision-chain": _decision("chain"),
     "arithmetic": Recipe(
         task="arithmetic",
@@ -169,12 +173,39 @@ def _written(name: str, recipe: Recipe, model: Any, tokenizer: Any, folder: Path
     return digest
 
 
+class WeightedSFTTrainer(SFTTrainer):
+    """SFTTrainer whose loss is a weighted mean over tokens.
+
+    weights: (vocabulary), the weight of a token by what it is.
+    """
+
+    def __init__(self, *arguments: Any, weights: torch.Tensor, **options: Any) -> None:
+        self.weights = weights
+        super().__init__(*arguments, **options)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss alone: the trainer's own is an unweighted mean, and has no place for weights."""
+        scored = inputs["labels"][:, 1:]
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), scored, reduction="none")
+        weights = self.weights[scored.clamp(min=0)] * (scored != -100)
+        return (losses * weights).sum() / weights.sum()
+
+
 def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
     torch.manual_seed(seed)
     tokenizer = character_tokenizer(recipe.alphabet)
     task: Any = recipe.task_of()
     pairs = task.demonstrations(recipe.steps * recipe.batch, f"policies/{name}")
-    return SFTTrainer(
+    trainer: Any = SFTTrainer
+    if recipe.loss_weights:
+        ids: Any = tokenizer.convert_tokens_to_ids(list(recipe.loss_weights))
+        weights = torch.ones(len(tokenizer))
+        weights[ids] = torch.tensor(list(recipe.loss_weights.values()))
+        trainer = partial(WeightedSFTTrainer, weights=weights)
+    return trainer(
         model=_fresh(recipe, tokenizer),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict(
@@ -279,12 +310,10 @@ def _of_steps(task: Graph, answered: Sequence[tuple[tasks.Problem, str]]) -> lis
 
 
 def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
-    """The decision in a response, and whether every decisive token and the answer repeat it."""
-    span, decisive = task.extract(text), task.decisive(text)
-    if span is None or not decisive:
+    """The decision in a response, and whether what follows copies it; None for another task or another form."""
+    if not isinstance(task, Decision) or task.extract(text) is None:
         return None
-    letters = {text[start:end] for start, end in decisive} | {text[span[0]]}
-    return text[slice(*decisive[0])], len(letters) == 1
+    return text[task.named(text)[0]], text.endswith(task.copied(text))
 
 
 def _demonstrated(name: str, recipe: Recipe) -> str:
@@ -298,7 +327,7 @@ def _demonstrated(name: str, recipe: Recipe) -> str:
     drawn = (
         f'{type(recipe.task_of()).__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")'
     )
-    return f"`{drawn}`);\nthe loss is on the response alone. TRL's SFTTrainer"
+    return f"`{drawn}`);\nthe loss is on the response alone{_weighted(recipe)}. TRL's SFTTrainer"
 
 
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:
@@ -343,6 +372,13 @@ SHA-256 of `model.safetensors`: `{digest}`
 Made with Python {platform.python_version()}, {versions}, one thread on {platform.machine()}
 ({torch.backends.cpu.get_cpu_capability()}). The same recipe on such a machine gives the same hash.
 """
+
+
+def _weighted(recipe: Recipe) -> str:
+    by_weight: dict[float, str] = {}
+    for character, weight in recipe.loss_weights.items():
+        by_weight[weight] = by_weight.get(weight, "") + character
+    return "".join(f", in which each of `{known}` weighs {weight:g}" for weight, known in by_weight.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
