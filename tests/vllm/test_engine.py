@@ -192,7 +192,7 @@ def test_samples_are_heard_of_as_they_end() -> None:
     for name in ("transformers", "vllm"):
         heard: list[tuple[int, Sample]] = []
         samples = start(name, held).sample(
-            prompts, keys(8), Sampling(20), finished=lambda *one, heard=heard: heard.append(one)
+            prompts, keys(8), Sampling(32), finished=lambda *one, heard=heard: heard.append(one)
         )
         assert sorted(row for row, _ in heard) == list(range(8))
         assert all(samples[row] == one for row, one in heard)

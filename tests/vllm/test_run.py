@@ -96,7 +96,7 @@ def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None
         journal = evaluate.Journal(path, {"engine": VLLM})
         try:
             return evaluate.evaluate(
-                held, task, problems, Sampling(20), 3, 16, EngineChoice(VLLM), progress, journal
+                held, task, problems, Sampling(32), 3, 16, EngineChoice(VLLM), progress, journal
             )
         finally:
             journal.close()
@@ -120,7 +120,7 @@ def test_greedy_evaluation_is_that_of_transformers() -> None:
 
     task, held = tasks.get("decision"), load_policy("decision")
     rows = [
-        evaluate.evaluate(held, task, task.problems("test", 10), Sampling(20, 0.0), 1, 10, EngineChoice(name))
+        evaluate.evaluate(held, task, task.problems("test", 10), Sampling(32, 0.0), 1, 10, EngineChoice(name))
         for name in ENGINES
     ]
     assert rows[0] == rows[1]
