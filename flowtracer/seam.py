@@ -302,7 +302,8 @@ class TrainerSeam(_Base):
         """The reward of each row of all processes, summed over functions as TRL weights them; None if none gave one."""
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         unscorable = rewards.isnan().all(1)
-        return [None if none else float(value) for value, none in zip(total, unscorable, strict=True)]
+        pairs = zip(total.tolist(), unscorable.tolist(), strict=True)
+        return [None if none else value for value, none in pairs]
 
     def logged_column(self, name: str, values: Iterable[Any]) -> None:
         """A column beside the logged completions: one value for each response of all processes."""

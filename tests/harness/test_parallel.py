@@ -17,8 +17,13 @@ from torch import nn
 from harness import ExperimentError, cli, experiment, parallel
 from harness.policy import FOLDER
 from harness.runs import run
-from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_folder
-from harness.runs.distance import Start
+from harness.runs.checkpoints import (
+    distance_between,
+    last_checkpoint,
+    parameters,
+    parameters_hash,
+    policy_folder,
+)
 from harness.runs.settings import grpo_config
 from leaderboards import read_run
 
@@ -110,11 +115,12 @@ def test_the_distance_of_a_policy_that_was_moved_since_it_began():
         def detach(self):
             return self
 
-        def cpu(self):
+        def to(self, device, **_):
+            assert device == "cpu"
             return torch.full((2,), 3.0)
 
-    began = Start(SimpleNamespace(parameters=lambda: [torch.tensor([0.0, 7.0])]))
-    assert began.distance(SimpleNamespace(parameters=lambda: [OnGpu()])) == 5.0
+    moved = parameters(SimpleNamespace(named_parameters=lambda: [("module.weight", OnGpu())]))
+    assert distance_between(moved, {"weight": torch.tensor([0.0, 7.0])}) == 5.0
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):
@@ -236,7 +242,7 @@ def check_fsdp():
     from harness.policy import load_policy
 
     whole, split = load_policy("decision"), load_policy("decision")
-    ids = torch.tensor([whole.encode("abcd?") + whole.encode("hgfe#c")])
+    ids = torch.tensor([whole.encode("cab3?") + whole.encode("ca3jbkela")])
     mask = torch.ones_like(ids)
     method = get("flow")
 
@@ -256,7 +262,7 @@ def check_fsdp():
     # The second process has more to say than the first.
     rank = distributed.get_rank()
     keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
-    prompts = [whole.encode("abcd?")] * len(keys)
+    prompts = [whole.encode("cab3?")] * len(keys)
     arguments = (prompts, keys, Sampling(4 + 12 * rank))
     expected = sample(whole.model, whole.tokenizer, *arguments)
     with parallel.unsharded(split.model):
