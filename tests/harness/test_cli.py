@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import tasks
-
 from flowtracer import credit
 from harness import cli
 from harness.commands import experiments, policies
@@ -202,7 +201,9 @@ def test_a_response_without_an_answer_is_traced_to_its_last_token_and_says_so(ca
     status, output, _ = run(capsys, *arguments, "--response", "abc")
     assert status == 0 and "no answer found (task decision)" in output
     assert "answer 'c'" in output, "the text is kept, and its last token stands where the answer would"
-    status, output, errors = run(capsys, *arguments, "--response", tasks.get("decision").respond("a"))
+    task = tasks.get("decision")
+    answered = task.respond(task.problems("test")[0].gold)
+    status, output, errors = run(capsys, *arguments, "--response", answered)
     assert status == 0 and "no answer found" not in output
     assert "next: the same command with --html FILE" in errors
 
