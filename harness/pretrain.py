@@ -28,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 from trl import SFTConfig, SFTTrainer
 
 import tasks
-from harness import seeds
+from harness import graph_start, seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
@@ -69,8 +69,6 @@ class Recipe:
     head_width: int = 32
     #: A character's weight in the loss, where it is not 1: a copied token that is one of thirty is learnt late.
     loss_weights: dict[str, float] = field(default_factory=dict)
-    #: Whether demonstrations are seen in the order in which the task gives them, the easy ones first.
-    in_order: bool = False
 
     def task_of(self) -> tasks.Task:
         """The task whose demonstrations the policy learns and on whose test split it is measured."""
@@ -115,6 +113,21 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="constant_with_warmup",
     ),
+    "graph": Recipe(
+        task="graph",
+        alphabet="abcdefgh0123456789+*=;#?",
+        layers=6,
+        width=96,
+        inner_width=192,
+        heads=4,
+        groups=2,
+        context=128,
+        max_new_tokens=80,
+        steps=2068,
+        batch=32,
+        learning_rate=2e-3,
+        schedule="constant_with_warmup",
+    ),
 }
 
 
@@ -127,12 +140,27 @@ def pretrain(name: str, folder: Path) -> str:
     if name not in RECIPES:
         raise ExperimentError(f"no warm start is known for policy {name!r}; {hint(name, RECIPES)}")
     recipe = RECIPES[name]
+    model, tokenizer = _trained(name, recipe)
+    return _written(name, recipe, model, tokenizer, folder)
+
+
+def _trained(name: str, recipe: Recipe) -> tuple[Any, Any]:
+    """The trained model and its tokenizer."""
+    if recipe.task == Graph.name:
+        torch.manual_seed(graph_start.SEED)
+        tokenizer = character_tokenizer(recipe.alphabet)
+        model = _fresh(recipe, tokenizer)
+        graph_start.train(model, tokenizer, recipe.steps, recipe.batch, recipe.learning_rate)
+        return model, tokenizer
     seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(name, recipe, seed, scratch)
         trainer.train()
-    model: Any = trainer.model
-    tokenizer: Any = trainer.processing_class
+    return trainer.model, trainer.processing_class
+
+
+def _written(name: str, recipe: Recipe, model: Any, tokenizer: Any, folder: Path) -> str:
+    """Writes the policy and its model card, and gives back the SHA-256 of the weights."""
     model.eval()
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -195,7 +223,6 @@ def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
             weight_decay=0.0,
             max_grad_norm=1.0,
             max_length=None,
-            train_sampling_strategy="sequential" if recipe.in_order else "random",
             completion_only_loss=True,
             seed=seed,
             use_cpu=True,
@@ -272,6 +299,8 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 def _of_steps(task: Graph, answered: Sequence[tuple[tasks.Problem, str]]) -> list[tuple[str, str]]:
     """The rows of the model card that are about the steps of responses."""
     steps = [step for problem, text in answered for step in task.steps(problem, text)]
+    if not steps:
+        return [("steps", "none")]
     workable, needed = sum(step.workable for step in steps), sum(step.needed for step in steps)
     return [
         ("steps with right mechanics", f"{sum(step.faithful for step in steps) / len(steps):.4f}"),
@@ -287,9 +316,22 @@ def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
     return text[task.named(text)[0]], text.endswith(task.copied(text))
 
 
+def _demonstrated(name: str, recipe: Recipe) -> str:
+    """The middle of a model card's sentence: how demonstrations were drawn, and what trained on them."""
+    if recipe.task == Graph.name:
+        return (
+            f"`Graph.demonstration`, from the stream `{graph_start.STREAM}`; none of the first\n"
+            f"{graph_start.COMPLETE} batches leaves a needed step out); the loss is on the response, tokens without a "
+            f"known source weigh\n{graph_start.OTHER:g}. The loop of `harness.graph_start`"
+        )
+    drawn = (
+        f'{type(recipe.task_of()).__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")'
+    )
+    return f"`{drawn}`);\nthe loss is on the response alone{_weighted(recipe)}. TRL's SFTTrainer"
+
+
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:
     variant = "".join(f", {option} {value}" for option, value in recipe.options.items())
-    order = "they are seen in order; " if recipe.in_order else ""
     packages = ("torch", "transformers", "trl", "tokenizers", "numpy")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     table = "\n".join(f"| {what} | {value} |" for what, value in measured)
@@ -313,8 +355,7 @@ template.
 ## Recipe
 
 {recipe.steps} steps of {recipe.batch} demonstrations, each seen once, generated by the task
-(`{recipe.task_of().__class__.__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")`);
-{order}the loss is on the response alone{_weighted(recipe)}. TRL's SFTTrainer, AdamW (beta2 0.95), learning rate
+({_demonstrated(name, recipe)}, AdamW (beta2 0.95), learning rate
 {recipe.learning_rate:g} ({recipe.schedule}), clip norm 1, weights drawn with a standard deviation of
 width^-0.5.
 

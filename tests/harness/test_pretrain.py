@@ -16,6 +16,7 @@ from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, Policy, load_policy
 from tasks import Problem, Task
 from tasks.decision import ANSWERS, LABELS, LETTERS, Decision
+from tasks.graph import Graph
 from tests.harness.letters import as_drawn, right
 
 
@@ -76,7 +77,7 @@ def test_copied_capitals_weigh_more_in_the_loss(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExperimentError, match="decision-chain"):
+    with pytest.raises(ExperimentError, match="did you mean .decision"):
         pretrain.pretrain("decisions", Path("nowhere"))
     with pytest.raises(SystemExit) as error:
         pretrain.main(["decisions"])
@@ -176,3 +177,14 @@ def test_arithmetic_can_be_improved() -> None:
     right = sum(task.verify(problem, one.text) == "correct" for problem, one in answered)
     assert 0.4 < right / len(answered) < 0.7
     assert sum(task.extract(one.text) is not None for _, one in answered) > 250
+
+
+def test_graph_has_its_mechanics_and_no_plan() -> None:
+    """The graph's testbed rests on it: steps are worked out right, and which ones is left to chance."""
+    task, answered = answers("graph", 64)
+    assert isinstance(task, Graph)
+    steps = [step for problem, one in answered for step in task.steps(problem, one.text)]
+    assert sum(step.faithful for step in steps) >= 0.95 * len(steps)
+    assert 0.6 < sum(step.workable for step in steps) / len(steps) < 0.95
+    right = sum(task.verify(problem, one.text) == "correct" for problem, one in answered)
+    assert 0.3 < right / len(answered) < 0.7
