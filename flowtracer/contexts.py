@@ -222,8 +222,8 @@ class ContextBuilder:
         self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
-        #: The words in which the method's teacher is shown the gold; None without a teacher.
-        self.template = teaching.template_of(method, task)
+        #: How the method's teacher is shown the gold; None without a teacher.
+        self.words = teaching.words_of(method, task)
         # A task that knows none says so of every text, an empty one too.
         if self.wants_decisive and task.decisive("") is None:
             raise CreditError(
@@ -263,9 +263,9 @@ class ContextBuilder:
 
         questions: their texts in the prompts, None for all of a prompt. golds: the texts that the teacher is shown.
         """
-        assert self.template is not None
+        assert self.words is not None
         return [
-            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.template)
+            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.words)
             for ids, question, gold in zip(prompt_ids, questions, golds, strict=True)
         ]
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -151,9 +151,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         options = asdict(self.credit) if is_dataclass(self.credit) else {}
         settings = {"credit": self.credit.name, "credit_options": options, "credit_task": task}
         return (
-            settings
-            if self.builder.template is None
-            else settings | {"credit_teacher": self.builder.template}
+            settings if self.builder.words is None else settings | {"credit_teacher": self.builder.words.text}
         )
 
     # What is refused, before anything is trained.
@@ -221,7 +219,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
                 f"stands in the prompt; this one has {', '.join(columns)}"
             )
-        if self.builder.template is not None and columns is not None and "gold" not in columns:
+        if self.builder.words is not None and columns is not None and "gold" not in columns:
             raise CreditError(
                 f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
                 f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
@@ -256,12 +254,15 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         ]
         questions = [row.get("question") for row in batch.rows]
         batch.source = self.builder.questions(generated.prompt_ids, questions)
-        if self.builder.template is not None:
-            # From here on only: what the student read is settled by now, and the gold was not in it.
-            batch.teacher_prompts = self._teacher_prompts(generated.prompt_ids, batch.rows)
+        if self.builder.words is not None:
+            # From here on only: what the student read is settled, and of it are copies that nobody can write into.
+            student = [tuple(ids) for ids in generated.prompt_ids]
+            batch.teacher_prompts = self._teacher_prompts(student, batch.rows)
         self.credit_seconds += time.perf_counter() - begin
 
-    def _teacher_prompts(self, prompt_ids: list[list[int]], rows: list[dict[str, Any]]) -> list[list[int]]:
+    def _teacher_prompts(
+        self, prompt_ids: Sequence[Sequence[int]], rows: list[dict[str, Any]]
+    ) -> list[list[int]]:
         questions = [teaching.asked(row) for row in rows]
         golds = [
             teaching.gold_text(self.answer_task, question or "", row.get("gold"))

@@ -185,7 +185,7 @@ def read_responses(
         ]
         context.response &= batch.on_response(written)
     context.pieces = builder.pieces(batch, response_ids)
-    if builder.template is not None:
+    if builder.words is not None:
         context.teacher_logprobs = _taught(
             model, builder, batch, prompt_ids, response_ids, questions, golds, temperature, batch_size
         )

@@ -23,13 +23,14 @@ PROMPTS = ["abc?", "a?", "dcbaabcd?", "bb?"]
 class Letters:
     """A task whose answer is the last letter of a response, and whose first letter decides."""
 
-    teacher_template = "{question}{gold}"
-
     def extract(self, text):
         return (len(text) - 1, len(text)) if text else None
 
     def decisive(self, text):
         return [(0, 1)] if text else []
+
+    def taught(self, question, gold):
+        return question + gold
 
 
 class Never(Letters):
