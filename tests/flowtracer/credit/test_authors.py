@@ -40,7 +40,7 @@ def context_of(name, case):
     if "reward" in case:
         context.reward = torch.tensor(case["reward"])
         context.advantage = context.reward - context.reward.mean()
-    for field in ("entropies", "logprobs", "squares", "divergence"):
+    for field in ("entropies", "logprobs", "squares", "divergence", "values"):
         if field in case:
             setattr(context, field, placed(case[field], width))
     if "token_ids" in case:
