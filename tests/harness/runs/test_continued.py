@@ -76,4 +76,5 @@ def test_the_shipped_experiment_spends_as_much_on_more_rollouts():
     assert set(built.methods) == {"uniform", "uniform_more", "vine", "spo", "oracle_mask"}
     assert built.methods["uniform_more"]["credit"] == "uniform"
     more, base = built.training_of("uniform_more"), built.training_of("uniform")
-    assert more.samples_per_prompt > base.samples_per_prompt == built.training_of("vine").samples_per_prompt
+    assert more.samples_per_prompt == 6 * base.samples_per_prompt
+    assert base.samples_per_prompt == built.training_of("vine").samples_per_prompt
