@@ -80,6 +80,13 @@ RELIANCES: tuple[Reliance, ...] = (
              ("module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal")),
     *_attributes("transformers", "transformers.models.qwen3.modeling_qwen3:Qwen3Attention",
                  "flowtracer/seam.py, attention_layers", "layer_idx is_causal"),
+    # transformers: the steps of `generate`, between which the harness draws with named noise.
+    *_methods(
+        "transformers", "transformers:GenerationMixin", "harness/engines/keyed.py",
+        prepare_inputs_for_generation="input_ids next_sequence_length",
+        _update_model_kwargs_for_generation="outputs model_kwargs",
+        _optimize_model_for_decode="",
+    ),
     # torch: what is compiled, and the attention ops that return their row normalisers.
     Reliance("torch", "torch.nn:Module._compiled_call_impl", _DECODER),
     Reliance("torch", "torch._dynamo:OptimizedModule", _DECODER),

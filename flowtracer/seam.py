@@ -288,11 +288,22 @@ class TrainerSeam(_Base):
         """Numbers of the training since the last log, which shows their means."""
         return self._metrics["train"]
 
+    @contextmanager
+    def unlogged(self) -> Iterator[None]:
+        """A context that leaves nothing in what is logged."""
+        before = {name: list(values) for name, values in self.training_metrics.items()}
+        try:
+            yield
+        finally:
+            self.training_metrics.clear()
+            self.training_metrics.update(before)
+
     def weighted(self, rewards: Tensor) -> list[float | None]:
         """The reward of each row of all processes, summed over functions as TRL weights them; None if none gave one."""
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         unscorable = rewards.isnan().all(1)
-        return [None if none else float(value) for value, none in zip(total, unscorable, strict=True)]
+        pairs = zip(total.tolist(), unscorable.tolist(), strict=True)
+        return [None if none else value for value, none in pairs]
 
     def logged_column(self, name: str, values: Iterable[Any]) -> None:
         """A column beside the logged completions: one value for each response of all processes."""

@@ -28,6 +28,7 @@ from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
+from flowtracer.turn import Turn, same_random_numbers
 
 _ROLLOUT = "rollout_index"
 _WEIGHTS = "credit_weights"
@@ -59,6 +60,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
     record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
         `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
+    turn_every: measure each so many optimizer steps how far credit turns the update away from uniform's, as
+        `credit/turn`; 0, the default, never. Such a step takes one more forward and backward.
     Everything else is TRL's.
 
     Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
@@ -99,6 +102,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         credit: str | CreditMethod = "flow",
         task: AnswerTask | Extract | str | None = None,
         record: str | os.PathLike[str] | Recorder | None = None,
+        turn_every: int = 0,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
@@ -119,10 +123,27 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self.credit_seconds = 0.0
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
+        self.turn = self._turn(turn_every)
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
         if self.recorder is not None:
             self.recorder.open(self)
             self.add_callback(Recording(self.recorder, self))
+
+    def _turn(self, every: int) -> Turn | None:
+        """What measures the turn of updates; None where none is measured. Raises CreditError where it cannot be."""
+        if not isinstance(every, int) or every < 0:
+            raise CreditError(f"turn_every={every!r}: give a number of optimizer steps, or 0 for never")
+        if every == 0:
+            return None
+        if self.accelerator.num_processes > 1 or self.splits_the_policy:
+            raise CreditError("turn_every: the turn of an update is measured in one process; set it to 0")
+        if getattr(self, "use_adaptive_entropy", False):
+            raise CreditError(
+                "turn_every: one more pass over the loss would move the adaptive entropy coefficient; set it to 0"
+            )
+        turn = Turn(every, lambda value: self.training_metrics.setdefault("credit/turn", []).append(value))
+        self.add_callback(turn)
+        return turn
 
     def credit_settings(self) -> dict[str, Any]:
         """Credit method, options and task, as trackers and the model card show them."""
@@ -295,6 +316,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     # The forward: read the attention, and weigh the advantages that the loss is about to read.
 
     def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.turn is not None and self.model.training and self.turn.due(self.state.global_step):
+            self._add_uniform(self.turn, model, inputs)
         self._micro_batch = inputs if self.model.training else None
         try:
             loss = super().micro_batch_loss(model, inputs)
@@ -306,6 +329,18 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 "log-probabilities; set use_liger_kernel=False"
             )
         return loss
+
+    def _add_uniform(self, turn: Turn, model: Any, inputs: dict[str, Any]) -> None:
+        """Adds the gradient that the micro-batch would give with uniform credit: one more forward and backward.
+
+        Before the micro-batch's own forward, so that one graph is in memory at a time; nothing of it is logged, and
+        the training draws the random numbers that it would have drawn.
+        """
+        assert self.rollouts is not None
+        plain = {**inputs, "advantages": self.rollouts.advantages[inputs[_ROLLOUT]]}
+        with same_random_numbers(self.accelerator.device), self.unlogged():
+            loss = super().micro_batch_loss(model, plain)
+            turn.add(self.model, lambda: self.accelerator.backward(loss))
 
     def logprob_pass(self, passing: LogprobPass) -> Any:
         inputs, batch = self._micro_batch, self.rollouts

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from harness import surroundings
 
+if __name__ == "__main__":
+    surroundings.leave_current_folder()
 surroundings.check_packages()  # before the imports that a module of the user's would break
 
 from harness import plugins  # noqa: E402

@@ -34,6 +34,17 @@ EXTRA = frozenset(
 PLAIN = {"±": "+-", "·": ".", "−": "-", "×": "x", "…": "...", "–": "-", "─": "-", "│": "|", "’": "'"}
 
 
+def leave_current_folder() -> None:
+    """Takes the folder that `python -m` has put first on the path off it, unless these packages lie in it.
+
+    So the launchers of several processes start the command line; a user's `random.py` there would be imported by any
+    library that asks for the standard one.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if sys.path and Path(sys.path[0]).resolve() == Path.cwd().resolve() != root:
+        del sys.path[0]
+
+
 def hidden_packages() -> list[str]:
     """A line for each of our packages that another module of that name comes before."""
     root = Path(__file__).resolve().parents[1]

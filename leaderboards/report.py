@@ -11,7 +11,7 @@ from leaderboards import sheets, terminal
 from leaderboards.comparison import Arm, Comparison
 from leaderboards.declaration import METRICS
 from leaderboards.format import SCHEMA_VERSION, VERDICTS
-from leaderboards.page import to_html
+from leaderboards.pages.board import to_html
 from leaderboards.records import Run
 from leaderboards.sheets import escaped, plain
 

@@ -275,11 +275,12 @@ def stopping(comparison: Comparison) -> str:
     return f"{declared} (e-process, scale {comparison.declaration.scale:g}): {state}"
 
 
-def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
-    """The methods that all of these experiments share: final accuracy over their tasks. None without any, or for one.
+def overall(comparisons: Sequence[Comparison], pooled: bool = False) -> Sheet | None:
+    """The methods that all of these experiments share: final accuracy in each. None without any, or for one.
 
-    Of each method the seeds that all experiments have: mean and inter-quartile mean over seeds and tasks with
-    stratified bootstrap intervals (Agarwal et al. 2021), and the mean difference from the baseline on the same seeds.
+    Of each method the seeds that all experiments have. pooled: also mean and inter-quartile mean over seeds and tasks
+    with stratified bootstrap intervals (Agarwal et al. 2021), and the mean difference from the baseline on the same
+    seeds. Experiments on unlike policies and tasks have no common mean, so nothing is pooled unasked.
     """
     shared = [
         label
@@ -318,22 +319,29 @@ def overall(comparisons: Sequence[Comparison]) -> Sheet | None:
             continue
         scores = np.array(accuracies(label, seeds))
         cells = [f"{value:.3f}" for value in scores.mean(axis=0)]
-        cells += [spread(estimates.bootstrap_over_tasks(scores, np.mean, confidence))]
-        cells += [spread(estimates.bootstrap_over_tasks(scores, confidence=confidence))]
-        difference = NOTHING
-        if label != baseline and paired:
-            differences = np.array(accuracies(label, paired)) - np.array(accuracies(baseline, paired))
-            difference = spread(estimates.bootstrap_over_tasks(differences, np.mean, confidence), "+")
-        rows.append((scores.mean(), (label, *cells, difference, str(len(seeds)))))
+        if pooled:
+            cells += [spread(estimates.bootstrap_over_tasks(scores, np.mean, confidence))]
+            cells += [spread(estimates.bootstrap_over_tasks(scores, confidence=confidence))]
+            difference = NOTHING
+            if label != baseline and paired:
+                differences = np.array(accuracies(label, paired)) - np.array(accuracies(baseline, paired))
+                difference = spread(estimates.bootstrap_over_tasks(differences, np.mean, confidence), "+")
+            cells.append(difference)
+        rows.append((scores.mean() if pooled else 0.0, (label, *cells, str(len(seeds)))))
     names = [str(comparison.experiment.get("name", "experiment")) for comparison in comparisons]
     rows.sort(key=lambda row: -row[0])
+    pools = ("mean", "IQM", f"mean minus {baseline}") if pooled else ()
+    note = (
+        f"IQM: mean of the middle half of all seeds and tasks. [{confidence:.0%} intervals] by stratified bootstrap "
+        "over the seeds that all experiments have; too short for few of them. "
+        if pooled
+        else "Over the seeds that all experiments have; --pool adds means over experiments. "
+    )
     return Sheet(
         f"All {len(comparisons)} experiments: final accuracy",
-        ("method", *names, "mean", "IQM", f"mean minus {baseline}", "seeds"),
+        ("method", *names, *pools, "seeds"),
         tuple(row for _, row in rows),
-        f"IQM: mean of the middle half of all seeds and tasks. [{confidence:.0%} intervals] by stratified bootstrap "
-        "over the seeds that all experiments have; too short for few of them. These describe: each experiment's "
-        "declared metric decides.",
+        f"{note}These describe: each experiment's declared metric decides.",
     )
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from flowtracer.credit import draws
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -29,6 +30,15 @@ class Uniform(CreditMethod):
     """
 
     name: ClassVar[str] = "uniform"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1",
+        source="GRPO, arXiv 2402.03300",
+        url="https://arxiv.org/abs/2402.03300",
+        fidelity="identical to GRPOTrainer of huggingface/trl, bitwise: a test holds its steps to it",
+        estimand="the policy gradient of the expected reward, every token of a response with the same advantage",
+        evidence="the baseline of every paper on this page; tests hold its step to TRL's bitwise",
+        falsification="a run of CreditGRPOTrainer with credit='uniform' that differs from TRL's in one bit",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         return torch.ones_like(context.response, dtype=torch.float32)
@@ -43,6 +53,15 @@ class Constant(CreditMethod):
     """
 
     name: ClassVar[str] = "constant"
+    card: ClassVar[Card | None] = Card(
+        rule="w = weight everywhere, 1.2",
+        source="this project",
+        fidelity="ours: a control for the mean weight",
+        defaults={"weight": "the mean weight of FlowTracer's two levels: 1 + 0.4 x 0.5"},
+        estimand="the share of a method's gain that larger steps explain",
+        evidence="theory: Adam and norm clipping take most of a common factor out",
+        falsification="as a control it fails where its mean weight is not that of the method beside it",
+    )
     weight: float = 1.2
 
     def __post_init__(self) -> None:
@@ -66,6 +85,20 @@ class RandomTokens(TwoLevel):
     """
 
     name: ClassVar[str] = "random"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for a random 40% of the response, 1 elsewhere",
+        source="control in arXiv 2510.13554 and 2606.10646",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the random control of arXiv 2510.13554: drawn anew for each response, from its stream",
+        defaults=DEFAULTS,
+        claims=(
+            "Qwen3-4B at 1K: 37.1 as GRPO's 37.1; Countdown 55.0 against 52.6; ZebraLogic 89.3 against 83.9 "
+            "(arXiv 2606.10646)",
+        ),
+        estimand="the share of a method's gain that contrast without a ranking explains",
+        evidence="one printed number a setting; on two of three tasks random is above GRPO",
+        falsification="as a control it fails where it turns an update as far as no method beside it does: see the turn",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         count = pool_size(context.response.sum(1), self.ratio)
@@ -85,6 +118,19 @@ class RandomMask(CreditMethod):
     """
 
     name: ClassVar[str] = "random_mask"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 on a random 20% of the response, 0 elsewhere",
+        source="arXiv 2605.07660, uniformly random subsets of tokens",
+        url="https://arxiv.org/abs/2605.07660",
+        fidelity="our reading of the random subsets of arXiv 2605.07660: floor(ratio n) tokens of each response",
+        defaults={"ratio": "published: 20% (arXiv 2605.07660)"},
+        claims=(
+            "a random 20% keeps much of the held-out performance of all tokens (arXiv 2605.07660, abstract)",
+        ),
+        estimand="the gradient over all tokens, from a fifth of them without bias up to a factor",
+        evidence="training runs on Qwen3-8B-Base",
+        falsification="it loses more against uniform than the masks that choose their tokens do",
+    )
     ratio: float = 0.2
 
     def __post_init__(self) -> None:
@@ -111,6 +157,15 @@ class FirstTokens(TwoLevel):
     """
 
     name: ClassVar[str] = "first_tokens"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the first 40% of the response, 1 elsewhere",
+        source="this project",
+        fidelity="ours: FlowTracer's levels by position",
+        defaults=DEFAULTS,
+        estimand="the share of a method's gain that a preference for early tokens explains",
+        evidence="on a testbed whose deciding token stands first, position alone is an oracle",
+        falsification="as a control it fails where decisive tokens stand everywhere alike; there it equals random",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         response = context.response
@@ -130,6 +185,15 @@ class LastTokens(TwoLevel):
     """
 
     name: ClassVar[str] = "last_tokens"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the last 40% of the response, 1 elsewhere",
+        source="this project",
+        fidelity="ours: FlowTracer's levels by position",
+        defaults=DEFAULTS,
+        estimand="the share of a method's gain that nearness to the answer explains",
+        evidence="attention falls with distance, so rankings from the answer favour what stands near it",
+        falsification="as a control it fails where decisive tokens stand everywhere alike; there it equals random",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         response = context.response
@@ -151,6 +215,16 @@ class Delimiters(CreditMethod):
     """
 
     name: ClassVar[str] = "delimiters"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma on punctuation, symbols and line breaks, 1 elsewhere",
+        source="this project, after the high-flow tokens that arXiv 2606.10646 shows",
+        url="https://arxiv.org/abs/2606.10646",
+        fidelity="ours: Unicode categories P and S; the sources name no list",
+        defaults={"gamma": DEFAULTS["gamma"]},
+        estimand="the share of a method's gain that punctuation explains",
+        evidence="on SmolLM2-135M most tokens of high flow are full stops, line breaks, =, + and ####",
+        falsification="as a control it fails where the method beside it up-weights few delimiters: see replay's shares",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"pieces"})
     gamma: float = 1.5
 
@@ -188,6 +262,20 @@ class Position(CreditMethod):
     """
 
     name: ClassVar[str] = "position"
+    card: ClassVar[Card | None] = Card(
+        rule="w = floor + (1 - floor) shape(position): linear, exponential or sigmoid",
+        source="controls in the trainer of ATPO, Credit Where Credit Is Due",
+        fidelity="our reading of ATPO's position controls: over the whole response and rescaled to 0 and 1",
+        defaults={
+            "shape": "ours: linear, the simplest of that trainer's three",
+            "floor": "that trainer's 0.5",
+            "decay": "ours: 0.99; unpublished",
+            "sharpness": "that trainer's 2",
+        },
+        estimand="the share of answer_attention's gain that position explains",
+        evidence="that trainer ran it beside its method and dropped the attention as noise on Qwen3-0.6B",
+        falsification="as a control it fails where answer_attention's weights do not rise with the position",
+    )
     shape: str = "linear"
     floor: float = 0.5
     decay: float = 0.99
@@ -242,6 +330,15 @@ class Oracle(_Decisive):
     """
 
     name: ClassVar[str] = "oracle"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma on the tokens that decide the answer, 1 elsewhere",
+        source="this project",
+        fidelity="ours: a positive control at FlowTracer's strength",
+        defaults={"gamma": DEFAULTS["gamma"]},
+        estimand="the gain of perfect credit at a factor of 1.5",
+        evidence="generated tasks whose decisive tokens are known by construction",
+        falsification="it does not beat shuffled_oracle: then the testbed rewards contrast, not knowledge",
+    )
     gamma: float = 1.5
 
     def __post_init__(self) -> None:
@@ -262,6 +359,15 @@ class ShuffledOracle(Oracle):
     """
 
     name: ClassVar[str] = "shuffled_oracle"
+    card: ClassVar[Card | None] = Card(
+        rule="oracle's weights, permuted at random within each response",
+        source="this project",
+        fidelity="ours: a control of the positive control",
+        defaults={"gamma": DEFAULTS["gamma"]},
+        estimand="the share of oracle's gain that contrast without knowledge explains",
+        evidence="by construction it has oracle's weights and none of its knowledge",
+        falsification="as a control it fails where most tokens of a response are decisive",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         weights, response = super().weights(context), context.response
@@ -279,6 +385,14 @@ class OracleMask(_Decisive):
     """
 
     name: ClassVar[str] = "oracle_mask"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 on the tokens that decide the answer, 0 elsewhere",
+        source="this project",
+        fidelity="ours: the positive control of a leaderboard",
+        estimand="the gain of perfect credit: the gradient of the decisive tokens and of no other",
+        evidence="on the embedded testbeds its gradient has the highest signal to noise; see replay",
+        falsification="it does not beat uniform by the declared rule: then the comparison can tell nothing",
+    )
 
     def weights(self, context: CreditContext) -> Tensor:
         return self.decisive(context).to(torch.float32)
@@ -293,6 +407,15 @@ class AntiOracle(_Decisive):
     """
 
     name: ClassVar[str] = "anti_oracle"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma off the tokens that decide the answer, 1 on them",
+        source="this project",
+        fidelity="ours: a negative control",
+        defaults={"gamma": DEFAULTS["gamma"]},
+        estimand="the loss that credit away from the decisive tokens costs",
+        evidence="generated tasks whose decisive tokens are known by construction",
+        falsification="it beats uniform by more than constant does: then a factor acts and no credit",
+    )
     gamma: float = 1.5
 
     def __post_init__(self) -> None:

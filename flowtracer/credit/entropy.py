@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -24,6 +25,16 @@ class EntropyTop(TwoLevel):
     """
 
     name: ClassVar[str] = "entropy"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the highest entropy, 1 elsewhere",
+        source="baseline in arXiv 2510.13554",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the entropy baseline of arXiv 2510.13554; no code is public",
+        defaults=DEFAULTS,
+        estimand="how open the policy's choice was at a token",
+        evidence="a baseline there, below the attention methods",
+        falsification="it does not beat random with the same levels",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
 
     def weights(self, context: CreditContext) -> Tensor:
@@ -46,6 +57,21 @@ class EntropyMask(CreditMethod):
     """
 
     name: ClassVar[str] = "entropy_mask"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 where the entropy is in the batch's top 20%, 0 elsewhere",
+        source="the 80/20 rule, arXiv 2506.01939",
+        url="https://arxiv.org/abs/2506.01939",
+        fidelity="our reading of arXiv 2506.01939: TRL's top_entropy_quantile, over the whole generation batch",
+        defaults={"ratio": "published: 20% (arXiv 2506.01939)"},
+        claims=(
+            "a fifth of the tokens equals all on Qwen3-8B; +7.7 AIME24 and +11.0 AIME25 on Qwen3-32B, +5.2 and +4.8 on "
+            "Qwen3-14B (arXiv 2506.01939, abstract)",
+            "the 80% of lowest entropy train markedly worse",
+        ),
+        estimand="the part of the policy gradient that comes from forking tokens",
+        evidence="training results on three sizes, one run each as far as told",
+        falsification="it does not beat random_mask with the same ratio: then any fifth would do",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
     scope: ClassVar[str] = "batch"
     ratio: float = 0.2
@@ -84,6 +110,17 @@ class EntropyAdvantage(CreditMethod):
     """
 
     name: ClassVar[str] = "entropy_advantage"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 + sign(A) min(alpha H / |A|, 1 / kappa)",
+        source="Reasoning with Exploration, arXiv 2506.14758",
+        url="https://arxiv.org/abs/2506.14758",
+        fidelity="our reading of its equation for the shaped advantage, which it calls one line of code",
+        defaults={"alpha": "published: 0.4 for GRPO", "kappa": "published: 2"},
+        claims=("large gains in Pass@K, also at very large K (arXiv 2506.14758, abstract)",),
+        estimand="the gain of exploring where the policy is unsure, beyond that of the reward",
+        evidence="Pass@K curves on mathematics",
+        falsification="Pass@K at the largest K is not above uniform's while accuracy is the same",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "entropies"})
     alpha: float = 0.4
     kappa: float = 2.0
@@ -113,6 +150,19 @@ class Probability(CreditMethod):
     """
 
     name: ClassVar[str] = "probability"
+    card: ClassVar[Card | None] = Card(
+        rule="w = alpha p + 1 - alpha, p the token's probability",
+        source="Advantage Reweighting (AR), arXiv 2505.12929",
+        url="https://arxiv.org/abs/2505.12929",
+        fidelity="our reading of its equation for advantage reweighting; its code is zhyang2226/AR-Lopti",
+        defaults={"alpha": "its authors' 0.2 (scripts/train_kklogic_AR_4x80GB.sh of zhyang2226/AR-Lopti)"},
+        claims=(
+            "up to 46.2% better on Knights and Knaves puzzles, relative to GRPO (arXiv 2505.12929, abstract)",
+        ),
+        estimand="the gradient with the share of improbable tokens, whose gradients are longest, taken down",
+        evidence="training results on logic puzzles and mathematics",
+        falsification="it does not beat random at the same turn of the update",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     alpha: float = 0.2
 
@@ -139,6 +189,17 @@ class LowProbability(CreditMethod):
     """
 
     name: ClassVar[str] = "low_probability"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 where the token's probability is below 0.9, 0 elsewhere",
+        source="the probability mask of SPO, arXiv 2505.23564",
+        url="https://arxiv.org/abs/2505.23564",
+        fidelity="identical to src/treetune/trainers/ppo_trainer.py:1057-1059 of AIFrameResearch/SPO at b9fc6a2, the "
+        "mask; there it acts on the advantage of a segment, not of a response",
+        defaults={"threshold": "published: 0.9"},
+        estimand="the part of the gradient that comes from tokens at which the policy could have gone elsewhere",
+        evidence="an ablation inside SPO, never on its own",
+        falsification="it does not beat random_mask with as many tokens",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     threshold: float = 0.9
 
@@ -166,6 +227,21 @@ class EntropyShare(CreditMethod):
     """
 
     name: ClassVar[str] = "gtpo"
+    card: ClassVar[Card | None] = Card(
+        rule="w = max(0, 1 + beta (H / mean H - 1)), H the entropy",
+        source="GTPO, arXiv 2508.04349",
+        url="https://arxiv.org/abs/2508.04349",
+        fidelity="our reading of its entropy weight, in the form of a port (retrain/advantages/credit.py:13-38 of "
+        "teilomillet/retrain at 19db12f, which has the surprisal in place of the entropy); the paper divides by the "
+        "group's sum at each position",
+        defaults={"beta": "that port's 0.1"},
+        claims=(
+            "above DAPO and other entropy-guided baselines on AIME and MATH500 (arXiv 2508.04349, abstract)",
+        ),
+        estimand="the effort at a token, for which its entropy stands",
+        evidence="training results without a number of seeds",
+        falsification="it turns an update by less than N seeds could see, or does not beat random at the same turn",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
     beta: float = 0.1
 
@@ -199,6 +275,24 @@ class Delight(CreditMethod):
     """
 
     name: ClassVar[str] = "delight"
+    card: ClassVar[Card | None] = Card(
+        rule="w = sigmoid(A l / eta), l the surprisal; or the 20% of highest delight A l (hard)",
+        source="the Delightful Policy Gradient, arXiv 2603.14608 and 2603.20521",
+        url="https://arxiv.org/abs/2603.20521",
+        fidelity="identical to retrain/advantages/delight/gate.py:23-53 (hard) and gate.py:83-112 (soft) of "
+        "teilomillet/retrain at 19db12f, a port; the authors' code is not public",
+        defaults={
+            "shape": "published: the soft gate",
+            "eta": "that port's 1",
+            "ratio": "ours: 20%, as in other masks",
+        },
+        claims=(
+            "above REINFORCE and PPO on MNIST, sequence models and control (arXiv 2603.14608, abstract)",
+        ),
+        estimand="a gradient nearer to that of supervised learning: rare successes count, rare failures do not",
+        evidence="proofs for bandits; small-scale training",
+        falsification="on replayed rollouts its gradient is no nearer to that of a large batch than uniform's",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs"})
     shape: str = "soft"
     eta: float = 1.0

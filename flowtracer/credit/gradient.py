@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 
 
@@ -38,6 +39,24 @@ class Gradient(TwoLevel):
     """
 
     name: ClassVar[str] = "gradient"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response on which the answer's log-probability leans most, 1 elsewhere",
+        source="OAR-G, arXiv 2601.07408",
+        url="https://arxiv.org/abs/2601.07408",
+        fidelity="our reading of the signal; the reshaping (shape oar, scale log1p) is identical to "
+        "OAR-main.py:207-236 of Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478",
+        defaults={
+            **DEFAULTS,
+            "shape": "ours: FlowTracer's two levels, so that only the ranking differs",
+            "scale": "ours: log(score + 1e-12); the authors' code has log1p",
+            "quantile": "ours: 0.5; an argument without a published value",
+            "beta": "ours: 1; an argument without a published value",
+        },
+        claims=("well above GRPO, near OAR-P, at negligible cost (arXiv 2601.07408, abstract)",),
+        estimand="the change of the answer's log-probability under a small change of a token's embedding",
+        evidence="training results on mathematics",
+        falsification="its ranking does not predict which hidden tokens change the answer (flowtracer intervene)",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     shape: str = "levels"
     scale: str = "log"
@@ -113,6 +132,21 @@ class Perturbation(CreditMethod):
     """
 
     name: ClassVar[str] = "oar_perturb"
+    card: ClassVar[Card | None] = Card(
+        rule="w = the reshaped log(1 + KL) of the answer's distribution when the pad token replaces the token; mean 1",
+        source="OAR-P, arXiv 2601.07408",
+        url="https://arxiv.org/abs/2601.07408",
+        fidelity="identical to OAR-main.py:1-49 and OAR-main.py:207-240 of "
+        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode answer_mean and sum_to_L",
+        defaults={
+            "quantile": "ours: 0.5; an argument without a published value",
+            "beta": "ours: 1; an argument without a published value",
+        },
+        claims=("the upper bound of the method, above OAR-G and GRPO (arXiv 2601.07408, abstract)",),
+        estimand="the change of the answer's distribution when a token is taken away",
+        evidence="training results on mathematics",
+        falsification="its ranking does not predict which hidden tokens change the answer (flowtracer intervene)",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"divergence"})
     quantile: float = 0.5
     beta: float = 1.0

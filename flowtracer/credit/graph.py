@@ -14,11 +14,14 @@ from torch import Tensor
 
 from flowtracer.attention import Layers
 from flowtracer.blocked import BlockedRollout
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 from flowtracer.readings import Reading, Rollout
+
+_MIDDLE = "FlowTracer's: every layer of the middle third"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class OneHop(_Ranked):
     """
 
     name: ClassVar[str] = "one_hop"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the most attention from the answer's tokens, 1 elsewhere",
+        source="this project",
+        fidelity="ours: FlowTracer with one hop in place of all paths",
+        defaults={**DEFAULTS, "layers": _MIDDLE},
+        estimand="the share of flow's gain that direct attention explains",
+        evidence="by construction it has flow's map, levels and abstentions, without the graph",
+        falsification="as a control it fails where its ranking and flow's are the same: see replay's overlaps",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     layers: Layers = "middle"
 
@@ -78,6 +90,15 @@ class RawFlow(_Ranked):
     """
 
     name: ClassVar[str] = "raw_flow"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the most flow from the source, whatever the answer, 1 elsewhere",
+        source="this project",
+        fidelity="ours: FlowTracer without the h-transform",
+        defaults={**DEFAULTS, "layers": _MIDDLE},
+        estimand="the share of flow's gain that conditioning on the answer does not explain",
+        evidence="by construction it has flow's map and levels, without the answer",
+        falsification="as a control it fails where its ranking and flow's are the same: see replay's overlaps",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     silence: ClassVar[str] = "response unreachable"
     layers: Layers = "middle"
@@ -103,6 +124,16 @@ class AttentionRollout(_Ranked):
     """
 
     name: ClassVar[str] = "attention_rollout"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with most of the answer's attention rollout, 1 elsewhere",
+        source="Abnar and Zuidema, arXiv 2005.00928, section 3; no rule for credit there",
+        url="https://arxiv.org/abs/2005.00928",
+        fidelity="our reading of section 3, attention rollout; ranking and levels are FlowTracer's",
+        defaults={**DEFAULTS, "layers": "published: the product over all layers"},
+        estimand="the share of the answer's representation that comes from a token, mixed over layers",
+        evidence="correlation with ablation scores of a classifier; nothing about training",
+        falsification="it does not beat one_hop with the same levels: then mixing over layers adds nothing",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"rollout"})
     layers: Layers = "all"
 
@@ -137,6 +168,20 @@ class AnswerAttention(CreditMethod):
     """
 
     name: ClassVar[str] = "answer_attention"
+    card: ClassVar[Card | None] = Card(
+        rule="w = floor + (1 - floor) of the rescaled sigmoid of the answer's log-attention, last layer",
+        source="ATPO, Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient",
+        fidelity="our reading of its public trainer; there the answer is all that follows </think>",
+        defaults={
+            "layers": "that trainer's: the last",
+            "floor": "that trainer's 0.5",
+            "sharpness": "that trainer's 2",
+        },
+        claims=("its authors dropped the direction of attention as noise on Qwen3-0.6B",),
+        estimand="how much the answer reads a token, in the last layer",
+        evidence="runs of its authors on one small policy",
+        falsification="it does not beat position with the same floor: then it is a ruler",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     layers: Layers = "last"
     floor: float = 0.5
@@ -199,6 +244,25 @@ class AttentionEntropy(CreditMethod):
     """
 
     name: ClassVar[str] = "attention_entropy"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 + beta (1 - 2 u), u the entropy of the token's attention rescaled over the response",
+        source="arXiv 2605.07660",
+        url="https://arxiv.org/abs/2605.07660",
+        fidelity="our reading of the abstract and a summary of the section on the diagnostic; no code is public",
+        defaults={
+            "layers": "ours: FlowTracer's middle third; there one fixed layer",
+            "favour": "ours: low, the paper's anchors, which train stably",
+            "shape": "ours: soft; there a soft weight that changes during training",
+            "beta": "ours: 0.5",
+            "ratio": "published: 20%",
+        },
+        claims=(
+            "Qwen3-8B-Base 34.39 -> 37.40 held out, in the strongest setting (arXiv 2605.07660, abstract)",
+        ),
+        estimand="how stable the gradient of a token is, by how few others it relies on",
+        evidence="gradient geometry and training results on one policy; controls for position and entropy",
+        falsification="as a mask it does not beat random_mask with the same ratio, or it is position: see replay",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     layers: Layers = "middle"
     favour: str = "low"

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from flowtracer.credit.method import CreditMethod
 
+#: Where the defaults of gamma and ratio come from, for the cards of methods that differ in their ranking only.
+DEFAULTS = {
+    "gamma": "FlowTracer's published 1.5 (arXiv 2606.10646; there 1.2 is too weak and 3 too strong)",
+    "ratio": "FlowTracer's published 40% (arXiv 2606.10646; there 20% and 60% are worse)",
+}
+
 
 def pool_size(members: Tensor, ratio: float) -> Tensor:
     """floor(ratio n) of n = members, computed exactly: 0.4 means two fifths, so 5 tokens give 2."""

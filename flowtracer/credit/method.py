@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowtracer.blocked import BlockedRollout
 from flowtracer.credit import elsewhere
+from flowtracer.credit.card import Card
 from flowtracer.errors import CreditError
 from flowtracer.flow import Capacity
 from flowtracer.hints import hint
@@ -165,6 +166,9 @@ class CreditMethod(ABC):
     signed: ClassVar[bool] = False
     #: Whether `weights` gives an addend to the advantage instead of a factor.
     additive: ClassVar[bool] = False
+
+    #: What is published of it and how it could be proved wrong; every method of this package has its own.
+    card: ClassVar[Card | None] = None
 
     mean_one: bool = field(default=False, kw_only=True)
 

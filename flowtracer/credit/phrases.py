@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowtracer.credit.card import Card
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 
@@ -38,6 +39,21 @@ class Planning(CreditMethod):
     """
 
     name: ClassVar[str] = "hicra"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 + alpha sign(A) on the tokens of planning phrases, 1 elsewhere",
+        source="HICRA, arXiv 2509.03646",
+        url="https://arxiv.org/abs/2509.03646",
+        fidelity="identical to retrain/advantages/credit.py:41-57 of teilomillet/retrain at 19db12f, a port; the "
+        "list of phrases is ours",
+        defaults={
+            "alpha": "published: 0.2",
+            "phrases": "ours; the paper mines strategic grams from a corpus of solutions",
+        },
+        claims=("well above strong baselines on mathematics (arXiv 2509.03646, abstract)",),
+        estimand="the gain of better plans, for which phrases such as `alternatively` stand",
+        evidence="training results on several policies",
+        falsification="it does not beat the same factor on as many random phrases of the same responses",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "pieces"})
     alpha: float = 0.2
     phrases: tuple[str, ...] = PHRASES

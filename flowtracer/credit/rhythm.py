@@ -16,10 +16,21 @@ import torch
 from torch import Tensor
 
 from flowtracer.attention import Layers
-from flowtracer.credit.levels import TwoLevel, pool_size, top
+from flowtracer.credit.card import Card
+from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import CreditContext, register
 from flowtracer.errors import CreditError
 from flowtracer.readings import HeadReading, HeadVectors, Reading
+
+#: Where the defaults of the three methods come from, for their cards.
+_DEFAULTS = {
+    **DEFAULTS,
+    "layers": "ours: FlowTracer's middle third; the source takes five layers",
+    "heads": "published: the 30% of smallest or largest mean distance",
+    "clip": "published: 10",
+    "near": "published: 10",
+    "far": "published: 50 in the first version, 100 in a later one",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,17 @@ class LocalChunk(_Rhythm):
     """
 
     name: ClassVar[str] = "local_chunk"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the largest jump of WAAD, 1 elsewhere",
+        source="preplan tokens, arXiv 2510.13554",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the section on local heads; no code is public",
+        defaults=_DEFAULTS,
+        claims=("consistent gains across reasoning tasks (arXiv 2510.13554, abstract)",),
+        estimand="the tokens with which the policy looks back to plan a phrase",
+        evidence="training results, as far as told of one run a cell",
+        falsification="it does not beat delimiters with the same gamma, for chunks begin where phrases end",
+    )
 
     def score(self, context: CreditContext) -> Tensor:
         return self.jump(context)
@@ -124,6 +146,20 @@ class GlobalAnchor(_Rhythm):
     """
 
     name: ClassVar[str] = "global_anchor"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma for the 40% of the response with the highest FAI, 1 elsewhere",
+        source="anchor tokens, arXiv 2510.13554",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the section on global heads; no code is public",
+        defaults=_DEFAULTS,
+        claims=(
+            "average of five mathematics benchmarks, GRPO -> anchors: Qwen3-4B at 1K 37.1 -> 38.6, at 8K 44.8 -> 47.2; "
+            "Qwen3-8B at 1K 39.4 -> 41.3, at 8K 50.3 -> 50.9; Countdown 52.6 -> 59.9 (arXiv 2606.10646)",
+        ),
+        estimand="a token's influence on what follows it, as the attention that it gets from there",
+        evidence="training results, as far as told of one run a cell",
+        falsification="it does not beat first_tokens; or hiding its tokens changes the answer no more than others do",
+    )
 
     def score(self, context: CreditContext) -> Tensor:
         return self.influence(context)
@@ -154,6 +190,24 @@ class Coupled(_Rhythm):
     """
 
     name: ClassVar[str] = "coupled"
+    card: ClassVar[Card | None] = Card(
+        rule="gamma on anchors, of which dominated ones share their bonus with an earlier preplan token",
+        source="arXiv 2510.13554",
+        url="https://arxiv.org/abs/2510.13554",
+        fidelity="our reading of the section on coupling; its share and thresholds are unpublished",
+        defaults={
+            **_DEFAULTS,
+            "alpha": "ours: 0.5; unpublished",
+            "back": "published: at most 3",
+        },
+        claims=(
+            "average of five mathematics benchmarks, GRPO -> coupled: Qwen3-4B at 1K 37.1 -> 39.2, at 8K 44.8 -> 47.3; "
+            "Qwen3-8B at 1K 39.4 -> 43.2; Countdown 52.6 -> 63.1 (arXiv 2606.10646)",
+        ),
+        estimand="the influence of a plan and of the anchor that it leads to, as one unit",
+        evidence="training results, as far as told of one run a cell",
+        falsification="it does not beat global_anchor: then moving the bonus adds nothing",
+    )
     alpha: float = 0.5
     back: int = 3
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowtracer.credit.card import Card
 from flowtracer.credit.method import CreditContext, CreditMethod, register
 from flowtracer.errors import CreditError
 
@@ -21,6 +22,9 @@ from flowtracer.errors import CreditError
 TEMPLATE = "{question}\n\nThe right answer is: {gold}\nReach it by reasoning of your own."
 
 NEED = "teacher_logprobs"
+
+#: Where the default of the option that all teachers share comes from, for their cards.
+_DEFAULTS = {"template": "ours: the task's own words, or those of `teacher.TEMPLATE`"}
 
 _FIELD = re.compile(r"\{(question|gold)\}")
 
@@ -82,6 +86,25 @@ class SelfDistilledWeights(Taught):
     """
 
     name: ClassVar[str] = "rlsd"
+    card: ClassVar[Card | None] = Card(
+        rule="w = 1 - mix + mix clip((p_T / p_S)^sign(A), 1 - epsilon, 1 + epsilon)",
+        source="RLSD, arXiv 2604.03128, section 4",
+        url="https://arxiv.org/abs/2604.03128",
+        fidelity="identical to verl/workers/actor/dp_opsd_actor.py:221-239 and "
+        "verl/trainer/opsd_trainer.py:1952-1961 of iie-ycx/RLSD at 93e46f7; the template is not theirs",
+        defaults={
+            "mix": "that code's 0.5",
+            "epsilon": "that code's 0.2",
+            "fade_steps": "that code's 0, no fading; their script fades over 60 steps, the paper over 50",
+            **_DEFAULTS,
+        },
+        claims=(
+            "a higher ceiling and more stable training than GRPO and self-distillation (arXiv 2604.03128, abstract)",
+        ),
+        estimand="how much a token leans on what only the one who knows the answer knows",
+        evidence="training results on multimodal reasoning",
+        falsification="it does not beat itself with a wrong gold in the teacher's prompt, or random at the same turn",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs", "teacher_logprobs"})
     mix: float = 0.5
     epsilon: float = 0.2
@@ -126,6 +149,21 @@ class OnPolicySelfDistillation(Taught):
     """
 
     name: ClassVar[str] = "opsd"
+    card: ClassVar[Card | None] = Card(
+        rule="A' = scale (log p_T - log p_S) + outcome A",
+        source="OPSD, arXiv 2601.18734",
+        url="https://arxiv.org/abs/2601.18734",
+        fidelity="identical to opsd_trainer.py:690-714 of siyan-zhao/OPSD at 590ec26 (use_thinking_machines_loss), up "
+        "to the mean over tokens and the importance ratio",
+        defaults={
+            "scale": "published: 1",
+            "outcome": "published: 0, the reward has no say",
+            **_DEFAULTS,
+        },
+        estimand="the gradient of the reverse KL from the policy to itself with the answer in its prompt",
+        evidence="training results of its authors; arXiv 2604.03128 reports leaks and unstable long training",
+        falsification="accuracy without the gold does not rise, or falls after its first rise, where uniform's rises",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs", "teacher_logprobs"})
     additive: ClassVar[bool] = True
     scale: float = 1.0
@@ -163,6 +201,24 @@ class OraclePrompted(Taught):
     """
 
     name: ClassVar[str] = "oppo"
+    card: ClassVar[Card | None] = Card(
+        rule="A' = V_t - V_(t-1), V the chance of success, whose odds each token multiplies by p_T / p_S",
+        source="OPPO, arXiv 2605.21851, self-oracle",
+        url="https://arxiv.org/abs/2605.21851",
+        fidelity="our reading of the recursion; no code is public, and clip and anchor are ours",
+        defaults={
+            "clip": "ours: 5 nats; the paper clips, at what is not known to us",
+            "anchor": "ours: true; the paper anchors the direction, how is not known to us",
+            **_DEFAULTS,
+        },
+        claims=(
+            "above GRPO, DAPO and SDPO by up to 6.0 points on AMC23 and 5.2 on AIME24, more for longer responses "
+            "(arXiv 2605.21851, abstract)",
+        ),
+        estimand="the change of the success probability by a token, as a Bayesian update",
+        evidence="training results on two policies and seven benchmarks",
+        falsification="its V_t does not foretell the outcomes of continuations from t (replay, token values)",
+    )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"advantage", "group", "logprobs", "reward", "teacher_logprobs"}
     )

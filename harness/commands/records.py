@@ -52,6 +52,9 @@ def add(commands: Commands) -> None:
     )
     _add_foreign(added)
     added.add_argument(
+        "--pool", action="store_true", help="of several experiments, also the means over all of them"
+    )
+    added.add_argument(
         "--watch",
         action="store_true",
         help="draw it anew while runs are recorded, until Ctrl-C; into a file, a line a minute until all are finished",
@@ -95,15 +98,18 @@ def _leaderboard(options: argparse.Namespace) -> int:
     given = {name: value for name, value in rule.items() if value is not None}
     arguments = (options.folders, options.baseline, options.sort, options.filter, given)
     if options.export:
-        _export(options.export, _boards(*arguments))
+        _export(options.export, _boards(*arguments), options.pool)
     elif options.watch:
         screen = console()
         watch.watch(
-            screen, options.folders, options.baseline, lambda: _drawn(_boards(*arguments), screen.width)
+            screen,
+            options.folders,
+            options.baseline,
+            lambda: _drawn(_boards(*arguments), screen.width, options.pool),
         )
     else:
         screen = console()
-        screen.print(_drawn(_boards(*arguments), screen.width))
+        screen.print(_drawn(_boards(*arguments), screen.width, options.pool))
         places = " ".join(map(str, options.folders))
         closing(None, f"flowtracer leaderboard {places} --export FILE.html, a page with every rollout")
     return 0
@@ -173,35 +179,61 @@ def _boards(
     return boards
 
 
-def _drawn(boards: Boards, width: int) -> Any:
+def _drawn(boards: Boards, width: int, pooled: bool = False) -> Any:
     from rich.console import Group
 
     from leaderboards import sheets
     from leaderboards.terminal import overall, render
 
-    together = overall([comparison for comparison, _ in boards])
+    together = overall([comparison for comparison, _ in boards], pooled)
     parts = [render(comparison, runs, width=width) for comparison, runs in boards]
     return Group(*parts, *([sheets.render([together], width)] if together else []))
 
 
-def _export(files: list[Path], boards: Boards) -> None:
-    from harness.studies import claims
+def _export(files: list[Path], boards: Boards, pooled: bool = False) -> None:
     from leaderboards import report
-    from leaderboards.page import to_html
 
     writers: dict[str, Any] = {
         ".json": report.to_json,
         ".csv": report.to_csv,
         ".md": report.to_markdown,
-        ".html": lambda comparison, runs: to_html(
-            comparison, runs, repeat(comparison), () if comparison.foreign else claims.about(comparison, runs)
-        ),
+        ".html": _page,
     }
     if len(boards) > 1:
         names = ", ".join(comparison.experiment.get("name", "?") for comparison, _ in boards)
-        raise ExperimentError(f"--export {files[0]}: a file holds one experiment, and these are {names}")
+        other = next((file for file in files if file.suffix != ".html"), None)
+        if other is not None:
+            raise ExperimentError(f"--export {other}: a file holds one experiment, and these are {names}")
+        for file in files:
+            _write_index(file, boards, pooled)
+        return
     for file in files:
         write(file, writers[file.suffix](*boards[0]))
+
+
+def _page(comparison: Any, runs: list[Any]) -> str:
+    from harness.asked import asked
+    from harness.studies import claims
+    from leaderboards.pages.board import to_html
+
+    published = () if comparison.foreign else claims.about(comparison, runs)
+    return to_html(comparison, runs, repeat(comparison), published, asked(comparison.experiment))
+
+
+def _write_index(file: Path, boards: Boards, pooled: bool) -> None:
+    """An index in `file`, and a page for each experiment beside it: board-decision.html beside board.html."""
+    from leaderboards.pages.index import to_index
+    from leaderboards.terminal import overall
+
+    entries: list[tuple[Any, str]] = []
+    for comparison, runs in boards:
+        name = f"{file.stem}-{comparison.experiment.get('name', 'experiment')}"
+        if any(address == f"{name}.html" for _, address in entries):
+            name += f"-{comparison.experiment_hash[:8]}"
+        write(file.with_name(f"{name}.html"), _page(comparison, runs))
+        entries.append((comparison, f"{name}.html"))
+    together = overall([comparison for comparison, _ in boards], pooled=True) if pooled else None
+    write(file, to_index(entries, together))
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -24,7 +24,6 @@ import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
@@ -35,6 +34,9 @@ from transformers import (
 from harness.engines.base import Finished, Sample, Sampling, check, decoded, end_tokens
 from harness.engines.noise import Noise
 from harness.policy import Policy
+
+#: Scores, over rows, positions and tokens, whose log-probabilities are computed at once, at most.
+AT_ONCE = 2**20
 
 
 class Keyed:
@@ -87,9 +89,9 @@ def sample(
     """One response for each row of `prompt_ids`, as one batch, with the noise that the row's key names.
 
     `keys` are those of `harness.seeds.key`, one a row, all different: equal ones would draw duplicates. The model's
-    mode and generation options are as before when this returns. `finished` hears of each sample once, with its row:
-    where there is noise, as soon as its end token is written. `hidden`: for each row, the positions in its prompt that
-    nothing attends to, in any layer; the other tokens stay where they are.
+    mode and generation options are as before when this returns. `finished` hears of each sample once, with its row,
+    as soon as its end token is written. `hidden`: for each row, the positions in its prompt that nothing attends to, in
+    any layer; the other tokens stay where they are.
 
     Raises ExperimentError for prompts that do not fit the policy's context; ValueError for keys that are missing,
     malformed or repeated, and for a prompt without tokens.
@@ -112,7 +114,7 @@ def sample(
         if finished is not None:
             finished(row, samples[row])
 
-    picker = _Picker(keys, width, ends, sampling, None if finished is None else end)
+    loop = _Loop(keys, ends, pad, sampling, None if finished is None else end)
     extra: dict[str, torch.Tensor] = {}
     if hidden is not None:
         # Without these, generate would count visible tokens only, and what follows a hidden one would move.
@@ -124,56 +126,110 @@ def sample(
         max_new_tokens=sampling.max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
     )
     with _generating(model, options):
-        sequences = cast(Any, model).generate(
-            padded, attention_mask=mask, logits_processor=LogitsProcessorList([picker]), **extra
+        cast(Any, model).generate(
+            padded, attention_mask=mask, generation_config=options, custom_generate=loop.run, **extra
         )
-    rows = sequences[:, width:].tolist()
-    logprobs = torch.stack(picker.logprobs, dim=1).tolist()
-    for row, (ids, scores) in enumerate(zip(rows, logprobs, strict=True)):
+    every = list(range(len(keys)))
+    for row, ids, scores in zip(every, loop.ids, loop.logprobs(every), strict=True):
         if row not in samples:
-            length = _length(ids, ends)
-            end(row, ids[:length], scores[:length])
-    return [samples[row] for row in range(len(keys))]
+            end(row, ids, scores[: len(ids)])
+    return [samples[row] for row in every]
 
 
-class _Picker(LogitsProcessor):
-    """Warps the logits, adds each row's noise, and notes the log-probability of the token that will win."""
+class _Loop:
+    """Writes the responses of a batch token by token: warps the logits, adds each row's noise, takes the largest.
+
+    It stands where `generate` has a loop of its own, which looks for ends, pads and picks with a dozen small operations
+    a token; on an embedded policy they would take as long as a layer. Everything around the loop is `generate`'s.
+    """
 
     def __init__(
         self,
         keys: Sequence[str],
-        width: int,
         ends: Sequence[int],
+        pad: int,
         sampling: Sampling,
         end: Callable[[int, list[int], list[float]], None] | None,
     ) -> None:
-        self.keys, self.width, self.sampling, self.warpers = keys, width, sampling, _warpers(sampling)
-        self.ends, self.end = set(ends), end
-        self.noise: Noise | None = None
+        self.keys, self.sampling, self.warpers = keys, sampling, _warpers(sampling)
+        self.ends, self.pad, self.end = set(ends), pad, end
+        self.ids: list[list[int]] = [[] for _ in keys]
         self.running = list(range(len(keys)))
-        self.logprobs: list[torch.Tensor] = []
+        self.noise: Noise | None = None
+        self._unfinished: torch.Tensor | None = None
+        # Scores and tokens of the last positions, and the log-probabilities of those before.
+        self._recent: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._logprobs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+    def run(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
+        """The prompts (rows, width) and what was written behind them. prepared: what `generate` has for its loop."""
+        for name in ("logits_processor", "stopping_criteria", "generation_config"):
+            del prepared[name]
+        fed = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **prepared)
+        outputs = model(**fed, return_dict=True)
+        fresh = 1 if prepared["use_cache"] else None
+        with model._optimize_model_for_decode():
+            while True:
+                prepared = model._update_model_kwargs_for_generation(outputs, prepared)
+                # A copy, which is small: the logits of a whole prompt may hang on to the last ones.
+                logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
+                del outputs
+                tokens = self._pick(input_ids, logits)
+                input_ids = torch.cat([input_ids, tokens.unsqueeze(1)], dim=1)
+                if not self.running or len(self.ids[self.running[0]]) == self.sampling.max_new_tokens:
+                    return input_ids
+                fed = model.prepare_inputs_for_generation(input_ids, next_sequence_length=fresh, **prepared)
+                outputs = model(**fed, return_dict=True)
+
+    def logprobs(self, rows: Sequence[int]) -> list[list[float]]:
+        """The log-probabilities of the tokens that these rows have so far; behind an end they mean nothing."""
+        self._settle()
+        return torch.cat([part[rows] for part in self._logprobs], dim=1).tolist()  # type: ignore[no-any-return]
+
+    def _pick(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The next token (rows,) of every row, a pad behind an end."""
         for warper in self.warpers:
             scores = warper(input_ids, scores)
         chosen = scores
         if not self.sampling.greedy:
-            chosen = scores + self._draw(input_ids, scores)
-        winner = chosen.argmax(dim=-1, keepdim=True)
-        self.logprobs.append(torch.log_softmax(scores, dim=-1).gather(1, winner).squeeze(1))
-        return chosen
+            if self.noise is None:
+                self.noise = Noise(self.keys, self.sampling.max_new_tokens, scores.shape[1], scores.device)
+            chosen = scores + self.noise.at(len(self.ids[self.running[0]]), self.running)
+        tokens = chosen.argmax(dim=-1)
+        self._recent.append((scores, tokens))
+        if len(self._recent) * scores.numel() >= AT_ONCE:
+            self._settle()
+        if self._unfinished is not None:
+            tokens = torch.where(self._unfinished, tokens, self.pad)
+        self._note(tokens)
+        return tokens
 
-    def _draw(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.noise is None:
-            self.noise = Noise(self.keys, self.sampling.max_new_tokens, scores.shape[1], scores.device)
-        if input_ids.shape[1] > self.width:
-            last, before = input_ids[:, -1].tolist(), self.running
-            self.running = [row for row in before if last[row] not in self.ends]
-            if self.end is not None:
-                for row in sorted(set(before).difference(self.running)):
-                    logprobs = torch.stack([step[row] for step in self.logprobs])
-                    self.end(row, input_ids[row, self.width :].tolist(), logprobs.tolist())
-        return self.noise.at(input_ids.shape[1] - self.width, self.running)
+    def _settle(self) -> None:
+        """Log-probabilities of the recent tokens, all at once."""
+        if not self._recent:
+            return
+        scores, tokens = zip(*self._recent, strict=True)
+        self._recent = []
+        stacked = scores[0].unsqueeze(1) if len(scores) == 1 else torch.stack(scores, dim=1)
+        taken = torch.stack(tokens, dim=1).unsqueeze(2)
+        self._logprobs.append(torch.log_softmax(stacked, dim=-1).gather(2, taken).squeeze(2))
+
+    def _note(self, tokens: torch.Tensor) -> None:
+        """Adds the tokens to the running rows, and ends those that wrote an end token."""
+        last, running = tokens.tolist(), []
+        for row in self.running:
+            self.ids[row].append(last[row])
+            if last[row] not in self.ends:
+                running.append(row)
+        if len(running) == len(self.running):
+            return
+        ended, self.running = sorted(set(self.running).difference(running)), running
+        if self._unfinished is None:
+            self._unfinished = torch.ones(len(self.ids), dtype=torch.bool, device=tokens.device)
+        self._unfinished[ended] = False
+        if self.end is not None:
+            for row, logprobs in zip(ended, self.logprobs(ended), strict=True):
+                self.end(row, self.ids[row], logprobs[: len(self.ids[row])])
 
 
 @contextmanager
@@ -200,8 +256,3 @@ def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
     return warpers
-
-
-def _length(ids: Sequence[int], ends: Sequence[int]) -> int:
-    """Tokens up to and with the first end token."""
-    return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))

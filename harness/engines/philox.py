@@ -23,13 +23,23 @@ def philox(
     64 bits; its upper and lower half are right all the same.
     """
     first, second, third, fourth = torch.broadcast_tensors(*counter)
-    left, right = key
-    for _ in range(ROUNDS):
-        upper, lower = first * MULTIPLIERS[0], third * MULTIPLIERS[1]
-        first, third = (
-            (lower >> 32).bitwise_xor_(second).bitwise_xor_(left).bitwise_and_(WORD),
-            (upper >> 32).bitwise_xor_(fourth).bitwise_xor_(right).bitwise_and_(WORD),
-        )
-        second, fourth = lower.bitwise_and_(WORD), upper.bitwise_and_(WORD)
-        left, right = (left + WEYL[0]) & WORD, (right + WEYL[1]) & WORD
+    # Both multiplications of a round are one operation, and so is each that follows: where few numbers are drawn,
+    # calling an operation takes longer than its arithmetic.
+    multiplied, mixed = torch.stack((first, third)), torch.stack((second, fourth))
+    ones = [1] * (multiplied.dim() - 1)
+    multipliers = multiplied.new_tensor(MULTIPLIERS[::-1]).view(2, *ones)
+    for words in _round_keys(key, ones):
+        product = multiplied.flip(0) * multipliers
+        multiplied = (product >> 32).bitwise_xor_(mixed).bitwise_xor_(words).bitwise_and_(WORD)
+        mixed = product  # its upper bits are in no word: a later round, or the line below, takes them away
+    first, third = multiplied.unbind()
+    second, fourth = mixed.bitwise_and_(WORD).unbind()
     return first, second, third, fourth
+
+
+def _round_keys(key: tuple[Tensor, Tensor], ones: list[int]) -> tuple[Tensor, ...]:
+    """The two key words of every round, (2, ...) each."""
+    words = torch.stack(torch.broadcast_tensors(*key))
+    words = words.view(2, *ones[words.dim() - 1 :], *words.shape[1:])
+    steps = words.new_tensor(WEYL) * torch.arange(ROUNDS, device=words.device).unsqueeze(1)
+    return ((words + steps.view(ROUNDS, 2, *ones)) & WORD).unbind()

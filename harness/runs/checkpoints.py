@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -185,11 +186,33 @@ def _sum(file: Path) -> int:
     return total
 
 
-@torch.no_grad()
+#: The parameters of a model at one moment by name, each whole and on the CPU.
+Parameters = dict[str, torch.Tensor]
+
+
+def parameters(model: torch.nn.Module) -> Parameters:
+    """A copy of a model's parameters; where processes share the model, all of them must ask."""
+    return {
+        name: parallel.whole(value).to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in model.named_parameters()
+    }
+
+
+def hash_of(values: Parameters) -> str:
+    """sha256 over names and exact values."""
+    total = hashlib.sha256()
+    for name, value in values.items():
+        total.update(name.encode())
+        total.update(value.view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 def parameters_hash(model: torch.nn.Module) -> str:
     """sha256 over the names and exact values of a model's parameters."""
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        total.update(name.encode())
-        total.update(parallel.whole(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    return hash_of(parameters(model))
+
+
+def distance_between(now: Parameters, then: Parameters) -> float:
+    """The Euclidean distance between two states of one model, whose wrappers may have changed its names since."""
+    changes = (value - before for value, before in zip(now.values(), then.values(), strict=True))
+    return math.sqrt(sum(float(change.double().square().sum()) for change in changes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.runs.ahead import Ahead
-from harness.runs.checkpoints import good_until, parameters_hash, policy_folder, save_policy
-from harness.runs.distance import Start
+from harness.runs.checkpoints import good_until, parameters, policy_folder, save_policy
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -121,7 +119,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
-        self.writer, self.report, self.ahead = writer, report, Ahead(writer)
+        self.writer, self.report = writer, report
         self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
@@ -133,7 +131,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             )
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
-        self.start = Start(self.model) if self.small else None
+        self.ahead = Ahead(writer, parameters(self.model) if self.small else None)
         self.engine = choice.start(
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
@@ -270,29 +268,25 @@ class RecordedTrainer(CreditGRPOTrainer):
         further = 0
         if "values" in self.credit.needs:
             further = sum(parallel.gathered([self.continued_tokens]))
-        distance = self.start.distance(self.model) if self.start else math.nan
-        identity = parameters_hash(self.model) if self.small else ""
+        policy = parameters(self.model) if self.small else None
         if not parallel.first():
             return
-        self.ahead.write("rollouts", self.batch_step, rows)
         measured = {
-            **measures(rows),
             "step": self.batch_step,
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm", math.nan),
             "learning_rate": logs["learning_rate"],
             "entropy": logs["entropy"],
-            "distance_from_start": distance,
-            "parameters_hash": identity,
             "seconds_rollout": self.rollout_seconds,
             "seconds_reward": self.rewards.seconds,
             "seconds_credit": self.credit_seconds,
             "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
             "seconds_step": seconds,
         }
-        # What the credit method had sampled is a cost of its arm.
-        measured["tokens"] += further
-        self.ahead.write("steps", self.batch_step, [measured])
+        if further:
+            # What the credit method had sampled is a cost of its arm.
+            measured["tokens"] = sum(len(row["response_ids"]) for row in rows) + further
+        self.ahead.write(rows, measured, policy)
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
@@ -327,46 +321,10 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
     return {
         "prompt_ids": prompt_ids,
         "completion_ids": [sample.ids for sample in samples],
-        "logprobs": [sample.logprobs for sample in samples],
+        # TRL corrects for a sampler that is another policy by these, and would only pad them else.
+        "logprobs": None if trainer.engine.forwards else [sample.logprobs for sample in samples],
         "finish_reason": [sample.finish_reason for sample in samples],
         "sampler_logprobs": [sample.logprobs for sample in samples],
         "key": keys,
         "sample": numbers,
     }
-
-
-def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The columns of a step's row that its rollouts, rows of the record, give."""
-    verdicts = Counter(row["verdict"] for row in rows)
-    responses, group = [row["response_ids"] for row in rows], [row["group"] for row in rows]
-    rewards = [row["reward"] for row in rows if row["reward"] is not None]
-    groups: dict[int, set[float]] = {}
-    for row in rows:
-        if row["reward"] is not None:
-            groups.setdefault(row["group"], set()).add(row["reward"])
-    gaps = [
-        abs(ours - theirs)
-        for row in rows
-        for ours, theirs in zip(row["sampler_logprobs"], row["trainer_logprobs"], strict=True)
-    ]
-    tokens = sum(map(len, responses))
-    return {
-        "reward": sum(rewards) / len(rewards) if rewards else math.nan,
-        "response_length": tokens / len(rows),
-        **{str(verdict): verdicts.get(verdict, 0) for verdict in tasks.Verdict},
-        "abstained": sum(row["abstained"] is not None for row in rows),
-        "duplicate_share": duplicate_share(responses, group),
-        "signal_share": sum(len(seen) > 1 for seen in groups.values()) / max(len(set(group)), 1),
-        "mean_weight": sum(sum(row["weights"]) for row in rows) / max(tokens, 1),
-        "sampler_gap": sum(gaps) / max(len(gaps), 1),
-        "tokens": tokens,
-    }
-
-
-def duplicate_share(response_ids: Sequence[Sequence[int]], group: Sequence[int]) -> float:
-    """The share of responses that repeat an earlier one of their group, token for token; 0 without any.
-
-    response_ids: token ids of each response. group: the group that each belongs to.
-    """
-    different = {(member, tuple(ids)) for ids, member in zip(response_ids, group, strict=True)}
-    return 1 - len(different) / len(response_ids) if response_ids else 0.0

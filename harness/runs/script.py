@@ -24,9 +24,8 @@ from harness import provenance
 from harness.errors import ExperimentError
 from harness.experiment import Training, hash_of
 from harness.runs.ahead import Ahead
-from harness.runs.checkpoints import parameters_hash
-from harness.runs.distance import Start
-from harness.runs.recorder import SMALL, measures
+from harness.runs.checkpoints import parameters
+from harness.runs.recorder import SMALL
 from leaderboards import Manifest, RunWriter
 from leaderboards.manifest import DISTRIBUTION
 
@@ -47,7 +46,6 @@ class ScriptRecorder:
         self.experiment, self.label, self.seed = _identity(self.folder)
         self.step = 0
         self.small = False
-        self.start: Start | None = None
         self.ahead: Ahead | None = None
 
     def open(self, trainer: Any) -> None:
@@ -58,7 +56,7 @@ class ScriptRecorder:
                 f"give GRPOConfig(seed={self.seed}), or record it in {_seed_folder(trainer.args.seed)}"
             )
         self.small = sum(parameter.numel() for parameter in trainer.model.parameters()) <= SMALL
-        self.start = Start(trainer.model) if self.small else None
+        start = parameters(trainer.model) if self.small else None
         if not trainer.accelerator.is_main_process:
             return
         writer = RunWriter(self.folder, manifest(trainer, self.experiment, self.label))
@@ -66,7 +64,7 @@ class ScriptRecorder:
             raise ExperimentError(
                 f"record={str(self.folder)!r} holds a finished run: give another folder, or remove it"
             )
-        self.ahead = Ahead(writer)
+        self.ahead = Ahead(writer, start)
 
     def begin(self, trainer: Any) -> None:
         """Removes what was recorded of steps that the training is about to make again."""
@@ -80,27 +78,22 @@ class ScriptRecorder:
         batch = trainer.rollouts
         now = time.perf_counter()
         rows = collected(_rows(trainer, self.step))
-        distance = self.start.distance(trainer.model) if self.start else math.nan
-        identity = parameters_hash(trainer.model) if self.small else ""
+        policy = parameters(trainer.model) if self.small else None
         if self.ahead is not None:
             began, generated, rewarded = (batch.clock[name] for name in ("began", "generated", "rewarded"))
-            self.ahead.write("rollouts", self.step, rows)
-            row = {
-                **measures(rows),
+            measured = {
                 "step": self.step,
                 "loss": logs["loss"],
                 "gradient_norm": logs.get("grad_norm", math.nan),
                 "learning_rate": logs["learning_rate"],
                 "entropy": logs["entropy"],
-                "distance_from_start": distance,
-                "parameters_hash": identity,
                 "seconds_rollout": generated - began,
                 "seconds_reward": rewarded - generated,
                 "seconds_credit": trainer.credit_seconds,
                 "seconds_update": now - rewarded - trainer.credit_seconds,
                 "seconds_step": now - began,
             }
-            self.ahead.write("steps", self.step, [row])
+            self.ahead.write(rows, measured, policy)
         self.step += 1
 
     def settle(self) -> None:

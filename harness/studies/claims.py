@@ -313,7 +313,10 @@ def _shown(measured: Measured | None, sign: bool) -> str:
 
 
 def sheets(findings: Sequence[Finding]) -> list[Sheet]:
-    """A table for each experiment; then what runs stand beside claims that they cannot settle."""
+    """A table for each experiment that tests claims; then, by itself, what other runs say of the same methods.
+
+    Numbers of another policy never stand in a row with a printed one: they would read as its measurement.
+    """
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         place = finding.claim.experiment or finding.claim.command or "no experiment"
@@ -325,27 +328,42 @@ def sheets(findings: Sequence[Finding]) -> list[Sheet]:
             claim = finding.claim
             signed = claim.kind in ("difference", "ordering")
             printed = NOTHING if claim.percent is None else f"{claim.percent:{'+' if signed else ''}.1f}"
-            beside = ", ".join(
-                f"{other.experiment} {_shown(other.measured, signed)}" for other in finding.beside
-            )
-            rows.append(
-                (claim.text, printed, _shown(finding.measured, signed), finding.status, beside or NOTHING)
-            )
+            rows.append((claim.text, printed, _shown(finding.measured, signed), finding.status))
         sources = dict.fromkeys(finding.claim.source for finding in members)
         reasons = dict.fromkeys(finding.reason for finding in members if finding.reason)
         note = "; ".join(sources) + (f". Not judged: {'; '.join(reasons)}" if reasons else "") + "."
-        tables.append(
-            Sheet(
-                title, ("claim", "printed", "found", "status", "beside"), tuple(rows), note, words=(0, 3, 4)
-            )
-        )
-    return tables
+        columns = ("claim", "printed", "measured", "status")
+        tables.append(Sheet(title, columns, tuple(rows), note, words=(0, 3)))
+    others = _elsewhere(findings)
+    return [*tables, *([others] if others else [])]
+
+
+def _elsewhere(findings: Sequence[Finding]) -> Sheet | None:
+    """The same comparisons in runs that settle no claim, one row each: what was compared, where, and the result."""
+    rows: dict[tuple[str, str, str], None] = {}
+    for finding in findings:
+        claim = finding.claim
+        signed = claim.kind in ("difference", "ordering")
+        nearest = "the nearest of " * (len(claim.against) > 1) + ", ".join(claim.against)
+        compared = f"{claim.arm} minus {nearest}" if signed else f"{claim.arm}, {claim.kind}"
+        for other in finding.beside:
+            row = (compared, other.experiment, _shown(other.measured, signed))
+            rows[row] = None
+    if not rows:
+        return None
+    note = (
+        "Percent, or points of the metric that those runs declare. They measure another policy, on another task, and "
+        "settle none of the claims above."
+    )
+    return Sheet(
+        "The same methods elsewhere", ("methods", "runs", "measured"), tuple(rows), note, words=(0, 1)
+    )
 
 
 NOTE = (
     "Percent, differences in points, ± the declared interval over training seeds. uniform is GRPO. A claim is settled "
     "only by the experiment that tests it, on its policy; each is judged by itself, and printed numbers carry an error "
-    "of their own that was not published. beside: the same methods in other runs, of the metric that those declare."
+    "of their own that was not published. Other runs of the same methods have a table of their own."
 )
 
 

@@ -252,6 +252,7 @@ def _read(
         advantages=advantages,
         groups=groups,
         questions=[response.problem.question for response in responses],
+        golds=[task.gold_answer(response.problem) or "" for response in responses],
         batch_size=batch_size,
     )
 

@@ -116,6 +116,12 @@ class Browser:
         command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
         self._post("/goog/cdp/execute", command)
 
+    def resize(self, width: int, height: int) -> None:
+        """Makes the page's viewport so many CSS pixels large; windows have a least width, which phones go below."""
+        params = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": params}
+        self._post("/goog/cdp/execute", command)
+
     def complaints(self) -> list[str]:
         """What the browser's console said since the last call."""
         return [entry["message"] for entry in self._post("/se/log", {"type": "browser"})]

@@ -60,7 +60,9 @@ def train(
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
     keywords = {
-        key: changes.pop(key) for key in ("credit", "task", "peft_config", "rollout_func") if key in changes
+        key: changes.pop(key)
+        for key in ("credit", "task", "peft_config", "rollout_func", "turn_every")
+        if key in changes
     }
     model = tiny_model("qwen3", seed=3)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1

@@ -60,9 +60,26 @@ def test_several_experiments_and_all_of_them_together(capsys, tmp_path):
     together = lines[next(i for i, line in enumerate(lines) if line.startswith("All 2 experiments")) :]
     rows = {line.split()[0]: line for line in together[3:] if line.strip()}
     assert "random" not in rows
-    assert "0.667" in rows["flow"] and "1.000" in rows["flow"] and "0.833" in rows["flow"]
-    assert "+0.333" in rows["flow"] and rows["flow"].split()[-1] == "2"
+    # Unlike experiments have no common mean, unless somebody asks for one.
+    assert rows["flow"].split() == ["flow", "0.667", "1.000", "2"]
     assert run(capsys, "leaderboard", tmp_path)[1] == output  # a folder of both is the same
+    pooled = run(capsys, "leaderboard", one, other, "--pool")[1]
+    line = next(each for each in pooled[pooled.index("All 2") :].splitlines() if each.startswith("flow"))
+    assert "0.833" in line and "+0.333" in line and line.split()[-1] == "2"
+
+
+def test_several_experiments_get_an_index_and_a_page_each(capsys, tmp_path):
+    sweep(tmp_path, "first")
+    sweep(tmp_path, "second", right=2)
+    index = tmp_path / "board.html"
+    assert run(capsys, "leaderboard", tmp_path, "--html", index)[0] == 0
+    page = index.read_text()
+    for name in ("first", "second"):
+        assert f'href="board-{name}.html"' in page
+        assert "Ranking by paired difference" in (tmp_path / f"board-{name}.html").read_text()
+    assert "IQM" not in page and "better than uniform" in page or "cannot tell" in page
+    assert run(capsys, "leaderboard", tmp_path, "--html", index, "--pool")[0] == 0
+    assert "IQM" in index.read_text()
 
 
 def test_some_methods_in_another_order(capsys, tmp_path):

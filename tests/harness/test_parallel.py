@@ -17,8 +17,13 @@ from torch import nn
 from harness import ExperimentError, cli, experiment, parallel
 from harness.policy import FOLDER
 from harness.runs import run
-from harness.runs.checkpoints import last_checkpoint, parameters_hash, policy_folder
-from harness.runs.distance import Start
+from harness.runs.checkpoints import (
+    distance_between,
+    last_checkpoint,
+    parameters,
+    parameters_hash,
+    policy_folder,
+)
 from harness.runs.settings import grpo_config
 from leaderboards import read_run
 
@@ -110,11 +115,12 @@ def test_the_distance_of_a_policy_that_was_moved_since_it_began():
         def detach(self):
             return self
 
-        def cpu(self):
+        def to(self, device, **_):
+            assert device == "cpu"
             return torch.full((2,), 3.0)
 
-    began = Start(SimpleNamespace(parameters=lambda: [torch.tensor([0.0, 7.0])]))
-    assert began.distance(SimpleNamespace(parameters=lambda: [OnGpu()])) == 5.0
+    moved = parameters(SimpleNamespace(named_parameters=lambda: [("module.weight", OnGpu())]))
+    assert distance_between(moved, {"weight": torch.tensor([0.0, 7.0])}) == 5.0
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tiny_experiment, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import ExperimentError, experiment, surroundings
+from harness import ExperimentError, experiment, parallel, surroundings
 from harness.runs import run
 from harness.sweeps import sweep
 from leaderboards import RecordError, RunWriter, load
@@ -21,6 +21,9 @@ from leaderboards import RecordError, RunWriter, load
 ROOT = Path(__file__).parents[2]
 #: As an installed console script: its own folder is first on its path, and the current one is not on it.
 SCRIPT = "import sys\nfrom harness.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+
+#: The console script of accelerate, which starts the processes of one run.
+ACCELERATE = "import sys\nfrom accelerate.commands.accelerate_cli import main\nsys.exit(main())\n"
 
 TINY = """
 title = "tiny"
@@ -47,9 +50,9 @@ problems = 4
 """
 
 
-def script(folder, code=SCRIPT):
+def script(folder, code=SCRIPT, name="flowtracer"):
     """The command line that runs the code as a script in a folder of its own."""
-    path = folder / "bin" / "flowtracer"
+    path = folder / "bin" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(code)
     return [sys.executable, str(path)]
@@ -94,6 +97,41 @@ def test_no_process_of_a_sweep_imports_from_the_current_folder(tiny, poisoned, t
     assert done.returncode == 0, done.stderr
     (recorded,) = load(tmp_path / "runs")
     assert recorded.finished
+
+
+@pytest.mark.parametrize("form", ["script", "module"])
+def test_no_process_of_accelerate_imports_from_the_current_folder(tiny, poisoned, tmp_path, form):
+    """Training on two processes, and the evaluation in a process that the first of them starts.
+
+    `-m harness.cli` finds another harness/ first, and no code of ours runs: that form is for folders without one.
+    """
+    command = [*script(tmp_path, ACCELERATE, "accelerate"), "launch", "--num_processes", "2"]
+    command += ["--config_file", str(parallel.FOLDER / "ddp.yaml"), "--main_process_port", "0"]
+    started = script(tmp_path)[1:]
+    if form == "module":
+        started = ["-m", "harness.cli"]
+        shutil.rmtree(poisoned / "harness")
+        (poisoned / "types.py").unlink()  # the interpreter itself asks for it, before anything of ours
+    done = subprocess.run(
+        [*command, *started, "train", str(tiny), "--method", "uniform", "--out", str(tmp_path / "runs")],
+        cwd=poisoned,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
+    assert done.returncode == 0, done.stderr
+    (recorded,) = load(tmp_path / "runs")
+    assert recorded.finished and recorded.manifest.processes == 2
+
+
+def test_the_folder_of_a_checkout_stays_on_the_path(monkeypatch, tmp_path):
+    for here, stays in ((ROOT, True), (tmp_path, False)):
+        monkeypatch.chdir(here)
+        monkeypatch.setattr(sys, "path", [str(here), "/elsewhere"])
+        surroundings.leave_current_folder()
+        assert (str(here) in sys.path) == stays and "/elsewhere" in sys.path
 
 
 def test_no_verifier_imports_from_the_current_folder(poisoned, tmp_path):

@@ -1,11 +1,16 @@
-"""The page: complete by itself, safe whatever a policy wrote, and the numbers of the terminal."""
+"""The page: complete by itself, safe whatever a policy wrote, and the numbers of the terminal.
+
+Drawings are looked at in test_page_browser.py.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_runs import manifest, rollout_rows, sample_rows, step_row, write_run
@@ -54,6 +59,11 @@ class Checker(HTMLParser):
         self.text.append(data)
 
 
+def data_of(page: str) -> dict[str, Any]:
+    """What the page's script draws."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+
+
 def page_of(folder: Path, **options: str) -> tuple[str, Checker]:
     runs = load(folder)
     page = report.to_html(compare(runs), runs, **options)
@@ -67,9 +77,12 @@ def test_a_page_needs_nothing_else_and_serves_both_schemes(tmp_path: Path) -> No
             rewards = [0.1 + 0.01 * seed, 0.2 + shift + 0.01 * seed * shift]
             write_run(tmp_path, method, seed, rewards, evaluations)
     page, checker = page_of(tmp_path)
-    assert "script" not in checker.tags and "link" not in checker.tags and "img" not in checker.tags
-    assert not any(name in ("src", "href") or name.startswith("on") for name, _ in checker.attributes)
-    assert not re.search(r"https?:|url\(|@import", page)
+    assert "link" not in checker.tags and "img" not in checker.tags
+    assert not any(name == "src" or name.startswith("on") for name, _ in checker.attributes)
+    assert all(str(value).startswith("#") for name, value in checker.attributes if name == "href")
+    # The one address is that of the namespace of SVG.
+    assert re.findall(r"https?:[^\"]*|url\(|@import", page) == ["http://www.w3.org/2000/svg"]
+    assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page
     text = "".join(checker.text)
     runs = load(tmp_path)
@@ -81,7 +94,14 @@ def test_a_page_needs_nothing_else_and_serves_both_schemes(tmp_path: Path) -> No
     assert comparison.run_set_hash in text and comparison.experiment_hash in text
     assert "flowtracer reproduce decision" in text
     assert "flow: 3 gained, 0 lost, over 3 seeds" in text
-    assert page.count("<svg") == 4
+    drawn = data_of(page)
+    assert [chart["title"] for chart in drawn["charts"]] == [
+        "Paired differences from uniform", "Training reward", "Training reward minus uniform's, same seed",
+        "Evaluation accuracy",
+    ]  # fmt: skip
+    assert drawn["charts"][0]["arms"]["flow"]["mean"] == comparison.arm("flow").difference
+    assert drawn["charts"][1]["arms"]["flow"]["means"] == [0.11, 0.301]
+    assert text.index("better than uniform: flow") < text.index("Ranking by paired") < text.index("Levels")
     assert page == page_of(tmp_path)[0]
     assert (
         "flowtracer reproduce decision --seeds 3"
@@ -100,7 +120,7 @@ def test_what_a_policy_wrote_is_escaped(tmp_path: Path) -> None:
         writer.write("samples", 1, [{**sample_rows(1, [[verdict]])[0], "text": evil}])
         writer.finish({})
     page, checker = page_of(tmp_path)
-    assert "script" not in checker.tags and "b" in checker.tags
+    assert page.count("<script") == 2 and "b" in checker.tags  # the page's own: data and drawing
     assert "<b>flow" not in page.replace("<b>&lt;b&gt;flow", "")
     assert "\x00" not in page and "\x1b" not in page
     assert '</pre><script>alert("x")</script>&\\x00\\x1b' in "".join(checker.text)
@@ -175,14 +195,41 @@ def test_a_flip_is_shown_by_a_sample_that_flips(tmp_path: Path) -> None:
     assert not any(f"{method} {sample}" in text for method in answers for sample in (0, 1, 3))
 
 
+def test_the_question_and_the_gold_stand_above_both_answers(tmp_path: Path) -> None:
+    for method, verdict in (("uniform", "wrong"), ("flow", "correct")):
+        write_run(tmp_path, method, 0, [0.1, 0.2], {2: [[verdict]]})
+    runs = load(tmp_path)
+    known = {("decision", "decision/test/0"): ("1 < 2 & 3?", "yes")}
+    page = report.to_html(compare(runs), runs, asked=lambda *place: known.get(place))
+    assert page.count('<p class="asked">') == 1
+    assert "question 1 < 2 & 3?\ngold yes" in "".join(Checker(page).text)
+
+
+def test_pairs_of_a_script_which_shares_no_noise_are_not_shown(tmp_path: Path) -> None:
+    for method, verdict in (("uniform", "wrong"), ("flow", "correct")):
+        writer = RunWriter(tmp_path / method, manifest(method))
+        writer.write("steps", 1, step_row(1))
+        writer.write("rollouts", 1, [{**row, "key": "", "verdict": verdict} for row in rollout_rows(1)])
+        writer.finish({})
+    assert "Late rollouts" not in page_of(tmp_path)[0]
+
+
+def test_the_positive_control_is_off_at_first_where_others_are_compared(tmp_path: Path) -> None:
+    for method in ("uniform", "flow", "oracle_mask"):
+        write_run(tmp_path, method, 0, [0.1, 0.2])
+    arms = {arm["label"]: arm for arm in data_of(page_of(tmp_path)[0])["arms"]}
+    assert [arms[label]["control"] for label in ("uniform", "flow", "oracle_mask")] == [False, False, True]
+    assert arms["uniform"]["colour"] == 0 and arms["flow"]["colour"] != arms["oracle_mask"]["colour"]
+
+
 def test_claims_are_shown_as_they_are_handed_in(tmp_path: Path) -> None:
     for method in ("uniform", "flow"):
         write_run(tmp_path, method, 0, [0.1, 0.2])
     runs = load(tmp_path)
-    columns = ("claim", "printed", "found", "status", "beside")
-    row = ("flow <minus> uniform", "+2.3", "-", "contradicted", "-")
-    sheet = Sheet("paper", columns, (row,), "a note", words=(0, 3, 4))
+    columns = ("claim", "printed", "measured", "status")
+    row = ("flow <minus> uniform", "+2.3", "-", "contradicted")
+    sheet = Sheet("paper", columns, (row,), "a note", words=(0, 3))
     checker = Checker(page := report.to_html(compare(runs), runs, claims=[sheet]))
     assert "flow <minus> uniform" in checker.text and "Published claims" in checker.text
-    assert '<td class="word bad">contradicted</td>' in page
+    assert '<td class="word bad" data-column="status">contradicted</td>' in page
     assert "Published claims" not in report.to_html(compare(runs), runs)

@@ -5,9 +5,17 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from harness import ExperimentError, seeds
+from harness.engines import keyed, noise
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import character_tokenizer
@@ -243,6 +251,61 @@ def test_the_model_comes_back_in_its_mode(
         model.gradient_checkpointing_disable()
         model.config.use_cache = True
         model.eval()
+
+
+class WithNoise(LogitsProcessor):
+    """The noise as a logits processor inside the loop of transformers itself, position by position."""
+
+    def __init__(self, keys: list[str], width: int) -> None:
+        self.keys, self.width = noise.words(keys), width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        position = torch.tensor([input_ids.shape[1] - self.width])
+        return scores + noise.gumbel(self.keys, position, scores.shape[1])[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_loop_writes_what_that_of_transformers_writes(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, temperature: float, cached: bool
+) -> None:
+    """With the same noise, bit for bit: tokens, ends, and the log-probabilities of scores before the noise."""
+    prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    width = max(map(len, prompts))
+    batch = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
+    keys = [seeds.key("test", number) for number in range(len(prompts))]
+    given = model.generate(
+        batch,
+        attention_mask=(torch.arange(width) >= width - torch.tensor([[len(ids)] for ids in prompts])).long(),
+        generation_config=GenerationConfig(
+            max_new_tokens=20, do_sample=False, eos_token_id=[1], pad_token_id=0, use_cache=cached,
+            return_dict_in_generate=True, output_logits=True,
+        ),
+        logits_processor=LogitsProcessorList([WithNoise(keys, width)] if temperature else []),
+    )  # fmt: skip
+    bare = keyed.GenerationConfig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyed, "GenerationConfig", lambda **options: bare(**options, use_cache=cached))
+        ours = sample(model, tokenizer, prompts, keys, Sampling(20, temperature))
+    assert len({len(one.ids) for one in ours}) > 1, "some rows end before others"
+    logprobs = torch.stack(given.logits, dim=1).log_softmax(-1)
+    for row, one in enumerate(ours):
+        written = given.sequences[row, width:].tolist()
+        assert one.ids == written[: len(one.ids)] and set(written[len(one.ids) :]) <= {0}
+        expected = [float(logprobs[row, place, token]) for place, token in enumerate(one.ids)]
+        assert one.logprobs == expected
+
+
+@pytest.mark.parametrize("at_once", [1, 200])
+def test_log_probabilities_do_not_depend_on_how_many_are_computed_at_once(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+) -> None:
+    expected = draw(model, tokenizer, PROMPTS, temperature=0.7, top_k=5)
+    monkeypatch.setattr(keyed, "AT_ONCE", at_once)
+    assert draw(model, tokenizer, PROMPTS, temperature=0.7, top_k=5) == expected
 
 
 def test_modes_are_restored_when_generation_fails(

@@ -7,8 +7,9 @@ import pytest
 import tasks
 from harness.experiment import Training
 from harness.runs import run
-from harness.runs.recorder import Rewards, duplicate_share, measures
-from leaderboards import read_run
+from harness.runs.measures import duplicate_share, measures
+from harness.runs.recorder import Rewards
+from leaderboards import RecordError, RunWriter, read_run
 from tasks.decision import Decision
 
 
@@ -134,3 +135,19 @@ def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monke
     assert errors and all(row["verdict_error"] == "KeyError: 'no such letter'" for row in errors)
     assert all(row["verdict_error"] is None for row in rows if row["verdict"] != "error")
     assert all(row["reward"] is None for row in errors)
+
+
+def test_what_is_lost_in_the_background_ends_the_training(tiny_experiment, tmp_path, monkeypatch):
+    """A record that cannot be written is an error of a step soon after, or of the end: never a silent hole."""
+    written = []
+
+    def write(self, table, step, rows):
+        if (table, step) == ("steps", 2):
+            raise RecordError("the disk is full")
+        written.append((table, step))
+
+    monkeypatch.setattr(RunWriter, "write", write)
+    with pytest.raises(RecordError, match="the disk is full"):
+        run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
+    assert written[:5] == [("rollouts", 0), ("steps", 0), ("rollouts", 1), ("steps", 1), ("rollouts", 2)]
+    assert not (tmp_path / "policies" / "step-000006").exists()

@@ -209,6 +209,11 @@ def test_no_other_run_settles_a_claim(tmp_path, changes):
     assert finding(tmp_path, "overhead-1k").beside
     sheet = claims.beside(load(tmp_path))
     assert sheet.rows[0][0] == found.beside[0].experiment and sheet.rows[0][-1] == "8"
+    # In a row with a printed number it would read as its measurement.
+    *judged, elsewhere = claims.sheets([found])
+    assert all(row[1] == "+2.3" and row[2] == "-" for sheet in judged for row in sheet.rows)
+    assert elsewhere.rows == (("flow minus uniform", found.beside[0].experiment, elsewhere.rows[0][2]),)
+    assert elsewhere.rows[0][2].startswith("+2.8") and "printed" not in elsewhere.columns
 
 
 def test_a_look_before_the_last_declared_seed_settles_nothing(tmp_path):

@@ -57,6 +57,21 @@ def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
     assert figures["rlsd"].turn[0] < figures["opsd"].turn[0], "opsd follows the teacher, and not the reward"
 
 
+def test_a_teacher_without_its_gold_or_its_words_is_left_out_with_the_reason(tiny_experiment, policy):
+    """Rollouts of another trainer hold other problems: the other methods are compared all the same."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 1, 0)
+    methods = replay.methods_of(built, ["rlsd"])
+    methods["English"] = credit.get("opsd", template="{question} is {gold}"), {}
+    foreign = [[{**row, "problem_id": f"dump/{row['group']}"} for row in rows] for rows in batches]
+    found = replay.replay(built, policy, foreign, "here", methods, continuations=0)
+    assert [each.label for each in found.figures] == ["uniform"]
+    assert found.left_out["rlsd"].startswith("the gold of dump/0 is not known")
+    found = replay.replay(built, policy, batches, "here", methods, continuations=0)
+    assert [each.label for each in found.figures] == ["uniform", "rlsd"]
+    assert "cannot read the teacher's prompt" in found.left_out["English"]
+
+
 def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, policy):
     """Every response has the same reward: no gradient, no direction, no crash."""
     built = tiny_experiment()

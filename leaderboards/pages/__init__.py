@@ -1,0 +1,1 @@
+"""Comparisons as HTML pages: each complete by itself, without network, light and dark, every text escaped."""
