@@ -113,7 +113,7 @@ class Vine(_Continued):
         ),
         estimand="the advantage of a step under the policy that wrote it",
         evidence="training on MATH and GSM8K at 1.1B and 7B; value estimates held against many more continuations",
-        falsification="uniform with as many sampled tokens learns as much (experiment `vine`)",
+        falsification="uniform with as many sampled tokens learns as much (experiment `vine-spo`)",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "pieces", "reward", "values"})
     boundary: str = "\n"
@@ -177,7 +177,7 @@ class Segments(_Continued):
         claims=("6 to 12 points above PPO and GRPO on GSM8K (arXiv 2505.23564, abstract)",),
         estimand="the advantage of a segment between two tokens at which the policy could have gone elsewhere",
         evidence="training on GSM8K and MATH at 1.1B and 1.5B",
-        falsification="uniform with as many sampled tokens learns as much (experiment `vine`)",
+        falsification="uniform with as many sampled tokens learns as much (experiment `vine-spo`)",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"advantage", "logprobs", "reward", "values"})
     threshold: float = 0.9
