@@ -40,7 +40,7 @@ contexts = 4
 steps = 4
 prompts_per_step = 2
 samples_per_prompt = 4
-max_response_tokens = 20
+max_response_tokens = 32
 learning_rate = 1e-3
 save_every = 2
 [evaluation]

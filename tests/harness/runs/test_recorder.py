@@ -124,7 +124,7 @@ def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monke
     original = Decision.judge
 
     def judge(task, problem, answer):
-        if answer[:1] in "abcd":
+        if answer[:1] in "ABCD":
             raise KeyError("no such letter")
         return original(task, problem, answer)
 

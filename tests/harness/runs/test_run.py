@@ -125,7 +125,9 @@ def test_adapters_resume_bit_for_bit_and_are_saved_merged(tiny_experiment, tmp_p
         )
         if not torch.equal(before, after)
     ]
-    assert len(changed) == 2 * 7 and all("proj" in name for name in changed)
+    assert len(changed) == 7 * initial.model.config.num_hidden_layers and all(
+        "proj" in name for name in changed
+    )
 
 
 def test_merged_weights_answer_as_the_adapters_do(tiny_experiment):
@@ -137,7 +139,7 @@ def test_merged_weights_answer_as_the_adapters_do(tiny_experiment):
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    ids = torch.tensor([plain.encode("abcd?")])
+    ids = torch.tensor([plain.encode("cab3?")])
     before = plain.model(ids).logits
     plain.model.load_state_dict(merged_weights(policy.model))
     with torch.no_grad():
