@@ -73,8 +73,8 @@ def test_values_are_sampled_by_name_and_counted(trained):
 def test_the_shipped_experiment_spends_as_much_on_more_rollouts():
     """`uniform_more` has no other difference from uniform than its samples a prompt."""
     built = experiments.load("vine-spo")
-    assert set(built.methods) == {"uniform", "uniform_more", "vine", "spo", "oracle_mask"}
+    assert set(built.methods) == {"uniform", "uniform_more", "vine", "spo", "oracle_10"}
     assert built.methods["uniform_more"]["credit"] == "uniform"
     more, base = built.training_of("uniform_more"), built.training_of("uniform")
-    assert more.samples_per_prompt == 6 * base.samples_per_prompt
+    assert more.samples_per_prompt == 7 * base.samples_per_prompt
     assert base.samples_per_prompt == built.training_of("vine").samples_per_prompt
