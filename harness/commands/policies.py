@@ -27,6 +27,9 @@ from harness.commands.shared import (
 from harness.engines.base import ENGINES, TRANSFORMERS, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
 
+#: A test problem of a generated task that the default policy of `trace` solves, in ten tokens.
+SOLVED = ("sums", 1)
+
 
 def add(commands: Commands) -> None:
     """Adds these commands."""
@@ -72,7 +75,9 @@ def _add_trace(commands: Commands) -> None:
     )
     added.add_argument("--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)")
     added.add_argument(
-        "--task", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k)"
+        "--task",
+        help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k; with nothing given a "
+        "sum, which needs no data set)",
     )
     added.add_argument(
         "--from",
@@ -85,7 +90,7 @@ def _add_trace(commands: Commands) -> None:
         "--row", type=int, default=0, metavar="N", help="which response of PLACE, in its order (default: 0)"
     )
     added.add_argument(
-        "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
+        "--problem", type=int, metavar="N", help="number of the test problem to answer (default: 0)"
     )
     added.add_argument("--question", help="ask this instead of a test problem")
     added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
@@ -248,8 +253,10 @@ class _OrLastToken:
 def _trace(options: argparse.Namespace) -> int:
     if options.place is not None:
         return _trace_given(options)
+    if all(getattr(options, name) is None for name in ("policy", "task", "question", "problem")):
+        options.task, options.problem = SOLVED
     options.policy = options.policy or "smollm2-135m-instruct"
-    options.task = options.task or "gsm8k"
+    options.task, options.problem = options.task or "gsm8k", options.problem or 0
     return _trace_sampled(options)
 
 

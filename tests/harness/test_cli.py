@@ -4,13 +4,16 @@ import errno
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
+import tasks
 from flowtracer import credit
 from harness import cli
 from harness.commands import experiments, policies
+from harness.policy import SMOLLM2_PACKAGE
 
 
 def run(capsys, *arguments):
@@ -187,12 +190,20 @@ def test_trace_prints_and_writes_a_page(capsys, tmp_path):
     )
 
 
+@pytest.mark.skipif(find_spec(SMOLLM2_PACKAGE) is None, reason="the weights are not installed")
+def test_a_bare_trace_shows_an_answer(capsys):
+    status, output, _ = run(capsys, "trace")
+    assert status == 0 and "verdict: correct" in output and "no answer found" not in output
+
+
 def test_a_response_without_an_answer_is_traced_to_its_last_token_and_says_so(capsys):
     arguments = ["trace", "--policy", "decision", "--task", "decision", "--layers", "all"]
     status, output, _ = run(capsys, *arguments, "--response", "abc")
     assert status == 0 and "no answer found (task decision)" in output
     assert "answer 'c'" in output, "the text is kept, and its last token stands where the answer would"
-    status, output, errors = run(capsys, *arguments, "--response", "abcabcabcabc#a")
+    task = tasks.get("decision")
+    answered = task.respond(task.problems("test")[0].gold)
+    status, output, errors = run(capsys, *arguments, "--response", answered)
     assert status == 0 and "no answer found" not in output
     assert "next: the same command with --html FILE" in errors
 
