@@ -33,7 +33,7 @@ EXPERIMENT = {
 
 
 def _column(entry: pa.Field, rows: int, source: np.random.Generator) -> pa.Array:
-    """Made-up values of a column, of the sizes that the decision experiment has."""
+    """Made-up values of a column, of the sizes that a sweep on a testbed has."""
     kind = entry.type
     if pa.types.is_list(kind):
         size = PROMPT if entry.name == "prompt_ids" else TOKENS
@@ -134,8 +134,8 @@ def run(settings: measure.Settings) -> Report:
     text = [
         "Wall-clock of `flowtracer leaderboard FOLDER` and of `--export page.html`, imports included: median and "
         f"quartiles of {settings.repeats} calls, the folder in the system's cache; of the processor: its own time for "
-        "them, which other work on the machine does not lengthen. Runs are made up, of the sizes of the decision "
-        f"experiment: {STEPS} steps of {ROLLOUTS} rollouts, {PROBLEMS} x {SAMPLES} samples an evaluation.",
+        "them, which other work on the machine does not lengthen. Runs are made up, of the sizes of a sweep on "
+        f"a testbed: {STEPS} steps of {ROLLOUTS} rollouts, {PROBLEMS} x {SAMPLES} samples an evaluation.",
     ]
     return Report("leaderboard", "Opening a leaderboard", text, [Table(COLUMNS, rows)])
 

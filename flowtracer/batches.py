@@ -69,6 +69,12 @@ class Observed:
         return numbers
 
 
+def in_loss(output: dict[str, Any]) -> Tensor:
+    """The response tokens that count in the loss, (B, C) boolean, of TRL's tensors of a generation batch."""
+    mask = output["completion_mask"].bool()
+    return mask & output["tool_mask"].bool() if "tool_mask" in output else mask
+
+
 @dataclass
 class RolloutBatch:
     """One generation batch of this process, row by row in the order in which it was generated.
@@ -121,9 +127,7 @@ class RolloutBatch:
         first = process * len(self.rows)
         self.rewards = self.all_rewards[first : first + len(self.rows)]
         mask = output["completion_mask"]
-        self.in_loss = mask.bool()
-        if "tool_mask" in output:
-            self.in_loss = self.in_loss & output["tool_mask"].bool()
+        self.in_loss = in_loss(output)
         self.advantages = output["advantages"].clone()
         places = torch.arange(first, first + len(self.rows), device=mask.device)
         self.group = places // group_size

@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 
 from flowtracer import contexts, passes, seam, teaching
 from flowtracer.attention import AttentionTap
-from flowtracer.batches import Observed, RolloutBatch
+from flowtracer.batches import Observed, RolloutBatch, in_loss
 from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
@@ -29,6 +29,7 @@ from flowtracer.seam import Generated, LogprobPass, TrainerSeam
 from flowtracer.spans import AnswerTask
 from flowtracer.tracking import Described, collected, summed
 from flowtracer.turn import Turn, same_random_numbers
+from flowtracer.whitening import AFTER, BEFORE, Whitening
 
 _ROLLOUT = "rollout_index"
 _WEIGHTS = "credit_weights"
@@ -62,6 +63,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
     turn_every: measure each so many optimizer steps how far credit turns the update away from uniform's, as
         `credit/turn`; 0, the default, never. Such a step takes one more forward and backward.
+    whiten: "before" or "after" the token weights, advantages are whitened over the tokens in the loss of the generation
+        batch, over all processes; None, the default, leaves them as TRL made them. After the weights it takes their
+        mean out, and needs a forward before the first micro-batch. A group without signal gets an advantage by it.
+    advantage_clip: advantages are clamped to so much at last; 0, the default, never. A record keeps the advantages of
+        responses and the weights as they were before what happens after the weights.
     Everything else is TRL's.
 
     Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
@@ -103,11 +109,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         task: AnswerTask | Extract | str | None = None,
         record: str | os.PathLike[str] | Recorder | None = None,
         turn_every: int = 0,
+        whiten: str | None = None,
+        advantage_clip: float = 0.0,
         **kwargs: Any,
     ) -> None:
         # Before TRL loads models and data sets.
         self.recorder = recorder(record)
         self.credit = contexts.credit_method(credit)
+        self.whitening = Whitening(whiten, advantage_clip)
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
         self.builder = ContextBuilder(self.credit, self.answer_task, self.text_tokenizer)
@@ -237,7 +246,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             return ReadAt.OLD_LOGPROBS
         # Passes of our own are over a whole generation batch: what is read beside them is read there too.
         split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
-        if split or self.credit.needs & contexts.FROM_OWN_PASSES:
+        # Whitening behind the weights asks for those of the whole batch.
+        if split or self.whitening.acts(AFTER) or self.credit.needs & contexts.FROM_OWN_PASSES:
             return ReadAt.EXTRA_FORWARD
         return ReadAt.TRAINING_FORWARD
 
@@ -284,6 +294,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         batch = self.rollouts = RolloutBatch(rows=rows, step=self.state.global_step)
         output = super().roll_out(rows)
         begin = time.perf_counter()
+        if self.whitening.acts(BEFORE):
+            output["advantages"] = self._whitened(output["advantages"], in_loss(output))
         batch.scored(output, self.accelerator.process_index, self.args.num_generations, self.args.seed)
         output[_ROLLOUT] = torch.arange(len(rows), device=output["completion_ids"].device)
         if batch.teacher_prompts is not None:
@@ -299,6 +311,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             self._finish(batch)
         elif self.read_at() is not ReadAt.TRAINING_FORWARD:
             self._apply(output, batch.read_fields() | self._own_passes(output))
+        if self.whitening.acts(AFTER):
+            output["advantages"] = self._whitened(output["advantages"], batch.in_loss)
         self.credit_seconds += time.perf_counter() - begin
         return output
 
@@ -325,8 +339,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         Before the micro-batch's own forward, so that one graph is in memory at a time; nothing of it is logged, and
         the training draws the random numbers that it would have drawn.
         """
-        assert self.rollouts is not None
-        plain = {**inputs, "advantages": self.rollouts.advantages[inputs[_ROLLOUT]]}
+        batch = self.rollouts
+        assert batch is not None
+        advantages = batch.advantages
+        if self.whitening.acts(AFTER):
+            advantages = self._whitened(advantages, batch.in_loss)
+        plain = {**inputs, "advantages": advantages[inputs[_ROLLOUT]]}
         with same_random_numbers(self.accelerator.device), self.unlogged():
             loss = super().micro_batch_loss(model, plain)
             turn.add(self.model, lambda: self.accelerator.backward(loss))
@@ -433,6 +451,10 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         return teaching.placed(logprobs, length)
 
     # From rows to their credit.
+
+    def _whitened(self, advantages: Tensor, in_loss: Tensor) -> Tensor:
+        several = self.accelerator.num_processes > 1
+        return self.whitening(advantages, in_loss, self.accelerator.reduce if several else None)
 
     def _apply(self, inputs: dict[str, Any], fields: dict[str, Any]) -> None:
         """Puts the advantage of each token into `inputs`, a generation batch or a micro-batch of it.

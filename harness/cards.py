@@ -92,7 +92,7 @@ def _checked(name: str) -> list[tuple[str, str]]:
     return [
         (
             "checked",
-            f"`flowtracer claims` has {places.total()} published numbers of it, by experiment: {where}",
+            f"`flowtracer claims` has {places.total()} published numbers that name it, by experiment: {where}",
         )
     ]
 

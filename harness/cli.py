@@ -19,6 +19,7 @@ from harness import plugins  # noqa: E402
 from harness.commands import (  # noqa: E402
     causes,
     claims,
+    completion,
     experiments,
     graphs,
     items,
@@ -32,10 +33,26 @@ from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
 from harness.errors import ExperimentError, no_room  # noqa: E402
 from leaderboards.names import hint  # noqa: E402
 
+#: The files of the commands, in the order of the help.
+SUBJECTS = (
+    experiments,
+    noise,
+    methods,
+    records,
+    items,
+    claims,
+    policies,
+    causes,
+    graphs,
+    problems,
+    completion,
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # not a warning for each retry where there is no hub
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     surroundings.prepare_streams()
     surroundings.stop_on_sigterm()
@@ -120,7 +137,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (experiments, noise, methods, records, items, claims, policies, causes, graphs, problems):
+    for subject in (
+        experiments,
+        noise,
+        methods,
+        records,
+        items,
+        claims,
+        policies,
+        causes,
+        graphs,
+        problems,
+        completion,
+    ):
         subject.add(commands)
     return parser
 

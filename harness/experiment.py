@@ -13,7 +13,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,25 @@ from typing import TYPE_CHECKING, Any
 from harness import plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
-from leaderboards.declaration import BASELINE, FIXED, METRICS, UNTIL_DECIDED, Declaration
+from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
 from leaderboards.names import hint
 
 if TYPE_CHECKING:
     import tasks
-    from leaderboards.sheets import Sheet
 
 FOLDER = Path(__file__).parent / "experiments"
 REWARDS = ("verdict", "random")
+WHITENED = ("", "before", "after")
 #: AdamW with float32 moments, and with moments of 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
 ADAMW, ADAMW_8BIT = OPTIMIZERS = ("adamw", "adamw_8bit")
 #: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: Options that came after runs had been recorded. At their defaults they stand in no record and no hash: an experiment
 #: that does not use them stays what it was.
-LATER = ("false_rewards", "false_refusals")
+LATER = {
+    "training": ("false_rewards", "false_refusals", "dual_clip", "whiten", "advantage_clip"),
+    "evaluation": ("top_k", "top_p"),
+}
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
 
@@ -62,7 +65,9 @@ class Training:
     or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
     control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is wrong
     on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and of
-    correct ones that are not.
+    correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
+    whiten: "before" or "after" the token weights, advantages are whitened over the batch's tokens; "": not at all.
+    advantage_clip: advantages are clamped to so much at last; 0: off.
     """
 
     steps: int
@@ -81,6 +86,9 @@ class Training:
     reward: str = "verdict"
     false_rewards: float = 0.0
     false_refusals: float = 0.0
+    dual_clip: float = 0.0
+    whiten: str = ""
+    advantage_clip: float = 0.0
     kl_coefficient: float = 0.0
     max_gradient_norm: float = 1.0
     adam_beta2: float = 0.999
@@ -122,7 +130,8 @@ class EvaluationTask:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluation every `every` steps, at step 0 and at the end, with keyed noise at `temperature` (0: greedy).
+    """Evaluation every `every` steps, at step 0 and at the end, with keyed noise at `temperature` (0: greedy), from
+    the `top_k` likeliest tokens (0: all) and those of probability `top_p` together.
 
     On the training task's own test split, and on the test sets under `more`, which the declared metric leaves out.
     """
@@ -132,6 +141,8 @@ class Evaluation:
     samples: int = 1
     temperature: float = 1.0
     batch_size: int = 64
+    top_k: int = 0
+    top_p: float = 1.0
     more: tuple[EvaluationTask, ...] = ()
 
 
@@ -175,6 +186,8 @@ class Experiment:
             (self.evaluation.problems >= 1, "evaluation.problems must be at least 1"),
             (self.evaluation.samples >= 1, "evaluation.samples must be at least 1"),
             (self.evaluation.temperature >= 0, "evaluation.temperature must not be negative"),
+            (self.evaluation.top_k >= 0, "evaluation.top_k must not be negative"),
+            (0 < self.evaluation.top_p <= 1, "evaluation.top_p must be above 0 and at most 1"),
             ("name" in self.task, "task.name is missing"),
         ]
         fault = self.declaration.fault()
@@ -224,9 +237,11 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
         table = asdict(self)
-        for key in LATER:
-            if not table["training"][key]:
-                del table["training"][key]
+        for place, kind in (("training", Training), ("evaluation", Evaluation)):
+            defaults = {option.name: option.default for option in fields(kind)}
+            for key in LATER[place]:
+                if table[place][key] == defaults[key]:
+                    del table[place][key]
         return json.loads(json.dumps(table, sort_keys=True))
 
     @property
@@ -259,6 +274,9 @@ def _check_training(training: Training, place: str) -> None:
         (training.updates_per_batch >= 1, "updates_per_batch must be at least 1"),
         (training.lora_rank >= 0, "lora_rank must not be negative"),
         (training.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
+        (training.dual_clip == 0 or training.dual_clip > 1, "dual_clip must be above 1, or 0 for none"),
+        (training.whiten in WHITENED, "whiten must be before or after, the token weights, or empty for none"),
+        (training.advantage_clip >= 0, "advantage_clip must not be negative"),
         (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
         (0 <= training.false_rewards <= 1, "false_rewards must be a share, 0 to 1"),
         (0 <= training.false_refusals <= 1, "false_refusals must be a share, 0 to 1"),
@@ -454,75 +472,6 @@ def task_of(table: Mapping[str, Any]) -> tasks.Task:
     import tasks
 
     return tasks.get(table["name"], **{key: value for key, value in table.items() if key != "name"})
-
-
-def listed(experiments: Iterable[Experiment]) -> Sheet:
-    """Experiments in one table."""
-    from leaderboards.sheets import Sheet
-
-    rows = tuple(
-        (
-            each.name,
-            each.title,
-            each.policy.name,
-            str(len(each.methods)),
-            str(each.seeds),
-            str(each.training.steps),
-        )
-        for each in experiments
-    )
-    columns = ("experiment", "what it compares", "policy", "arms", "seeds", "steps")
-    note = (
-        "flowtracer experiments NAME shows the arms of one, flowtracer reproduce NAME --plan what it costs."
-    )
-    return Sheet("Experiments", columns, rows, note, words=(0, 1, 2))
-
-
-def sheets(experiment: Experiment) -> list[Sheet]:
-    """The experiment as tables: its declaration, and the arms that it compares."""
-    from leaderboards.sheets import Sheet
-
-    declaration, training = experiment.declaration, experiment.training
-    facts = (
-        ("metric", METRICS[declaration.metric]),
-        (
-            "smallest difference",
-            f"{declaration.smallest_difference:g}, alpha {declaration.alpha:g} over all arms",
-        ),
-        ("estimand", declaration.estimand),
-        ("stopping", declaration.stopping),
-        ("policy", f"{experiment.policy.name}, {experiment.policy.dtype}, sampled by {experiment.engine}"),
-        ("task", _named(experiment.task)),
-        (
-            "test sets",
-            "; ".join(_named(extra.task) for extra in experiment.evaluation.more) or "the task's own",
-        ),
-        ("training", f"{experiment.seeds} seeds, {training.steps} steps of {training.rollouts} rollouts"),
-    )
-    arms = []
-    for label, entry in experiment.methods.items():
-        method, options = experiment.credit_of(label)
-        named = method if isinstance(method, str) else " * ".join(method)
-        arms.append((label, named, _options(options) or "-", _options(entry.get("training", {})) or "-"))
-    return [
-        Sheet("Declared", ("what", "value"), facts, words=(0, 1)),
-        Sheet("Arms", ("arm", "credit method", "options", "training"), tuple(arms), words=(0, 1, 2, 3)),
-    ]
-
-
-def _named(table: Mapping[str, Any]) -> str:
-    options = _options({key: value for key, value in table.items() if key != "name"})
-    return f"{table['name']} ({options})" if options else str(table["name"])
-
-
-def _options(table: Mapping[str, Any]) -> str:
-    """A table's keys in a line; those of a table in it, options of one of several methods, with its name before."""
-    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
-    lines += [
-        f"{key}.{name} = {json.dumps(value)}" for key, of in inner.items() for name, value in of.items()
-    ]
-    return ", ".join(lines)
 
 
 def check(experiment: Experiment) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 from trl import SFTConfig, SFTTrainer
 
 import tasks
-from harness import seeds
+from harness import graph_start, seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import FOLDER, character_tokenizer
 from leaderboards.names import hint
+from tasks.decision import ALPHABET, ANSWERS, Decision
 from tasks.graph import Graph
 
 #: The measurements on a model card take the test problems this many at a time, and sample each this many times.
@@ -65,36 +67,36 @@ class Recipe:
     schedule: str = "cosine"
     #: 32 is the narrowest head that vLLM runs on a CPU.
     head_width: int = 32
-    #: Whether demonstrations are seen in the order in which the task gives them, the easy ones first.
-    in_order: bool = False
+    #: A character's weight in the loss, where it is not 1: a copied token that is one of thirty is learnt late.
+    loss_weights: dict[str, float] = field(default_factory=dict)
 
     def task_of(self) -> tasks.Task:
         """The task whose demonstrations the policy learns and on whose test split it is measured."""
         return tasks.get(self.task, **self.options)
 
 
-def _decision(variant: str, steps: int = 800) -> Recipe:
+def _decision(variant: str, steps: int = 2000) -> Recipe:
     return Recipe(
         task="decision",
         options={"variant": variant},
-        alphabet="abcdefgh?#",
-        layers=2,
-        width=48,
-        inner_width=192,
+        alphabet=ALPHABET,
+        layers=6,
+        width=64,
+        inner_width=128,
         heads=4,
         groups=2,
         context=64,
-        max_new_tokens=28,
+        max_new_tokens=36,
         steps=steps,
         batch=64,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
+        loss_weights=dict.fromkeys(ANSWERS, 8.0),
     )
 
 
 RECIPES = {
     "decision": _decision("aligned"),
-    # Two copies to learn; the first comes after 800 steps, in half of the responses.
-    "decision-decoy": _decision("decoy", steps=1500),
+    "decision-decoy": _decision("decoy"),
     "decision-chain": _decision("chain"),
     "arithmetic": Recipe(
         task="arithmetic",
@@ -111,6 +113,21 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="constant_with_warmup",
     ),
+    "graph": Recipe(
+        task="graph",
+        alphabet="abcdefgh0123456789+*=;#?",
+        layers=6,
+        width=96,
+        inner_width=192,
+        heads=4,
+        groups=2,
+        context=128,
+        max_new_tokens=80,
+        steps=2068,
+        batch=32,
+        learning_rate=2e-3,
+        schedule="constant_with_warmup",
+    ),
 }
 
 
@@ -123,12 +140,27 @@ def pretrain(name: str, folder: Path) -> str:
     if name not in RECIPES:
         raise ExperimentError(f"no warm start is known for policy {name!r}; {hint(name, RECIPES)}")
     recipe = RECIPES[name]
+    model, tokenizer = _trained(name, recipe)
+    return _written(name, recipe, model, tokenizer, folder)
+
+
+def _trained(name: str, recipe: Recipe) -> tuple[Any, Any]:
+    """The trained model and its tokenizer."""
+    if recipe.task == Graph.name:
+        torch.manual_seed(graph_start.SEED)
+        tokenizer = character_tokenizer(recipe.alphabet)
+        model = _fresh(recipe, tokenizer)
+        graph_start.train(model, tokenizer, recipe.steps, recipe.batch, recipe.learning_rate)
+        return model, tokenizer
     seed = seeds.integer(seeds.key("initialisation", f"policies/{name}"))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(name, recipe, seed, scratch)
         trainer.train()
-    model: Any = trainer.model
-    tokenizer: Any = trainer.processing_class
+    return trainer.model, trainer.processing_class
+
+
+def _written(name: str, recipe: Recipe, model: Any, tokenizer: Any, folder: Path) -> str:
+    """Writes the policy and its model card, and gives back the SHA-256 of the weights."""
     model.eval()
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -141,12 +173,39 @@ def pretrain(name: str, folder: Path) -> str:
     return digest
 
 
+class WeightedSFTTrainer(SFTTrainer):
+    """SFTTrainer whose loss is a weighted mean over tokens.
+
+    weights: (vocabulary), the weight of a token by what it is.
+    """
+
+    def __init__(self, *arguments: Any, weights: torch.Tensor, **options: Any) -> None:
+        self.weights = weights
+        super().__init__(*arguments, **options)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss alone: the trainer's own is an unweighted mean, and has no place for weights."""
+        scored = inputs["labels"][:, 1:]
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), scored, reduction="none")
+        weights = self.weights[scored.clamp(min=0)] * (scored != -100)
+        return (losses * weights).sum() / weights.sum()
+
+
 def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
     torch.manual_seed(seed)
     tokenizer = character_tokenizer(recipe.alphabet)
     task: Any = recipe.task_of()
     pairs = task.demonstrations(recipe.steps * recipe.batch, f"policies/{name}")
-    return SFTTrainer(
+    trainer: Any = SFTTrainer
+    if recipe.loss_weights:
+        ids: Any = tokenizer.convert_tokens_to_ids(list(recipe.loss_weights))
+        weights = torch.ones(len(tokenizer))
+        weights[ids] = torch.tensor(list(recipe.loss_weights.values()))
+        trainer = partial(WeightedSFTTrainer, weights=weights)
+    return trainer(
         model=_fresh(recipe, tokenizer),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict(
@@ -164,7 +223,6 @@ def _trainer(name: str, recipe: Recipe, seed: int, scratch: str) -> SFTTrainer:
             weight_decay=0.0,
             max_grad_norm=1.0,
             max_length=None,
-            train_sampling_strategy="sequential" if recipe.in_order else "random",
             completion_only_loss=True,
             seed=seed,
             use_cpu=True,
@@ -241,6 +299,8 @@ def _measure(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
 def _of_steps(task: Graph, answered: Sequence[tuple[tasks.Problem, str]]) -> list[tuple[str, str]]:
     """The rows of the model card that are about the steps of responses."""
     steps = [step for problem, text in answered for step in task.steps(problem, text)]
+    if not steps:
+        return [("steps", "none")]
     workable, needed = sum(step.workable for step in steps), sum(step.needed for step in steps)
     return [
         ("steps with right mechanics", f"{sum(step.faithful for step in steps) / len(steps):.4f}"),
@@ -250,17 +310,28 @@ def _of_steps(task: Graph, answered: Sequence[tuple[tasks.Problem, str]]) -> lis
 
 
 def _decision_of(task: tasks.Task, text: str) -> tuple[str, bool] | None:
-    """The decision in a response, and whether every decisive token and the answer repeat it."""
-    span, decisive = task.extract(text), task.decisive(text)
-    if span is None or not decisive:
+    """The decision in a response, and whether what follows copies it; None for another task or another form."""
+    if not isinstance(task, Decision) or task.extract(text) is None:
         return None
-    letters = {text[start:end] for start, end in decisive} | {text[span[0]]}
-    return text[slice(*decisive[0])], len(letters) == 1
+    return text[task.named(text)[0]], text.endswith(task.copied(text))
+
+
+def _demonstrated(name: str, recipe: Recipe) -> str:
+    """The middle of a model card's sentence: how demonstrations were drawn, and what trained on them."""
+    if recipe.task == Graph.name:
+        return (
+            f"`Graph.demonstration`, from the stream `{graph_start.STREAM}`; none of the first\n"
+            f"{graph_start.COMPLETE} batches leaves a needed step out); the loss is on the response, tokens without a "
+            f"known source weigh\n{graph_start.OTHER:g}. The loop of `harness.graph_start`"
+        )
+    drawn = (
+        f'{type(recipe.task_of()).__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")'
+    )
+    return f"`{drawn}`);\nthe loss is on the response alone{_weighted(recipe)}. TRL's SFTTrainer"
 
 
 def _card(name: str, recipe: Recipe, model: Any, digest: str, measured: Sequence[tuple[str, str]]) -> str:
     variant = "".join(f", {option} {value}" for option, value in recipe.options.items())
-    order = "they are seen in order; " if recipe.in_order else ""
     packages = ("torch", "transformers", "trl", "tokenizers", "numpy")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     table = "\n".join(f"| {what} | {value} |" for what, value in measured)
@@ -284,8 +355,7 @@ template.
 ## Recipe
 
 {recipe.steps} steps of {recipe.batch} demonstrations, each seen once, generated by the task
-(`{recipe.task_of().__class__.__name__}.demonstrations({recipe.steps * recipe.batch}, "policies/{name}")`);
-{order}the loss is on the response alone. TRL's SFTTrainer, AdamW (beta2 0.95), learning rate
+({_demonstrated(name, recipe)}, AdamW (beta2 0.95), learning rate
 {recipe.learning_rate:g} ({recipe.schedule}), clip norm 1, weights drawn with a standard deviation of
 width^-0.5.
 
@@ -302,6 +372,13 @@ SHA-256 of `model.safetensors`: `{digest}`
 Made with Python {platform.python_version()}, {versions}, one thread on {platform.machine()}
 ({torch.backends.cpu.get_cpu_capability()}). The same recipe on such a machine gives the same hash.
 """
+
+
+def _weighted(recipe: Recipe) -> str:
+    by_weight: dict[float, str] = {}
+    for character, weight in recipe.loss_weights.items():
+        by_weight[weight] = by_weight.get(weight, "") + character
+    return "".join(f", in which each of `{known}` weighs {weight:g}" for weight, known in by_weight.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ stream            further parts                         decides
 `continuation`    rollout key, prefix length, number    the tokens of one continuation of a rollout's prefix
 `intervention`    task, problem id, sample              the tokens that follow a masked response, in every arm
 `masking`         task, problem id, sample              the order in which tokens are hidden at random
+`edges`           problem id, sample                    a ranking of positions at random, beside what maps rank
 `projection`      nothing                               the signs that gradients are projected with
 ================  ====================================  ==================================================
 

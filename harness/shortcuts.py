@@ -24,7 +24,6 @@ from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
 from leaderboards.names import hint
 from tasks.decision import LETTERS, Decision
-from tasks.placed import Placed
 
 #: A rule of the text: prompt and response to a score of every token, the end token counted.
 Rule = Callable[[str, str], Sequence[float]]
@@ -81,17 +80,10 @@ def area(scores: Sequence[float], decisive: int, among: Sequence[int]) -> float:
     return float(np.mean(others < scores[decisive]) + np.mean(others == scores[decisive]) / 2)
 
 
-def candidates(task: Placed | Decision, text: str) -> list[int]:
-    """Where the letters of a response stand that the deciding one hides among."""
-    if isinstance(task, Placed):
-        return task.drawn(text)
-    return [at for at, letter in enumerate(text.partition("#")[0]) if letter in LETTERS]
-
-
 def areas(
-    task: Placed | Decision, scored: Sequence[tuple[str, Mapping[str, Sequence[float]]]]
+    task: Decision, scored: Sequence[tuple[str, Mapping[str, Sequence[float]]]]
 ) -> dict[str, tuple[float, float]]:
-    """Rule -> its area among the candidates, and among all tokens; means over deciding tokens.
+    """Rule -> its area among the drawn letters, and among all tokens; means over deciding tokens.
 
     scored: each response's text, and each rule's score of every token of it. A response without a deciding token is
     left out.
@@ -100,7 +92,7 @@ def areas(
     for text, rules in scored:
         for at, _ in task.decisive(text) or ():
             for name, scores in rules.items():
-                pair = area(scores, at, candidates(task, text)), area(scores, at, range(len(scores)))
+                pair = area(scores, at, task.drawn(text)), area(scores, at, range(len(scores)))
                 collected.setdefault(name, []).append(pair)
     means = {name: np.mean(pairs, axis=0) for name, pairs in collected.items()}
     return {name: (float(drawn), float(whole)) for name, (drawn, whole) in means.items()}
@@ -112,7 +104,7 @@ def rules_of_text(prompt: str, text: str) -> dict[str, Sequence[float]]:
 
 
 def responses(
-    policy: Policy, task: Placed | Decision, count: int = RESPONSES, batch: int = 256
+    policy: Policy, task: Decision, count: int = RESPONSES, batch: int = 256
 ) -> list[tuple[str, Sample]]:
     """`count` samples of a policy on a task's training problems, with their prompts; only those in its format."""
     problems = list(task.problems("train"))
@@ -139,9 +131,7 @@ def rules_of_policy(policy: Policy, prompt: str, answer: Sample) -> dict[str, Se
     return {"entropy": entropy.tolist(), "probability": chosen.tolist()}
 
 
-def measure(
-    policy: Policy, task: Placed | Decision, count: int = RESPONSES
-) -> dict[str, tuple[float, float]]:
+def measure(policy: Policy, task: Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
     """Every rule's areas on `count` samples of a policy."""
     return areas(
         task,
@@ -152,33 +142,28 @@ def measure(
     )
 
 
-def measure_text(task: Placed | Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
+def measure_text(task: Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
     """Every text rule's areas on `count` demonstrations, without those whose prompt orders a letter."""
     pairs = [pair for pair in task.demonstrations(count, "shortcuts") if pair[0].endswith("?")]
     return areas(task, [(text, rules_of_text(prompt, text)) for prompt, text in pairs])
 
 
-#: What can be measured: samples of the shipped policies, and demonstrations of the tasks that have none yet.
+#: The shipped policies that can be measured, and their task's variant.
 POLICIES = {"decision": "aligned", "decision-decoy": "decoy", "decision-chain": "chain"}
-DEMONSTRATED = {"placed": "aligned", "placed-decoy": "decoy", "placed-chain": "chain"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: a table for each name."""
-    known = [*POLICIES, *DEMONSTRATED]
     parser = argparse.ArgumentParser(
         prog="python -m harness.shortcuts", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
-    for name in parser.parse_args(arguments).names or known:
-        if name not in known:
-            print(f"error: no testbed {name!r} is measured; {hint(name, known)}", file=sys.stderr)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(POLICIES)}; default: all")
+    for name in parser.parse_args(arguments).names or list(POLICIES):
+        if name not in POLICIES:
+            print(f"error: no testbed {name!r} is measured; {hint(name, POLICIES)}", file=sys.stderr)
             raise SystemExit(2)
-        if name in POLICIES:
-            measured = measure(load_policy(name), Decision(POLICIES[name]))
-        else:
-            measured = measure_text(Placed(DEMONSTRATED[name]))
-        print(f"{name}\n\n| rule | among candidates | among all tokens |\n|---|--:|--:|")
+        measured = measure(load_policy(name), Decision(POLICIES[name]))
+        print(f"{name}\n\n| rule | among drawn letters | among all tokens |\n|---|--:|--:|")
         for rule, (among, whole) in measured.items():
             print(f"| {rule} | {among:.3f} | {whole:.3f} |")
 

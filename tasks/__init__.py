@@ -13,7 +13,6 @@ from tasks import (  # noqa: F401  importing a task's file registers it
     hendrycks_math,
     minerva,
     olympiadbench,
-    placed,
     reasoning_gym,
     sums,
     word_problems,

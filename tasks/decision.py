@@ -1,15 +1,30 @@
-"""Decision: one token decides, many do not, and which ones is known by construction.
+"""Decision: one token decides, many do not; which ones is known by construction, but to no rule that reads no model.
 
-A prompt is four letters and a question mark. A response is a decision letter, 8 to 16 filler letters, `#` and the
-answer, a copy of the decision. A hidden table maps the first two prompt letters, the context, to the right decision;
-nothing in the warm start tells it, so only reinforcement learning can. Decisions, filler and prompts share one
-alphabet: with a filler alphabet of its own, even credit on the decisive token alone gains nothing over uniform
-credit. The filler's length varies, because a policy that had to count it loses the count, and its format, as soon as
-it is trained.
+A prompt is two context letters, a turn, a place and a question mark, such as `cab3?`. A response repeats context and
+place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter that stands at that
+place, in a fixed code of capitals: `ca3` `jbkelamgncodpbqbrfih` `#3F` (`i` labels place 0, `l` place 3; a turn of `b`
+begins at `j`; `F` is the code of `a`). A hidden table maps the context to the right answer; nothing in the warm start
+tells it, so only reinforcement learning can.
 
-Variants: `aligned` as above; `decoy`, whose answer also copies the last filler letter, so that a token of high flow
-carries no value; `chain`, whose decision reaches the answer in three hops, each `?`, a copy of the decision and 2 to
-6 filler letters (the first `?` ends the prompt), so that the answer attends to the last hop only.
+No rule about places, letters or delimiters finds the deciding letter among the ten, by construction:
+
+- The ten are drawn independently, each as its label leans (LEANING), and the place is drawn apart from labels and
+  letters: whatever holds of one of the ten holds of the deciding one as often.
+- All places are equally frequent. As many tokens stand before the ten as behind them, so early and late are at chance
+  over the whole response too.
+- Nothing in the text marks the place: every label is in every response, and one has to know that 3 is `l`. The answer
+  is in a code (CODE), so comparing it with the letters says nothing, capitals or not.
+
+The turn makes the policy read labels: with the same label first in every response it copies from a distance that the
+place fixes, in its first layer, where no information has been routed yet.
+
+How can the policy know where its decision stands? Labels tell it where it is, and in half of the demonstrations the
+question mark is a letter instead, an order: `caf3g` asks for a `g` at place 3. A question mark means that the policy is
+to decide. Without orders the warm start would teach where to read the decision, not where it is written.
+
+Variants: `aligned` as above; `decoy` names two places and copies both letters (`#3F5G`), the second without value, so
+that a token of high flow decides nothing; `chain` copies the decision in three hops, each from the token that it has
+reached: `3FF#F`. Both repeat more of the prompt, so that as many tokens stand on either side of the ten.
 """
 
 from __future__ import annotations
@@ -18,6 +33,8 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from tasks.hints import hint
@@ -25,23 +42,62 @@ from tasks.problem import Problem, Task, register
 from tasks.verdict import TaskError, Verdict
 
 LETTERS = "abcdefgh"
-FILLER, HOP_FILLER = (8, 16), (2, 6)
-HOPS = 3
-#: A whole response; the group is the answer. Anything else marks no answer, so no policy gains by guessing twice.
-FORMATS = {
-    "aligned": re.compile("[a-h]+#([a-h])"),
-    "decoy": re.compile("[a-h]+#([a-h]{2})"),
-    "chain": re.compile(r"[a-h]+(?:\?[a-h]+){2}#([a-h])"),
+ANSWERS = LETTERS.upper()
+#: What each letter is as an answer. One of the eight is its own capital, as chance would have it: were all, comparing
+#: texts without regard to capitals would find the decision; were none, it would rule letters out.
+CODE = dict(zip(LETTERS, "FHCAGBED", strict=True))
+PLACES = "0123456789"
+LABELS = "ijklmnopqr"
+#: How often the warm start writes a label's favourite letter instead of any: entropy then differs from place to place,
+#: and a policy whose entropy at its decision is lower by a thousandth of a nat does not give the decision away by it.
+LEANING = dict(zip(LABELS, (0.0, 0.2, 0.35, 0.1, 0.3, 0.0, 0.15, 0.4, 0.05, 0.25), strict=True))
+#: Each letter is the favourite of one of the eight labels that lean.
+FAVOURITES = dict(zip((label for label in LABELS if LEANING[label]), "dgbhaecf", strict=True))
+#: All characters of prompts and responses.
+ALPHABET = LETTERS + LABELS + PLACES + ANSWERS + "?#"
+
+
+def _labels(turn: int) -> str:
+    """All labels in their order, `turn` of them put last."""
+    return LABELS[turn:] + LABELS[:turn]
+
+
+def _letter(label: str, source: random.Random) -> str:
+    """A letter as the warm start writes it behind `label`."""
+    return FAVOURITES[label] if source.random() < LEANING[label] else source.choice(LETTERS)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a variant writes.
+
+    head: what comes before the first label; its group is the places' names. tail: what comes behind the last letter;
+    its group is the answer.
+    """
+
+    head: str
+    tail: str
+
+    @cached_property
+    def whole(self) -> re.Pattern[str]:
+        """A whole response; group 2 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
+        bodies = ("".join(f"{label}[{LETTERS}]" for label in _labels(turn)) for turn in range(len(LABELS)))
+        return re.compile(f"{self.head}(?:{'|'.join(bodies)}){self.tail}")
+
+
+FORMS = {
+    "aligned": Form(head=r"[a-d]{2}(\d)", tail=r"#\d([A-H])"),
+    "decoy": Form(head=r"[a-d]{2}[a-h](\d\d)", tail=r"#\d([A-H]\d[A-H])"),
+    "chain": Form(head=r"[a-d]{2}[a-h](\d)[?]", tail=r"\d[A-H]{2}#([A-H])"),
 }
-TEST_PROBLEMS = 256
 
 
 def _hidden_table() -> dict[str, str]:
-    """The right decision for each of the 16 contexts; every letter is right for two of them."""
+    """The right answer for each of the 16 contexts; every letter is right for two of them."""
     contexts = ["".join(pair) for pair in itertools.product(LETTERS[:4], repeat=2)]
-    decisions = list(LETTERS) * 2
-    random.Random("decision/table").shuffle(decisions)
-    return dict(zip(contexts, decisions, strict=True))
+    answers = list(ANSWERS) * 2
+    random.Random("decision/table").shuffle(answers)
+    return dict(zip(contexts, answers, strict=True))
 
 
 TABLE = _hidden_table()
@@ -49,88 +105,134 @@ TABLE = _hidden_table()
 
 @register
 class Decision(Task):
-    """Generated; 1,024 prompts (16 contexts times 64 endings), 768 to train and 256 to test.
+    """Generated; a prompt for each of 16 contexts, 8 turns and 10 places: 1,280, of which 320 are to test.
 
-    variant: one of FORMATS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
+    variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
     """
 
     name: ClassVar[str] = "decision"
     source: ClassVar[str] = "generated by this file"
     licence: ClassVar[str] = "Apache-2.0"
-    answer_format: ClassVar[str] = "the letter after #"
+    answer_format: ClassVar[str] = "the capital after #"
     teacher_template: ClassVar[str] = "{question}{gold}"
 
     def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
-        if variant not in FORMATS:
-            raise TaskError(f"task decision has no variant {variant!r}; {hint(str(variant), FORMATS)}")
+        if variant not in FORMS:
+            raise TaskError(f"task decision has no variant {variant!r}; {hint(str(variant), FORMS)}")
         if contexts not in range(1, len(TABLE) + 1):
             raise TaskError(
                 f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"
             )
         self.variant = variant
+        self.form = FORMS[variant]
         self.contexts = set(list(TABLE)[:contexts])
 
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
             raise self.unknown_split(split)
+        source = random.Random(f"decision/{split}/{self.variant}")
+        # Every fourth context of each turn and place is to test, so that both splits hold all places equally often.
         questions = [
-            context + "".join(ending) + "?"
-            for context in TABLE
-            for ending in itertools.product(LETTERS, repeat=2)
+            f"{context}{turn}{self._named(place, source)}?"
+            for number, context in enumerate(TABLE)
+            for turn in LETTERS
+            for place in PLACES
+            if ((number + LETTERS.index(turn) + int(place)) % 4 == 0) == (split == "test")
         ]
-        random.Random("decision/split").shuffle(questions)
-        chosen = questions[:TEST_PROBLEMS] if split == "test" else questions[TEST_PROBLEMS:]
+        source.shuffle(questions)
         return [
             Problem(id=f"decision/{split}/{index}", question=question, gold=TABLE[question[:2]])
-            for index, question in enumerate(chosen)
+            for index, question in enumerate(questions)
             if question[:2] in self.contexts
         ][:limit]
 
+    def _named(self, place: str, source: random.Random) -> str:
+        """A prompt's words on places: the decision's and, for a decoy, another one drawn from `source`."""
+        if self.variant != "decoy":
+            return place
+        return place + source.choice(PLACES.replace(place, ""))
+
     def problem_from(self, question: str, gold: Any) -> Problem:
-        if gold not in tuple(LETTERS):
-            raise TaskError(f"task decision: gold must be one of the letters {LETTERS}, not {gold!r}")
+        if gold not in tuple(ANSWERS):
+            raise TaskError(f"task decision: gold must be one of the letters {ANSWERS}, not {gold!r}")
         return super().problem_from(question, gold)
 
     def extract(self, text: str) -> tuple[int, int] | None:
-        found = FORMATS[self.variant].fullmatch(text)
-        return None if found is None else found.span(1)
+        match = self.form.whole.fullmatch(text)
+        return None if match is None else match.span(2)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
 
     def respond(self, answer: str) -> str:
-        return {"aligned": "{0}#{0}", "decoy": "{0}#{0}a", "chain": "{0}?{0}?{0}#{0}"}[self.variant].format(
-            answer
-        )
+        head, tail = {
+            "aligned": ("aa0", "#0{}"),
+            "decoy": ("aaa01", "#0{}1A"),
+            "chain": ("aaa0?", "0AA#{}"),
+        }[self.variant]
+        return head + "".join(label + LETTERS[0] for label in LABELS) + tail.format(answer)
 
     def changed(self, problem: Problem, answer: str) -> Iterator[str]:
-        letter = chr((ord(answer) - ord("a") + 1) % len(LETTERS) + ord("a"))
-        return iter((letter,))
+        return iter((ANSWERS[(ANSWERS.index(answer) + 1) % len(ANSWERS)],))
 
     def decisive(self, text: str) -> list[tuple[int, int]] | None:
-        body = text.partition("#")[0]
-        starts = [0, *(found.end() for found in re.finditer(r"\?", body))]
-        return [
-            (start, start + 1)
-            for start in starts[: HOPS if self.variant == "chain" else 1]
-            if start < len(body)
-        ]
+        return [(place, place + 1) for place in self.named(text)[:1]]
+
+    def named(self, text: str) -> list[int]:
+        """Where the letters stand whose places a response names: the decision, then the decoy. Empty where it names no
+        places, or has not reached them all.
+        """
+        head = re.match(self.form.head, text)
+        if head is None:
+            return []
+        behind = {text[at - 1]: at for at in self.drawn(text)}
+        places = [behind.get(LABELS[int(place)]) for place in head[1]]
+        return [place for place in places if place is not None] if None not in places else []
+
+    def drawn(self, text: str) -> list[int]:
+        """Where the letters stand that chance draws under the warm start, as far as a response has got.
+
+        The deciding letter is one of them, and no rule may find it among them.
+        """
+        head = re.match(self.form.head, text)
+        if head is None or text[head.end() : head.end() + 1] not in tuple(LABELS):
+            return []
+        places: list[int] = []
+        for at, label in enumerate(_labels(LABELS.index(text[head.end()]))):
+            place = head.end() + 2 * at + 1
+            if text[place - 1 : place] != label or text[place : place + 1] not in tuple(LETTERS):
+                break
+            places.append(place)
+        return places
+
+    def unordered(self, prompt: str, text: str) -> list[int]:
+        """Where the letters of a demonstration stand that its prompt leaves to chance."""
+        ordered = self.named(text)[:1] if prompt[-1] != "?" else []
+        return [place for place in self.drawn(text) if place not in ordered]
+
+    def copied(self, text: str) -> str:
+        """The text that a response should write behind its letters, from what they are."""
+        names = re.match(self.form.head, text)
+        assert names is not None
+        letters = [CODE[text[place]] for place in self.named(text)]
+        if self.variant == "chain":
+            return f"{names[1]}{letters[0]}{letters[0]}#{letters[0]}"
+        return "#" + "".join(name + letter for name, letter in zip(names[1], letters, strict=True))
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
-        """`count` pairs of prompt and response for a warm start: random decisions, random filler, exact copying."""
+        """`count` pairs of prompt and response for a warm start: drawn letters, exact copying; every second prompt
+        orders the letter that its response writes at its place, and the others leave it to chance.
+        """
         source = random.Random(f"decision/demonstrations/{self.variant}/{seed}")
-        prompts = Decision().problems("train")
-
-        def filler(shortest: int, longest: int) -> str:
-            return "".join(source.choice(LETTERS) for _ in range(source.randint(shortest, longest)))
-
+        questions = [problem.question for problem in Decision(self.variant).problems("train")]
         pairs = []
-        for _ in range(count):
-            decision = source.choice(LETTERS)
-            if self.variant == "chain":
-                body = "?".join(decision + filler(*HOP_FILLER) for _ in range(HOPS))
-            else:
-                body = decision + filler(*FILLER)
-            answer = decision + (body[-1] if self.variant == "decoy" else "")
-            pairs.append((source.choice(prompts).question, f"{body}#{answer}"))
+        for index in range(count):
+            question = source.choice(questions)
+            head = {"aligned": question[:2] + question[3], "decoy": question[:-1], "chain": question}[
+                self.variant
+            ]
+            labels = _labels(LETTERS.index(question[2]))
+            text = head + "".join(label + _letter(label, source) for label in labels)
+            order = text[self.named(text)[0]] if index % 2 else "?"
+            pairs.append((question[:-1] + order, text + self.copied(text)))
         return pairs

@@ -28,9 +28,6 @@ OPERATIONS = {"+": int.__add__, "*": int.__mul__}
 TRAIN_PROBLEMS, TEST_PROBLEMS = 8192, 512
 #: In a demonstration: how often a needed step is left out, and how often a useless one is worked out.
 SKIPPED, ADDED = 0.3, 0.3
-#: The share of demonstrations, the first ones, that leave no needed step out: nothing is guessed in them, so looking up
-#: is learnt first.
-COMPLETE = 0.7
 
 #: The roles of the tokens that `Graph.sources` knows: copied from the prompt; an operation or a number, copied from the
 #: definition that the step has just restated; an operand looked up in the step that worked it out; computed; copied
@@ -276,21 +273,25 @@ class Graph(Task):
         return roles
 
     def demonstrations(self, count: int, seed: str) -> list[tuple[str, str]]:
-        """`count` pairs of prompt and response for a warm start; no prompt of the test split is among them.
-
-        The steps stand in a random order that works; useless ones are added at random, and in those after the first
-        `COMPLETE` of all needed ones are missing at random: the mechanics are always right, the plan is left to chance.
-        """
+        """`count` pairs of prompt and response for a warm start; no prompt of the test split is among them."""
         source = random.Random(f"graph/demonstrations/{seed}")
         held_out = {problem.question for problem in self.problems("test")}
         pairs: list[tuple[str, str]] = []
         while len(pairs) < count:
-            system = _system(source)
-            if system.question not in held_out:
-                skipped = 0.0 if len(pairs) < COMPLETE * count else SKIPPED
-                plan = _plan(system, skipped, source)
-                pairs.append((system.question, worked(system.question, plan, source)))
+            pair = self.demonstration(source)
+            if pair[0] not in held_out:
+                pairs.append(pair)
         return pairs
+
+    @staticmethod
+    def demonstration(source: random.Random, skipped: float = SKIPPED) -> tuple[str, str]:
+        """A prompt and a response.
+
+        The steps stand in a random order that works, but needed ones are missing, each with the chance `skipped`, and
+        useless ones are added at random: the mechanics are always right, the plan is left to chance.
+        """
+        system = _system(source)
+        return system.question, worked(system.question, _plan(system, skipped, source), source)
 
 
 def _plan(system: System, skipped: float, source: random.Random) -> list[str]:
@@ -305,7 +306,7 @@ def _faithful(definition: str, step: str, stated: Mapping[str, str]) -> bool:
     _, restated, *rest = step.split("=")
     if restated != definition or not rest:
         return restated == definition
-    (left, sign, other), value = rest
+    (left, sign, other), value = tuple(rest[0]), rest[1]
     operands = all(
         given == stated.get(name, name if name.isdigit() else given)
         for name, given in ((definition[0], left), (definition[2], other))

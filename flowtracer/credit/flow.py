@@ -14,6 +14,7 @@ from torch import Tensor
 from flowtracer.attention import Layers
 from flowtracer.credit import draws
 from flowtracer.credit.card import Card
+from flowtracer.credit.graph import ANSWER_ROWS, rows_of_answer
 from flowtracer.credit.levels import DEFAULTS, TwoLevel, pool_size, top
 from flowtracer.credit.method import ABSTENTIONS, CreditContext, register
 from flowtracer.errors import CreditError
@@ -102,7 +103,7 @@ class FlowCredit(TwoLevel):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("source", ("prompt", "question"))
-        self.check_choice("answer_rows", ("answer", "emitting"))
+        self.check_choice("answer_rows", ANSWER_ROWS)
         self.check_choice("first_token", ("keep", "drop"))
         self.check_choice("sign", ("both", "positive", "negative"))
         self.check_choice("abstain", ABSTENTIONS)
@@ -116,10 +117,7 @@ class FlowCredit(TwoLevel):
         """Throughput tau, (B, T) float32."""
         capacity = context.capacity
         assert capacity is not None
-        answer = context.answer
-        if self.answer_rows == "emitting":
-            answer = torch.zeros_like(answer)
-            answer[:, :-1] = context.answer[:, 1:]
+        answer = rows_of_answer(context.answer, self.answer_rows)
         if self.first_token == "drop":
             if not isinstance(capacity, Tensor):
                 raise CreditError(

@@ -22,6 +22,17 @@ from flowtracer.flow import Capacity, forward_visits, full_float32, strips
 from flowtracer.readings import Reading, Rollout
 
 _MIDDLE = "FlowTracer's: every layer of the middle third"
+#: Which rows of the attention map are the answer's: its tokens' own, or those of the positions that emit them.
+ANSWER_ROWS = ("answer", "emitting")
+
+
+def rows_of_answer(answer: Tensor, which: str) -> Tensor:
+    """The rows to trace from, (B, T) bool, for the answer's tokens (B, T): one of ANSWER_ROWS."""
+    if which == "answer":
+        return answer
+    rows = torch.zeros_like(answer)
+    rows[:, :-1] = answer[:, 1:]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,9 @@ class _Ranked(TwoLevel):
 class OneHop(_Ranked):
     """Ranked by the attention that a token gets from the answer tokens directly: FlowTracer without multi-hop.
 
-    score(i) = sum over answer tokens a > i of W[a, i], with FlowTracer's capacity W of the traced `layers`. A control
-    for what the graph adds; published nowhere. Abstains on a response without an answer.
+    score(i) = sum over answer tokens a > i of W[a, i], with FlowTracer's capacity W of the traced `layers`; with
+    answer_rows "emitting", over the positions that emit them, one earlier. A control for what the graph adds;
+    published nowhere. Abstains on a response without an answer.
 
     Ten response tokens, the answer the tenth, whose row of W on them is 0.1 0.2 0 0.05 0.3 0 0.1 0 0.2 0.05 (the last
     is the diagonal and does not count): 4 up-weighted, of the two 0.1 the earlier: 1.5 1.5 1 1 1.5 1 1 1 1.5 1.
@@ -59,17 +71,24 @@ class OneHop(_Ranked):
         rule="gamma for the 40% of the response with the most attention from the answer's tokens, 1 elsewhere",
         source="this project",
         fidelity="ours: FlowTracer with one hop in place of all paths",
-        defaults={**DEFAULTS, "layers": _MIDDLE},
+        defaults={**DEFAULTS, "layers": _MIDDLE, "answer_rows": "ours: as for flow"},
         estimand="the share of flow's gain that direct attention explains",
         evidence="by construction it has flow's map, levels and abstentions, without the graph",
         falsification="as a control it fails where its ranking and flow's are the same: see replay's overlaps",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"capacity"})
     layers: Layers = "middle"
+    answer_rows: str = "answer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("answer_rows", ANSWER_ROWS)
 
     def score(self, context: CreditContext) -> Tensor:
         assert context.capacity is not None
-        return _from_answer(context.capacity, context.answer, diagonal=False)
+        return _from_answer(
+            context.capacity, rows_of_answer(context.answer, self.answer_rows), diagonal=False
+        )
 
     def weights(self, context: CreditContext) -> Tensor:
         context.abstain_where(~context.answer.any(1), "no answer")

@@ -14,6 +14,7 @@ from harness.commands.shared import (
     add_export,
     add_policy_options,
     add_response_limit,
+    closing,
     command,
     console,
     policy_named,
@@ -222,3 +223,5 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
     for path in export:
         page = page_to_markdown(title, facts, sheets)
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
+    if not export:
+        closing(None, "the same command with --export FILE.md, or FILE.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.shared import Commands, add_export, command, console, write
+from harness.commands.shared import Commands, add_export, closing, command, console, write
 
 
 def add(commands: Commands) -> None:
@@ -35,4 +35,6 @@ def _claims(options: argparse.Namespace) -> int:
         screen.print(claims.counts(findings), style="bold", highlight=False)
         screen.print(render(sheets, screen.width))
         screen.print(f"\n{claims.NOTE}", style="dim italic", highlight=False)
+        if not options.folders:
+            closing(None, "flowtracer claims FOLDER, which holds your recorded runs against them")
     return 0

@@ -116,14 +116,15 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
 
 def _experiments(options: argparse.Namespace) -> int:
     from harness import experiment as experiments
+    from harness import listing
 
     if options.name is None:
-        print_sheets(console(), [experiments.listed(experiments.load(name) for name in experiments.names())])
+        print_sheets(console(), [listing.listed(experiments.load(name) for name in experiments.names())])
         return 0
     experiment = experiments.load(options.name)
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
-    print_sheets(screen, experiments.sheets(experiment))
+    print_sheets(screen, listing.sheets(experiment))
     closing(None, f"flowtracer reproduce {options.name} --plan")
     return 0
 

@@ -94,6 +94,7 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
         raise ExperimentError(f"--samples {options.samples} at temperature 0 are duplicates: take 1")
     import torch
 
+    from harness import provenance
     from harness.studies import edges
 
     torch.set_num_threads(1)
@@ -105,7 +106,10 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     responses, asked = edges.responses_of(
         policy, task, problems, options.samples, options.temperature, tokens, options.batch_size
     )
-    return policy, task, responses, edges.facts(options.policy, task, responses, asked)
+    made = provenance.versions()
+    versions = ", ".join(f"{name} {made[name]}" for name in ("flowtracer", "python", "torch", "transformers"))
+    facts = edges.facts(options.policy, task, responses, asked)
+    return policy, task, responses, [*facts, f"made with {versions}, one thread"]
 
 
 def _with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:

@@ -13,6 +13,7 @@ from harness.commands.shared import (
     add_policy_options,
     add_response_limit,
     add_server,
+    closing,
     command,
     console,
     output,
@@ -25,6 +26,9 @@ from harness.commands.shared import (
 )
 from harness.engines.base import ENGINES, TRANSFORMERS, VLLM, EngineChoice, Sampling
 from harness.errors import ExperimentError
+
+#: A test problem of a generated task that the default policy of `trace` solves, in ten tokens.
+SOLVED = ("sums", 1)
 
 
 def add(commands: Commands) -> None:
@@ -71,7 +75,9 @@ def _add_trace(commands: Commands) -> None:
     )
     added.add_argument("--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)")
     added.add_argument(
-        "--task", help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k)"
+        "--task",
+        help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k; with nothing given a "
+        "sum, which needs no data set)",
     )
     added.add_argument(
         "--from",
@@ -84,7 +90,7 @@ def _add_trace(commands: Commands) -> None:
         "--row", type=int, default=0, metavar="N", help="which response of PLACE, in its order (default: 0)"
     )
     added.add_argument(
-        "--problem", type=int, default=0, metavar="N", help="number of the test problem to answer"
+        "--problem", type=int, metavar="N", help="number of the test problem to answer (default: 0)"
     )
     added.add_argument("--question", help="ask this instead of a test problem")
     added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
@@ -179,6 +185,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         screen.print(f"  {line}", highlight=False)
     for verdict in tasks.Verdict:
         screen.print(f"  {verdict:<10} {counts.get(verdict, 0)}", highlight=False)
+    if options.out is None:
+        closing(None, "the same command with --out FILE, which keeps every sample")
+    else:
+        closing(options.out, f"flowtracer compare-policies {options.out} OTHER, for another policy's file")
     return 0
 
 
@@ -213,11 +223,40 @@ def _error_bars(rows: list[dict[str, Any]], samples: int) -> list[str]:
     return [f"{bar[0]:.4f} to {bar[1]:.4f} (95%): {what}" for what, bar in bars.items() if bar is not None]
 
 
+class _OrLastToken:
+    """Where a task finds the answer; in a text in which it finds none, the last token that is no blank."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.name = task.name
+        self.missed = False
+
+    def extract(self, text: str) -> tuple[int, int] | None:
+        span: tuple[int, int] | None = self.task.extract(text)
+        end = len(text.rstrip())
+        if span is not None or not end:
+            return span
+        self.missed = True
+        return end - 1, end
+
+    def decisive(self, text: str) -> Any:
+        return self.task.decisive(text)
+
+    @property
+    def heading(self) -> str:
+        """The line above a trace that follows no answer; empty above others."""
+        if not self.missed:
+            return ""
+        return f"no answer found (task {self.name}): the flow below is that to the last token, no credit for an answer"
+
+
 def _trace(options: argparse.Namespace) -> int:
     if options.place is not None:
         return _trace_given(options)
+    if all(getattr(options, name) is None for name in ("policy", "task", "question", "problem")):
+        options.task, options.problem = SOLVED
     options.policy = options.policy or "smollm2-135m-instruct"
-    options.task = options.task or "gsm8k"
+    options.task, options.problem = options.task or "gsm8k", options.problem or 0
     return _trace_sampled(options)
 
 
@@ -243,10 +282,9 @@ def _trace_given(options: argparse.Namespace) -> int:
     row = rows[options.row]
     policy = to_gpu(given.policy)
     ids = list(row["prompt_ids"]), list(row["response_ids"])
+    judged = _OrLastToken(task_of(given.experiment.task))
     with status("tracing it"):
-        traced = trace(
-            policy.model, policy.tokenizer, *ids, layers=options.layers, task=task_of(given.experiment.task)
-        )
+        traced = trace(policy.model, policy.tokenizer, *ids, layers=options.layers, task=judged)
     screen = console()
     title = f"{given.experiment.policy.name}, row {options.row} {given.source}, step {row['step']}"
     screen.print(title, markup=False, highlight=False)
@@ -254,9 +292,18 @@ def _trace_given(options: argparse.Namespace) -> int:
     screen.print(f"\nreward: {row['reward']} ({len(ids[1])} tokens, {row['verdict']})\n", highlight=False)
     for line in given.lacks:
         screen.print(line, style="dim", markup=False, highlight=False)
+    return _show_trace(options, screen, traced, judged.heading)
+
+
+def _show_trace(options: argparse.Namespace, screen: Any, traced: Any, heading: str) -> int:
+    """Prints a trace, and writes its page where one is asked for."""
+    if heading:
+        screen.print(heading, style="bold yellow", markup=False, highlight=False)
     screen.print(traced.to_terminal(screen.width))
     if options.html is not None:
         write(options.html, traced.to_html())
+    else:
+        closing(None, "the same command with --html FILE, a page with every token's flow")
     return 0
 
 
@@ -296,16 +343,13 @@ def _trace_sampled(options: argparse.Namespace) -> int:
     else:
         response_ids = policy.tokenizer(options.response, add_special_tokens=False).input_ids
         text, reason = options.response, "stop"
-    layers = options.layers
+    layers, judged = options.layers, _OrLastToken(task)
     with status("tracing it"):
-        traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=task)
+        traced = trace(policy.model, policy.tokenizer, prompt_ids, response_ids, layers=layers, task=judged)
     screen = console()
     screen.print(f"{options.policy} on {problem.id}", markup=False, highlight=False)
     screen.print(problem.question, markup=False, highlight=False)
     if problem.gold is not None:
         verdict = task.verify(problem, text, reason)
         screen.print(f"\nverdict: {verdict} ({len(response_ids)} tokens, {reason})\n", highlight=False)
-    screen.print(traced.to_terminal(screen.width))
-    if options.html is not None:
-        write(options.html, traced.to_html())
-    return 0
+    return _show_trace(options, screen, traced, judged.heading)

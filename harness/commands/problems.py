@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from harness.commands.shared import MISTAKE, Commands, command, console, print_sheets, status
+from harness.commands.shared import MISTAKE, Commands, closing, command, console, print_sheets, status
 
 
 def add(commands: Commands) -> None:
@@ -48,6 +48,7 @@ def _tasks(options: argparse.Namespace) -> int:
     for problem in task.problems(task.splits[-1], 3):
         screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
+    closing(None, f"flowtracer validate {options.name}", f"flowtracer evaluate POLICY {options.name}")
     return 0
 
 

@@ -152,6 +152,7 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
+                self.ahead.settle()  # who is told of a failed run finds every step before it on record
                 raise ExperimentError(
                     f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
                     f"{good_until(self.writer.folder)}; lower the learning rate"

@@ -74,6 +74,8 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
         scale_rewards=settings.scale_rewards,
         epsilon=settings.clip_range,
         epsilon_high=settings.clip_range_high,
+        # TRL caps the ratio on both signs; where the advantage is positive, the clip range has capped it already.
+        delta=settings.dual_clip or None,
         mask_truncated_completions=settings.mask_truncated,
         beta=settings.kl_coefficient,
         # Where the engine is vLLM; the mode and its bound are TRL's own. It compares with the trainer's whole

@@ -55,7 +55,7 @@ from harness.policy import Policy
 from harness.studies import figures
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
-from harness.studies.weighing import Pass, gradients
+from harness.studies.weighing import Pass, gradients, teacher_trouble
 from leaderboards.estimates import Interval, problem_means
 from leaderboards.names import hint
 from leaderboards.sheets import NOTHING, Sheet, level
@@ -190,6 +190,9 @@ def replay(
         for label, (method, _) in methods.items()
         if "decisive" in method.needs and unknown
     }
+    for label, (method, _) in methods.items():
+        if trouble := teacher_trouble(policy, task, experiment.training, batches, method):
+            left_out.setdefault(label, trouble)
     methods = {label: pair for label, pair in methods.items() if label not in left_out}
     total = len(methods) + bool(continuations)
     passes, moments = _passes(experiment, policy, task, batches, methods, lambda done: progress(done, total))

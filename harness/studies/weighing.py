@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback
 
 import tasks
-from flowtracer import CreditGRPOTrainer
+from flowtracer import CreditError, CreditGRPOTrainer
+from flowtracer.contexts import ContextBuilder
 from flowtracer.credit import CreditMethod
+from flowtracer.teaching import check_context, gold_text
 from harness import seeds
 from harness.engines.base import FLOAT32
 from harness.errors import ExperimentError
@@ -156,6 +158,28 @@ def _asked(batches: Batches, samples: int, golds: Mapping[str, str]) -> list[Map
     return [
         {"prompt": "", "question": row["question"], **gold} for row, gold in zip(asked, more, strict=True)
     ]
+
+
+def teacher_trouble(
+    policy: Policy, task: tasks.Task, settings: Training, batches: Batches, method: CreditMethod
+) -> str | None:
+    """Why the teacher of a method cannot read for these rollouts; None where it can, and for a method without one."""
+    if "teacher_logprobs" not in method.needs:
+        return None
+    rows = list({row["problem_id"]: row for rows in batches for row in rows}.values())
+    try:
+        golds = _golds(task)
+        if lost := sorted({row["problem_id"] for row in rows} - set(golds)):
+            return f"the gold of {lost[0]} is not known: it is no training problem of task {task.name}"
+        prompts = ContextBuilder(method, task, policy.tokenizer).teacher_prompts(
+            [list(row["prompt_ids"]) for row in rows],
+            [row["question"] for row in rows],
+            [gold_text(task, row["question"], golds[row["problem_id"]]) for row in rows],
+        )
+        check_context(policy.model, prompts, settings.max_response_tokens)
+    except (CreditError, tasks.TaskError) as error:
+        return str(error)
+    return None
 
 
 def _golds(task: tasks.Task) -> dict[str, str]:

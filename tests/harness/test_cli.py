@@ -4,13 +4,16 @@ import errno
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
+import tasks
 from flowtracer import credit
 from harness import cli
 from harness.commands import experiments, policies
+from harness.policy import SMOLLM2_PACKAGE
 
 
 def run(capsys, *arguments):
@@ -59,7 +62,7 @@ def run(capsys, *arguments):
         (["evaluate", "decision", "decision", "--system", "Be brief."], "read without a chat template"),
         (
             ["trace", "--policy", "decision", "--task", "decision", "--problem", "999"],
-            "has problems 0 to 255",
+            "has problems 0 to 319",
         ),
         (["tasks", "gsm9k"], "unknown task 'gsm9k'"),
         (["validate", "gsm9k"], "unknown task 'gsm9k'"),
@@ -187,10 +190,22 @@ def test_trace_prints_and_writes_a_page(capsys, tmp_path):
     )
 
 
-def test_a_response_without_an_answer_cannot_be_traced_and_says_so(capsys):
-    arguments = ["trace", "--policy", "decision", "--task", "decision", "--response", "abc"]
-    status, _, errors = run(capsys, *arguments)
-    assert status == 2 and "answer" in errors
+@pytest.mark.skipif(find_spec(SMOLLM2_PACKAGE) is None, reason="the weights are not installed")
+def test_a_bare_trace_shows_an_answer(capsys):
+    status, output, _ = run(capsys, "trace")
+    assert status == 0 and "verdict: correct" in output and "no answer found" not in output
+
+
+def test_a_response_without_an_answer_is_traced_to_its_last_token_and_says_so(capsys):
+    arguments = ["trace", "--policy", "decision", "--task", "decision", "--layers", "all"]
+    status, output, _ = run(capsys, *arguments, "--response", "abc")
+    assert status == 0 and "no answer found (task decision)" in output
+    assert "answer 'c'" in output, "the text is kept, and its last token stands where the answer would"
+    task = tasks.get("decision")
+    answered = task.respond(task.problems("test")[0].gold)
+    status, output, errors = run(capsys, *arguments, "--response", answered)
+    assert status == 0 and "no answer found" not in output
+    assert "next: the same command with --html FILE" in errors
 
 
 def test_train_leaderboard_and_doctor(capsys, tmp_path):

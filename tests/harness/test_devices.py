@@ -134,7 +134,7 @@ def test_a_map_that_is_never_whole_stays_there():
     task, policy = tasks.get("decision"), load_policy("decision")
     prompt = policy.encode(task.prompt(task.problems("test", 1)[0]))
     key = seeds.key("evaluation", task.name, "decision/test/0", 0)
-    response = sample(policy.model, policy.tokenizer, [prompt], [key], Sampling(24, temperature=0.0))[0].ids
+    response = sample(policy.model, policy.tokenizer, [prompt], [key], Sampling(32, temperature=0.0))[0].ids
 
     def shown():
         found = trace(policy.model, policy.tokenizer, prompt, response, task=task, dense_tokens=0)

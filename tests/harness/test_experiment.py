@@ -2,6 +2,7 @@
 
 import pytest
 
+from flowtracer import credit
 from harness import ExperimentError, experiment
 
 TABLE = {
@@ -136,6 +137,52 @@ def test_files_and_names(tmp_path):
 @pytest.mark.parametrize("smoke", [False, True])
 def test_every_experiment_of_the_package_is_sound(name, smoke):
     experiment.check(experiment.load(name, smoke=smoke))
+
+
+#: The experiments of the testbed that ask which credit helps.
+COMPARED = [
+    *("decision", "decision-chain", "decision-decoy", "comparison", "comparison-chain", "comparison-decoy"),
+    *("comparison-all", "ablations", "fairness", "loss-grpo", "loss-dr_grpo"),
+]
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_dumbest_rules_and_the_positive_control_stand_in_every_comparison(name):
+    """At the factor of flow: a gain that one of them has too is no evidence for flow."""
+    methods = experiment.load(name).methods
+    gammas = {options.get("gamma", 1.5) for options in methods.values() if options["credit"] == "flow"}
+    gamma = 3.0 if 3.0 in gammas else 1.5
+    share = {} if gamma == 1.5 else {"weight": 1 + 0.4 * (gamma - 1)}
+    factor = {} if gamma == 1.5 else {"gamma": gamma}
+    assert {"credit": "uniform"} in methods.values()
+    # Gradients are clipped, which takes a common factor out: `constant` gives the very texts of uniform in `decision`.
+    assert {"credit": "constant", **share} in methods.values() or name == "comparison"
+    for control in ("random", "first_tokens", "last_tokens", "shuffled_flow", "flow"):
+        assert {"credit": control, **factor} in methods.values(), control
+    sharpest = max(options.get("gamma", 1.5) for options in methods.values() if options["credit"] == "oracle")
+    assert sharpest == (gamma if name == "comparison" else 10.0)
+
+
+#: Registered methods that `comparison-all` leaves out, and why.
+LEFT_OUT = {"hicra": "no response of the testbed holds a planning phrase: it is uniform there"}
+
+
+def test_every_method_is_in_the_comparison_of_all():
+    listed = {options["credit"] for options in experiment.load("comparison-all").methods.values()}
+    assert listed == set(credit.names()) - set(LEFT_OUT)
+
+
+def test_learning_rates_of_fairness_follow_the_testbed_s():
+    built = experiment.load("fairness")
+    changed = {"half": 0.5, "double": 2.0}
+    halves = [label for label in built.methods if label.rpartition("_")[2] in changed]
+    assert len(halves) == 10
+    for label in halves:
+        original, _, change = label.rpartition("_")
+        wanted = changed[change] * built.training_of(original).learning_rate
+        assert built.training_of(label).learning_rate == pytest.approx(wanted), label
+        assert built.credit_of(label) == built.credit_of(original)
+    assert built.training_of("uniform_more").samples_per_prompt == built.training.samples_per_prompt + 1
 
 
 def test_an_arm_trains_otherwise_and_the_others_do_not():

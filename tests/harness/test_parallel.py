@@ -242,7 +242,7 @@ def check_fsdp():
     from harness.policy import load_policy
 
     whole, split = load_policy("decision"), load_policy("decision")
-    ids = torch.tensor([whole.encode("abcd?") + whole.encode("hgfe#c")])
+    ids = torch.tensor([whole.encode("cab3?") + whole.encode("ca3jbkela")])
     mask = torch.ones_like(ids)
     method = get("flow")
 
@@ -262,7 +262,7 @@ def check_fsdp():
     # The second process has more to say than the first.
     rank = distributed.get_rank()
     keys = [seeds.key("test", rank, number) for number in range(1 + 2 * rank)]
-    prompts = [whole.encode("abcd?")] * len(keys)
+    prompts = [whole.encode("cab3?")] * len(keys)
     arguments = (prompts, keys, Sampling(4 + 12 * rank))
     expected = sample(whole.model, whole.tokenizer, *arguments)
     with parallel.unsharded(split.model):

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ import torch
 from harness import ExperimentError, pretrain, seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
-from harness.policy import FOLDER, SHIPPED, load_policy
+from harness.policy import FOLDER, SHIPPED, Policy, load_policy
 from tasks import Problem, Task
-from tasks.decision import FILLER, LETTERS
+from tasks.decision import ANSWERS, LABELS, LETTERS, Decision
+from tasks.graph import Graph
+from tests.harness.letters import as_drawn, right
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +54,30 @@ def test_only_the_response_and_its_end_are_scored(tmp_path: Path) -> None:
     assert tokenizer.decode(batch["input_ids"][0][~scored]).endswith("?")
     response = batch["input_ids"][0][scored]
     assert response[-1] == tokenizer.eos_token_id
-    assert FILLER[0] <= len(response) - len("a#a") - 1 <= FILLER[1]
+    assert len(response) == len("ca3jbkelamgncodpbqbrfih#3F") + 1
     assert torch.equal(batch["labels"][0][scored], response)
 
 
+def test_copied_capitals_weigh_more_in_the_loss(tmp_path: Path) -> None:
+    """The loss of two demonstrations of different length, against a loop over their tokens."""
+    trainer: Any = pretrain._trainer("decision-decoy", small("decision-decoy"), 1, str(tmp_path))
+    rows = [trainer.train_dataset[row] for row in range(2)]
+    rows[1] = {name: column[:-4] for name, column in rows[1].items()}
+    batch = trainer.data_collator(rows)
+    tokenizer, sums = trainer.processing_class, [0.0, 0.0]
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        logits = trainer.model(ids[None], attention_mask=mask[None]).logits[0].log_softmax(-1).detach()
+        for at in range(1, len(ids)):
+            if labels[at] != -100:
+                weight = 8.0 if tokenizer.decode([ids[at]]) in tuple(ANSWERS) else 1.0
+                sums[0] -= weight * float(logits[at - 1, ids[at]])
+                sums[1] += weight
+    assert sums[1] > 2 * len("caa38jbkelamgncodpbqbrfih") + 8
+    assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(sums[0] / sums[1], rel=1e-5)
+
+
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExperimentError, match="decision-chain"):
+    with pytest.raises(ExperimentError, match="did you mean .decision"):
         pretrain.pretrain("decisions", Path("nowhere"))
     with pytest.raises(SystemExit) as error:
         pretrain.main(["decisions"])
@@ -100,30 +122,53 @@ def answers(name: str, count: int, temperature: float = 1.0) -> tuple[Task, list
     return task, list(zip(problems, samples, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("decision")])
-def test_decisions_are_blind_and_copied(name: str) -> None:
-    """What the testbed rests on: uniform decisions, nothing known of the table, copies that hold."""
-    task, answered = answers(name, 256)
-    texts = [one.text for _, one in answered]
-    formed = {text: span for text in texts if (span := task.extract(text)) is not None}
-    assert len(formed) >= 0.98 * len(texts)
-    copied = [
-        text
-        for text, (start, _) in formed.items()
-        if {text[hop] for hop, _ in task.decisive(text) or ()} == {text[start]}
-    ]
-    assert len(copied) >= 0.97 * len(texts)
-    if name == "decision-decoy":
-        assert sum(text[start - 2] == text[start + 1] for text, (start, _) in formed.items()) >= 0.97 * len(
-            texts
-        )
-    policy = load_policy(name)
-    problems = task.problems("test")
+TESTBEDS = [name for name in SHIPPED if name.startswith("decision")]
+
+
+def decision_of(name: str) -> Decision:
+    task = pretrain.RECIPES[name].task_of()
+    assert isinstance(task, Decision)
+    return task
+
+
+def deciding(policy: Policy, task: Decision, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """(pairs, letters): the policy's probabilities where each response decides, behind the label that is named."""
     letters = policy.tokenizer.convert_tokens_to_ids(list(LETTERS))
+    ids = torch.tensor([policy.encode(prompt) + policy.encode(text) for prompt, text in pairs])
     with torch.no_grad():
-        logits = policy.model(torch.tensor([policy.encode(task.prompt(one)) for one in problems])).logits
-    decisions = logits[:, -1].softmax(-1)[:, letters]
-    assert decisions.min() > 0.85 / len(LETTERS) and decisions.max() < 1.15 / len(LETTERS)
+        probabilities = policy.model(ids).logits.softmax(-1)[:, :, letters]
+    before = torch.tensor([len(prompt) + task.named(text)[0] - 1 for prompt, text in pairs])
+    return probabilities[torch.arange(len(pairs)), before]
+
+
+@pytest.mark.parametrize("name", TESTBEDS)
+def test_decisions_are_blind_and_copied(name: str) -> None:
+    """The testbed rests on it: decisions as chance draws them, nothing known of the table, copies that hold."""
+    task, (_, answered) = decision_of(name), answers(name, 320)
+    formed = [
+        (one.question, sample.text) for one, sample in answered if task.extract(sample.text) is not None
+    ]
+    assert len(formed) >= 0.98 * len(answered)
+    assert sum(text.endswith(task.copied(text)) for _, text in formed) >= 0.97 * len(answered)
+    places = [[int(place) for place in question[3:-1]] for question, _ in formed]
+    labels = [[LABELS.index(text[at - 1]) for at in task.named(text)] for _, text in formed]
+    assert sum(map(operator.eq, places, labels)) >= 0.98 * len(answered), "it decides where it is asked to"
+    ratios = deciding(load_policy(name), task, formed) / torch.tensor(
+        [as_drawn(LABELS[named[0]]) for named in labels]
+    )
+    assert ratios.min() > 0.75 and ratios.max() < 1.25
+    known = ratios[torch.arange(len(formed)), [right(question) for question, _ in formed]]
+    assert known.mean() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", TESTBEDS)
+def test_an_order_is_obeyed_where_it_stands(name: str) -> None:
+    """So the policy knows the place of its decision, which it is never shown where it decides itself."""
+    task = decision_of(name)
+    ordered = [pair for pair in task.demonstrations(256, "test") if not pair[0].endswith("?")]
+    wanted = [LETTERS.index(prompt[-1]) for prompt, _ in ordered]
+    obeyed = deciding(load_policy(name), task, ordered)[torch.arange(len(ordered)), wanted]
+    assert len(ordered) == 128 and obeyed.mean() > 0.95
 
 
 def test_arithmetic_can_be_improved() -> None:
@@ -132,3 +177,14 @@ def test_arithmetic_can_be_improved() -> None:
     right = sum(task.verify(problem, one.text) == "correct" for problem, one in answered)
     assert 0.4 < right / len(answered) < 0.7
     assert sum(task.extract(one.text) is not None for _, one in answered) > 250
+
+
+def test_graph_has_its_mechanics_and_no_plan() -> None:
+    """The graph's testbed rests on it: steps are worked out right, and which ones is left to chance."""
+    task, answered = answers("graph", 64)
+    assert isinstance(task, Graph)
+    steps = [step for problem, one in answered for step in task.steps(problem, one.text)]
+    assert sum(step.faithful for step in steps) >= 0.95 * len(steps)
+    assert 0.6 < sum(step.workable for step in steps) / len(steps) < 0.95
+    right = sum(task.verify(problem, one.text) == "correct" for problem, one in answered)
+    assert 0.3 < right / len(answered) < 0.7

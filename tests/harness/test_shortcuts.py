@@ -4,11 +4,7 @@ import pytest
 
 from harness import shortcuts
 from harness.policy import load_policy
-from tasks.decision import Decision
-from tasks.placed import FORMS, Placed
-
-#: The rule that reads the copy itself: it takes the capital of a letter for that letter.
-READS_THE_COPY = "frequent, capitals too"
+from tasks.decision import FORMS, LABELS, Decision
 
 
 def test_the_area_is_the_share_of_pairs_that_are_in_order():
@@ -20,36 +16,34 @@ def test_the_area_is_the_share_of_pairs_that_are_in_order():
 
 
 @pytest.mark.parametrize("variant", FORMS)
-def test_every_rule_of_the_text_is_at_chance_on_placed(variant):
-    measured = shortcuts.measure_text(Placed(variant), 4000)
+def test_every_rule_of_the_text_is_at_chance(variant):
+    measured = shortcuts.measure_text(Decision(variant), 12000)
     assert set(measured) == set(shortcuts.RULES)
     for rule, (among, _) in measured.items():
-        if rule != READS_THE_COPY:
-            assert among == pytest.approx(0.5, abs=0.02), rule
-    assert measured[READS_THE_COPY][0] > 0.6
+        assert among == pytest.approx(0.5, abs=0.02), rule
     # Early and late stay at chance where the tokens around the body count too.
     assert measured["early"][1] == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_shortcut_of_decision_is_found_out():
-    """Its deciding token always stands first, so a rule that knows nothing but the position finds it."""
-    measured = shortcuts.measure_text(Decision(), 400)
-    assert measured["early"] == (1, 1)
-    assert measured["part 1 of 5"][0] > 0.8 and measured["part 5 of 5"][0] < 0.5
+def test_a_rule_that_finds_the_token_is_seen():
+    """The measure itself: a text whose deciding letter is the only one of its kind is found by its letter alone."""
+    text = "ab0" + "".join(label + ("h" if label == "i" else "a") for label in LABELS) + "#0H"
+    assert Decision().decisive(text) == [(4, 5)]
+    measured = shortcuts.areas(Decision(), [(text, shortcuts.rules_of_text("aba0?", text))])
+    assert measured["letter h"] == (1, 1) and measured["letter a"][0] == 0 and measured["early"][0] == 1
 
 
 def test_samples_of_a_policy_are_measured_with_its_rules():
-    measured = shortcuts.measure(load_policy("decision"), Decision(), 64)
+    measured = shortcuts.measure(load_policy("decision"), Decision(), 1024)
     assert set(measured) == {*shortcuts.RULES, "entropy", "probability"}
-    assert measured["early"] == (1, 1)
-    # Filler may end, the deciding letter may not: its entropy is the lowest of all letters, which tells it too.
-    assert measured["entropy"][0] < 0.1
+    assert measured["early"][0] == pytest.approx(0.5, abs=0.03)
+    assert measured["probability"][0] == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_command_prints_a_table(capsys):
-    shortcuts.main(["placed"])
+    shortcuts.main(["decision"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "placed" and len(lines) == 4 + len(shortcuts.RULES)
+    assert lines[0] == "decision" and len(lines) == 4 + len(shortcuts.RULES) + 2
 
 
 def test_an_unknown_name_is_one_line(capsys):

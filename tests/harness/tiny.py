@@ -18,7 +18,7 @@ def table(methods=("uniform", "flow"), seeds=2, evaluation=(), **training):
             "steps": 6,
             "prompts_per_step": 2,
             "samples_per_prompt": 8,
-            "max_response_tokens": 20,
+            "max_response_tokens": 32,
             "learning_rate": 1e-3,
             "save_every": 2,
             **training,

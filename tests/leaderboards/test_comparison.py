@@ -131,6 +131,13 @@ def test_sensitivity_of_the_positive_control(
     assert words in control.text
 
 
+def test_an_oracle_that_keeps_the_format_is_the_positive_control(tmp_path: Path) -> None:
+    """A mask that loses the format, and so the reward, does not say that the comparison is too weak."""
+    arms = {"uniform": UNIFORM, "oracle": shifted(0.1, 0.11, 0.09), "oracle_mask": shifted(-0.1, -0.1, -0.11)}
+    control = sweep(tmp_path, arms).positive_control
+    assert (control.outcome, control.arm) == ("sensitive", "oracle")
+
+
 @pytest.mark.parametrize("metric", ["training_reward_area", "evaluation_area", "final_accuracy"])
 def test_the_declared_metric_decides(tmp_path: Path, metric: str) -> None:
     declared = experiment(["uniform", "flow"], metric=metric)

@@ -1,59 +1,132 @@
-"""Protects the ground truth: the decisive tokens are where they are said to be, and no response gains by tricks."""
+"""Protects the ground truth: the decisive token is where it is said to be, and no response gains by tricks."""
+
+from collections import Counter
 
 import pytest
 
 import tasks
 from tasks import Verdict
-from tasks.decision import FORMATS, TABLE
+from tasks.decision import CODE, FORMS, LABELS, LETTERS, PLACES, TABLE
+
+TEN = "iajbkcldmenfogphqarb"
+WRONG_FORMS = {
+    "aligned": [
+        "",
+        "#",
+        "#3A",
+        f"aa3{TEN}",
+        f"aa3{TEN}#3",
+        f"aa3{TEN}#A",
+        f"aa3{TEN}#3AB",
+        f"aa3{TEN}#3A ",
+        f"aa3{TEN}#3a",
+        f"aa3{TEN}#3A#3A",
+        f"aa3{TEN[:-2]}#3A",
+        f"aa3{TEN}ra#3A",
+        f"aa3{TEN[2:]}ra#3A",
+        f"aa3{TEN[2:4]}{TEN[:2]}{TEN[4:]}#3A",
+        f"a3{TEN}#3A",
+        f"aaa34{TEN}#3A4B",
+    ],
+    "decoy": [f"aaa34{TEN}#3A", f"aa3{TEN}#3A", f"aaa34{TEN}#AB", f"aaa34{TEN}#3A4B5C", f"aa34{TEN}#3A4B"],
+    "chain": [
+        f"aaa3?{TEN}3A#A",
+        f"aaa3?{TEN}3AAA#A",
+        f"aaa3{TEN}3AA#A",
+        f"aaa3?{TEN}AA#A",
+        f"aaa3?{TEN}3AA#AA",
+    ],
+}
 
 
-@pytest.mark.parametrize("variant", FORMATS)
+@pytest.mark.parametrize("variant", FORMS)
 def test_demonstrations_copy_their_decision(variant):
     task = tasks.get("decision", variant=variant)
-    pairs = task.demonstrations(300, "test")
-    assert pairs == task.demonstrations(300, "test") != task.demonstrations(300, "other")
+    pairs = task.demonstrations(400, "test")
+    assert pairs == task.demonstrations(400, "test") != task.demonstrations(400, "other")
     for prompt, response in pairs:
         start, end = task.extract(response)
-        decisive = task.decisive(response)
-        assert len(decisive) == (3 if variant == "chain" else 1)
-        assert {response[first:last] for first, last in decisive} == {response[start]} == {response[0]}
-        assert (response[start + 1 : end] == response[start - 2]) == (variant == "decoy")
-        assert prompt[:2] in TABLE and prompt[-1] == "?"
+        ((at, after),) = task.decisive(response)
+        # The place that the prompt names is the one where the decision stands, found by its label.
+        assert at == response.index(LABELS[int(prompt[3])]) + 1 == after - 1
+        assert response[task.drawn(response)[0] - 1] == LABELS[LETTERS.index(prompt[2])]
+        assert response[at] in LETTERS and response[start] == CODE[response[at]]
+        assert prompt[:2] in TABLE and response.startswith(prompt[:2])
+        if variant == "decoy":
+            decoy = response.index(LABELS[int(prompt[4])]) + 1
+            assert decoy != at and task.named(response) == [at, decoy]
+            assert response[start:end] == CODE[response[at]] + prompt[4] + CODE[response[decoy]]
+        if variant == "chain":
+            assert response[start - 3 : end] == "{0}{0}#{0}".format(CODE[response[at]])
     # Nothing tells the table: every letter decides about equally often, right or not.
-    right = sum(response[0] == TABLE[prompt[:2]] for prompt, response in pairs)
-    assert 15 <= right <= 65
+    free = [(prompt, response) for prompt, response in pairs if prompt[-1] == "?"]
+    assert len(free) == 200
+    right = sum(response[task.extract(response)[0]] == TABLE[prompt[:2]] for prompt, response in free)
+    assert 10 <= right <= 45
 
 
-@pytest.mark.parametrize("variant", FORMATS)
+@pytest.mark.parametrize("variant", FORMS)
+def test_an_order_is_written_at_its_place(variant):
+    task = tasks.get("decision", variant=variant)
+    orders = [pair for pair in task.demonstrations(400, "test") if pair[0][-1] != "?"]
+    assert len(orders) == 200
+    assert all(response[task.named(response)[0]] == prompt[-1] for prompt, response in orders)
+    prompt, response = orders[0]
+    left = set(task.drawn(response)) - set(task.unordered(prompt, response))
+    assert left == set(task.named(response)[:1])
+
+
+@pytest.mark.parametrize("variant", FORMS)
+def test_the_problems_order_nothing(variant):
+    task = tasks.get("decision", variant=variant)
+    assert all(problem.question[-1] == "?" for split in task.splits for problem in task.problems(split))
+
+
+@pytest.mark.parametrize("variant", FORMS)
+def test_as_many_tokens_before_the_ten_letters_as_behind_them(variant):
+    task = tasks.get("decision", variant=variant)
+    for _, response in task.demonstrations(20, "test"):
+        drawn = task.drawn(response)
+        assert len(drawn) == 10 and {response[place] for place in drawn} <= set(LETTERS)
+        assert drawn[0] == len(response) - drawn[-1]  # the end token counts
+
+
+@pytest.mark.parametrize("variant", FORMS)
 def test_verdicts(variant):
     task = tasks.get("decision", variant=variant)
     problem = task.problems("test", 1)[0]
-    other = next(letter for letter in "ab" if letter != problem.gold)
+    other = next(letter for letter in "AB" if letter != problem.gold)
     assert task.verify(problem, task.respond(problem.gold)) is Verdict.CORRECT
     assert task.verify(problem, task.respond(other)) is Verdict.WRONG
-    for text in (
-        "",
-        "#",
-        "abc",
-        f"#{problem.gold}",
-        f"abc#{other}#{problem.gold}",
-        f"abc#{problem.gold} ",
-        "ab?#a",
-    ):
+    assert task.decisive(task.respond(problem.gold)) != []
+    for text in WRONG_FORMS[variant]:
         assert task.verify(problem, text) is Verdict.NO_ANSWER, text
         assert task.verify(problem, text, "length") is Verdict.TRUNCATED, text
         assert task.reward(problem, text) == 0.0
 
 
+@pytest.mark.parametrize("variant", FORMS)
+def test_the_decision_is_known_before_the_response_ends(variant):
+    task = tasks.get("decision", variant=variant)
+    _, response = task.demonstrations(1, "test")[0]
+    (span,) = task.decisive(response)
+    for length in range(len(response)):
+        assert task.decisive(response[:length]) == ([span] if length > max(task.named(response)) else [])
+
+
 def test_splits_are_disjoint_and_hold_every_context():
-    task = tasks.get("decision")
-    train, test = task.problems("train"), task.problems("test")
-    assert (len(train), len(test)) == (768, 256)
-    assert not {problem.question for problem in train} & {problem.question for problem in test}
-    for problems in (train, test):
-        assert {problem.question[:2] for problem in problems} == set(TABLE)
-        assert all(problem.gold == TABLE[problem.question[:2]] for problem in problems)
-    assert len({problem.id for problem in [*train, *test]}) == 1024
+    for variant in FORMS:
+        task = tasks.get("decision", variant=variant)
+        train, test = task.problems("train"), task.problems("test")
+        assert (len(train), len(test)) == (960, 320)
+        assert not {problem.question for problem in train} & {problem.question for problem in test}
+        for problems in (train, test):
+            assert {problem.question[:2] for problem in problems} == set(TABLE)
+            cells = Counter((problem.question[2], problem.question[3]) for problem in problems)
+            assert set(cells) == {(turn, place) for turn in LETTERS for place in PLACES}
+            assert len(set(cells.values())) == 1
+            assert all(problem.gold == TABLE[problem.question[:2]] for problem in problems)
+        assert len({problem.id for problem in [*train, *test]}) == 1280
 
 
 def test_fewer_contexts_are_a_part_of_the_same_problems():
@@ -63,10 +136,12 @@ def test_fewer_contexts_are_a_part_of_the_same_problems():
     assert len(tasks.get("decision", contexts=4).problems("test", 5)) == 5
 
 
-@pytest.mark.parametrize("text", ["", "#", "#a"])
-def test_nothing_decides_an_empty_body(text):
-    assert tasks.get("decision").decisive(text) == []
-    assert tasks.get("decision", variant="chain").decisive(text) == []
+@pytest.mark.parametrize(
+    "text", ["", "#", "#3A", "aa", "aa3", "aa3#3A", "aa3iajb", "aa3jaibkcld", "zz3iajbkcld"]
+)
+def test_nothing_decides_a_response_without_its_place(text):
+    for variant in FORMS:
+        assert tasks.get("decision", variant=variant).decisive(text) == []
 
 
 @pytest.mark.parametrize(
@@ -78,4 +153,4 @@ def test_unknown_options_are_named(options, message):
     with pytest.raises(tasks.TaskError, match="no split 'dev'"):
         tasks.get("decision").problems("dev")
     with pytest.raises(tasks.TaskError, match="gold must be one of"):
-        tasks.get("decision").problem_from("ab?", "z")
+        tasks.get("decision").problem_from("aaa3?", "z")

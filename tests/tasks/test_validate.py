@@ -5,7 +5,7 @@ import pytest
 import tasks
 from tasks.validate import REQUIRED, validate
 
-GENERATED = {"arithmetic": 300, "decision": 200, "placed": 200, "word_problems": 200, "countdown": 12}
+GENERATED = {"arithmetic": 300, "decision": 200, "word_problems": 200, "countdown": 12}
 PUBLISHED = {
     "aime24": 30,
     "aime25": 30,

@@ -149,7 +149,33 @@ def oar_perturb(case):
 
 RETRAIN = "teilomillet/retrain at 19db12f"
 
+
 #: Each method's rule, where it comes from, and whether its table holds weights or addends.
+def rlsd(case):
+    """dp_opsd_actor.py:221-239 and opsd_trainer.py:1952-1961: the reweighting, and lambda of the step."""
+    options, rows = case["options"], []
+    clip, lam = options.get("epsilon", 0.2), options.get("mix", 0.5)
+    if decay := options.get("fade_steps", 0):
+        lam *= max(1.0 - case["step"] / decay, 0.0)
+    for advantage, student, teacher in zip(
+        case["advantage"], case["logprobs"], case["teacher_logprobs"], strict=True
+    ):
+        sign = (advantage > 0) - (advantage < 0)
+        weights = [math.exp(sign * (t - s)) for s, t in zip(student, teacher, strict=True)]
+        rows.append([(1.0 - lam) + lam * min(max(weight, 1.0 - clip), 1.0 + clip) for weight in weights])
+    return rows
+
+
+def opsd(case):
+    """opsd_trainer.py:690-714: the advantage is the teacher's minus the student's; here what is added to reach it."""
+    return [
+        [t - s - advantage for s, t in zip(student, teacher, strict=True)]
+        for advantage, student, teacher in zip(
+            case["advantage"], case["logprobs"], case["teacher_logprobs"], strict=True
+        )
+    ]
+
+
 RULES = {
     "gtpo": (gtpo, f"{RETRAIN}, retrain/advantages/credit.py:13-38", "weights"),
     "hicra": (hicra, f"{RETRAIN}, retrain/advantages/credit.py:41-57", "weights"),
@@ -166,6 +192,12 @@ RULES = {
         "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478, OAR-main.py:207-240",
         "weights",
     ),
+    "rlsd": (
+        rlsd,
+        "iie-ycx/RLSD at 93e46f7, verl/workers/actor/dp_opsd_actor.py:221-239",
+        "weights",
+    ),
+    "opsd": (opsd, "siyan-zhao/OPSD at 590ec26, opsd_trainer.py:690-714", "addend"),
 }
 
 # ------------------------------------------------------------------------------------- the inputs
@@ -234,6 +266,19 @@ def cases(name):
                 ],
             }
             for options in ({}, {"information": 2.0}, {"frequency": 0.0})
+        ]
+    elif name in ("rlsd", "opsd"):
+        made = [
+            {
+                "options": options,
+                "step": 24,
+                "advantage": [1.5, -0.5, 0.0, -2.0],
+                "logprobs": rows(lambda: -source.expovariate(1.0), lengths),
+                "teacher_logprobs": rows(lambda: -source.expovariate(1.0), lengths),
+            }
+            for options in ({}, {"mix": 1.0, "epsilon": 0.7}, {"fade_steps": 60})[
+                : 3 if name == "rlsd" else 1
+            ]
         ]
     else:
         made = [

@@ -40,7 +40,8 @@ def context_of(name, case):
     if "reward" in case:
         context.reward = torch.tensor(case["reward"])
         context.advantage = context.reward - context.reward.mean()
-    for field in ("entropies", "logprobs", "squares", "divergence"):
+    context.step = case.get("step")
+    for field in ("entropies", "logprobs", "squares", "divergence", "teacher_logprobs"):
         if field in case:
             setattr(context, field, placed(case[field], width))
     if "token_ids" in case:

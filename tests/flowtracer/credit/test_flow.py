@@ -92,6 +92,18 @@ def test_flow_rows_of_the_answer():
     assert (emitting[0] == 1.5).nonzero().flatten().tolist() == [2, 9]
 
 
+def test_one_hop_reads_the_emitting_row_where_it_is_asked_to():
+    """Position 9 emits token 10, the answer: it looks at 2, and the answer's own row at 8."""
+    capacity = torch.zeros(1, 11, 11)
+    capacity[0, 10, 8] = 0.9
+    capacity[0, 9, 2] = 0.9
+    for rows, expected in (("answer", 8), ("emitting", 2)):
+        weights = credit.get("one_hop", answer_rows=rows)(ten("one_hop", capacity=capacity.clone()))
+        assert (weights[0] == 1.5).nonzero().flatten().tolist() == [expected]
+    with pytest.raises(CreditError, match="answer_rows"):
+        credit.get("one_hop", answer_rows="both")
+
+
 def test_flow_without_the_first_token():
     """Dropping the sink alone changes no flow between others; renormalising the rows is what acts."""
     method, context = make("flow")

@@ -156,7 +156,7 @@ except ExperimentError as error:
     (tmp_path / "tiny.toml").write_text(
         'title = "tiny"\nseeds = 1\n[declaration]\nmetric = "training_reward_area"\nsmallest_difference = 0.01\n'
         '[policy]\nname = "decision"\n[task]\nname = "decision"\ncontexts = 4\n[training]\nsteps = 6\n'
-        "prompts_per_step = 2\nsamples_per_prompt = 8\nmax_response_tokens = 20\nlearning_rate = 1e-3\nsave_every = 2\n"
+        "prompts_per_step = 2\nsamples_per_prompt = 8\nmax_response_tokens = 32\nlearning_rate = 1e-3\nsave_every = 2\n"
         "[evaluation]\nevery = 6\nproblems = 6\n[methods.uniform]\n[methods.flow]\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

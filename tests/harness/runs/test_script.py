@@ -1,6 +1,7 @@
 """Protects records of plain TRL scripts: what they hold, that our commands open them, and what is refused."""
 
 import importlib.metadata
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -44,6 +45,21 @@ def recorded(runs):
             for seed in (0, 1):
                 trainer(runs, runs / f"mine/{label}/seed-{seed:04d}", label, seed=seed).train()
     return runs / "mine"
+
+
+def test_the_record_of_a_script_with_a_teacher_says_what_the_teacher_read(tmp_path):
+    """And holds the prompts that the student read, without the gold."""
+    rows = [
+        {"prompt": TASK.prompt(problem), "id": problem.id, "gold": json.dumps(problem.gold)}
+        for problem in PROBLEMS.values()
+    ]
+    folder = tmp_path / "mine" / "rlsd" / "seed-0000"
+    trainer(tmp_path, folder, "rlsd", data=Dataset.from_list(rows)).train()
+    run = read_run(folder)
+    assert run.manifest.credit["teacher"] == "{question}{gold}"
+    tokenizer = load_policy("decision").tokenizer
+    prompts = {tokenizer.decode(row["prompt_ids"]) for row in run.table("rollouts").to_pylist()}
+    assert prompts <= {row["prompt"] for row in rows}
 
 
 def test_the_record_holds_what_was_trained(recorded):

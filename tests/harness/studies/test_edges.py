@@ -79,6 +79,26 @@ def test_areas_by_hand(policy, task):
     assert edges.areas_of(one, [target] * 3, scores) == [1.0, 0.0, 0.5]
 
 
+def test_among_equals_only_the_same_token_counts(policy, task):
+    one = response(policy, task, RIGHT)
+    whole, start = QUESTION + RIGHT, len(QUESTION)
+    target = start + len("a=")
+    (source,) = one.sources[target]
+    equal = [at for at in range(target - 1) if whole[at] == "4"]
+    assert equal == [source]  # no other 4 before: nothing to rank
+    later = start + RIGHT.index("4*7")
+    equal = [at for at in range(later - 1) if whole[at] == "4"]
+    scores = np.full((2, len(one.ids)), 5.0)
+    scores[0, equal] = np.arange(len(equal))
+    scores[1, equal] = 1.0
+    (source,) = one.sources[later]
+    expected = equal.index(source) / (len(equal) - 1)
+    assert edges.among_equals(one, [later, later], scores) == [pytest.approx(expected), 0.5]
+    assert np.isnan(edges.among_equals(one, [target], scores[:1])).all()
+    # A result is no copy.
+    assert edges.among_equals(one, [start + RIGHT.index("=7;") + 1], scores[:1]) == []
+
+
 def test_rules_by_hand(policy, task):
     one = response(policy, task, RIGHT)
     target = len(QUESTION) + len("a=")
@@ -114,12 +134,13 @@ def test_every_map_and_rule_ranks_every_role(policy, task):
     assert {edges.PUBLISHED, "gradient", *edges.DUMB} <= set(by_name)
     assert by_name[edges.PUBLISHED].minus_published == {}
     for one in rankings:
-        assert set(one.areas) == {edges.ALL, *edges.ROLES}
+        assert set(one.areas) == {edges.ALL, edges.EQUALS, *edges.ROLES}
         assert all(0 <= level[0] <= 1 for level in one.areas.values())
     # One problem: a mean without an interval, over its two responses.
     single = [edges.rankings(policy, task, [one]) for one in responses]
     apart = [next(one for one in of_one if one.name == "nearest").areas["operand"][0] for of_one in single]
     assert by_name["nearest"].areas["operand"] == (pytest.approx(np.mean(apart)), None)
+    assert by_name["same token"].areas[edges.EQUALS] == (0.5, None)
     published, nearest = by_name[edges.PUBLISHED].areas["result"][0], by_name["nearest"].areas["result"][0]
     assert by_name["nearest"].minus_published["result"][0] == pytest.approx(nearest - published)
     page = edges.page(rankings, ["a fact"], "flowtracer edges graph graph").to_markdown()

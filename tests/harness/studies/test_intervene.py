@@ -29,21 +29,21 @@ def task():
 
 def test_hidden_positions_are_as_if_they_held_anything(policy):
     """Another token in a hidden place changes no probability; in a visible place it does."""
-    ids = policy.encode("abcd?") + policy.tokenizer("bcdefgh#").input_ids
+    ids = policy.encode("cab3?") + policy.tokenizer("ca3jbkela").input_ids
     other = list(ids)
-    other[7] = policy.tokenizer("a").input_ids[0]
+    other[9] = policy.tokenizer("d").input_ids[0]
     key = [seeds.key("x", 0)]
 
     def asked(prompt, hidden):
         return sample(policy.model, policy.tokenizer, [prompt], key, Sampling(2), hidden=[hidden])[0]
 
-    assert ids[7] != other[7]
-    assert asked(ids, [7]).logprobs == pytest.approx(asked(other, [7]).logprobs, abs=1e-6)
+    assert ids[9] != other[9]
+    assert asked(ids, [9]).logprobs == pytest.approx(asked(other, [9]).logprobs, abs=1e-6)
     assert asked(ids, []).logprobs != pytest.approx(asked(other, []).logprobs, abs=1e-4)
 
 
 def test_hiding_nothing_is_plain_sampling_and_padding_does_not_matter(policy):
-    prompts = [policy.encode("abcd?"), policy.encode("abcd?") + policy.tokenizer("bcdef#").input_ids]
+    prompts = [policy.encode("cab3?"), policy.encode("cab3?") + policy.tokenizer("ca3jbkel").input_ids]
     keys = [seeds.key("x", number) for number in range(2)]
     plain = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(4))
     hidden = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(4), hidden=[[], []])
@@ -95,7 +95,7 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
     problems = task.problems("test", 24)
     with pytest.raises(ExperimentError, match="duplicates"):
         intervene.intervene(policy, task, problems, methods, Sampling(8, temperature=0.0), samples=2)
-    found = intervene.intervene(policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1)
+    found = intervene.intervene(policy, task, problems, methods, Sampling(32, temperature=0.0), samples=1)
     arms = {arm.name: arm for arm in found.arms}
     assert list(arms) == [
         "none",
@@ -116,24 +116,33 @@ def test_a_greedy_answer_stays_when_nothing_is_hidden_and_goes_with_its_decision
         assert arm.flipped[0] == pytest.approx(arm.lost + arm.gained)
         assert arm.flipped[0] <= arm.changed[0]
     again = intervene.intervene(
-        policy, task, problems, methods, Sampling(24, temperature=0.0), samples=1, batch_size=7
+        policy, task, problems, methods, Sampling(32, temperature=0.0), samples=1, batch_size=7
     )
     assert again == found, "the batch size changes nothing"
 
 
-def test_deletion_takes_the_tokens_out(policy, task):
-    problems = task.problems("test", 8)
-    found = intervene.intervene(
-        policy,
-        task,
-        problems,
-        {"oracle": credit.get("oracle")},
-        Sampling(24),
-        samples=2,
-        masking="deletion",
-    )
-    arms = {arm.name: arm for arm in found.arms}
-    assert arms["oracle, highest"].changed[0] > arms["oracle, lowest"].changed[0]
+def test_deletion_takes_the_tokens_out(policy, task, monkeypatch):
+    """The policy goes on from what is left of a response, in which no place is masked."""
+    asked = []
+
+    def watched(model, tokenizer, prompts, keys, sampling, hidden=None):
+        asked.append((prompts, hidden))
+        return sample(model, tokenizer, prompts, keys, sampling, hidden=hidden)
+
+    monkeypatch.setattr(intervene, "sample", watched)
+    methods = {"oracle": credit.get("oracle")}
+    problems = task.problems("test", 4)
+    intervene.intervene(policy, task, problems, methods, Sampling(32), samples=1, masking="deletion")
+    whole, random, highest, lowest = (prompts for prompts, hidden in asked[1:] if hidden is None)
+    for before, *after in zip(whole, random, highest, lowest, strict=True):
+        (text,) = policy.tokenizer.batch_decode([before])
+        decisive = len("cab3?") + task.named(text[len("cab3?") :])[0]
+        without = [*before[:decisive], *before[decisive + 1 :]]
+        for left, origin in zip(after, (before, without, before), strict=True):
+            assert len(left) == len(before) - (len(before) - len("cab3?")) // 5
+            rest = iter(origin)
+            assert all(token in rest for token in left), "what is left stands in its order"
+        assert after[1] != after[2]
 
 
 def test_noise_is_shared_by_arms(policy, task):
@@ -143,7 +152,7 @@ def test_noise_is_shared_by_arms(policy, task):
         task,
         task.problems("test", 6),
         {"uniform": credit.get("uniform")},
-        Sampling(24),
+        Sampling(32),
         samples=2,
     )
     arms = {arm.name: arm for arm in found.arms}
@@ -173,7 +182,7 @@ def test_methods_that_need_groups_are_refused(policy, task):
     for name in ("ktae", "entropy_advantage", "entropy_mask"):
         with pytest.raises(ExperimentError, match=f"credit {name} judges groups"):
             intervene.intervene(
-                policy, task, task.problems("test", 2), {name: credit.get(name)}, Sampling(24)
+                policy, task, task.problems("test", 2), {name: credit.get(name)}, Sampling(32)
             )
 
 
@@ -192,7 +201,7 @@ def test_shares_and_differences_by_hand():
 def test_the_command_prints_and_exports(tmp_path, capsys):
     page, data = tmp_path / "intervene.md", tmp_path / "intervene.json"
     wanted = ["intervene", "decision", "decision:contexts=4", "--problems", "4", "--samples", "2"]
-    wanted += ["--max-response-tokens", "24", "--methods", "flow"]
+    wanted += ["--max-response-tokens", "32", "--methods", "flow"]
     assert cli.main([*wanted, "--export", str(page), "--export", str(data)]) == 0
     printed = capsys.readouterr().out
     assert "flow, highest" in printed and max(map(len, printed.splitlines())) <= 100

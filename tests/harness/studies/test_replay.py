@@ -57,6 +57,21 @@ def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
     assert figures["rlsd"].turn[0] < figures["opsd"].turn[0], "opsd follows the teacher, and not the reward"
 
 
+def test_a_teacher_without_its_gold_or_its_words_is_left_out_with_the_reason(tiny_experiment, policy):
+    """Rollouts of another trainer hold other problems: the other methods are compared all the same."""
+    built = tiny_experiment()
+    batches = rollouts.fresh(built, policy, 1, 0)
+    methods = replay.methods_of(built, ["rlsd"])
+    methods["English"] = credit.get("opsd", template="{question} is {gold}"), {}
+    foreign = [[{**row, "problem_id": f"dump/{row['group']}"} for row in rows] for rows in batches]
+    found = replay.replay(built, policy, foreign, "here", methods, continuations=0)
+    assert [each.label for each in found.figures] == ["uniform"]
+    assert found.left_out["rlsd"].startswith("the gold of dump/0 is not known")
+    found = replay.replay(built, policy, batches, "here", methods, continuations=0)
+    assert [each.label for each in found.figures] == ["uniform", "rlsd"]
+    assert "cannot read the teacher's prompt" in found.left_out["English"]
+
+
 def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, policy):
     """Every response has the same reward: no gradient, no direction, no crash."""
     built = tiny_experiment()
@@ -72,8 +87,8 @@ def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, poli
 
 
 def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
-    """Flow abstains on all of them, and says so; a single batch has no spread."""
-    built = tiny_experiment(max_response_tokens=4)
+    """Flow abstains on all of them, and says so; a single batch has no spread. Some drawn letters have a gradient."""
+    built = tiny_experiment(max_response_tokens=12)
     batches = rollouts.fresh(built, policy, 1, 0)
     assert {row["verdict"] for row in batches[0]} == {"truncated"}
     batches = [[{**row, "reward": float(index % 2)} for index, row in enumerate(batches[0])]]
@@ -112,13 +127,13 @@ def test_arms_with_options_join_the_registry(tiny_experiment):
 
 def test_the_command_prints_and_exports(tmp_path, capsys):
     export = tmp_path / "replay.json"
-    wanted = ["replay", "decision", "--batches", "2", "--prompts", "2", "--methods", "flow,oracle_mask"]
+    wanted = ["replay", "decision", "--batches", "2", "--prompts", "2", "--methods", "flow,oracle_10"]
     assert cli.main([*wanted, "--valued", "2", "--continuations", "2", "--export", str(export)]) == 0
     printed = capsys.readouterr().out
-    assert "oracle_mask" in printed and "signal/noise" in printed
+    assert "oracle_10" in printed and "signal/noise" in printed
     assert max(map(len, printed.splitlines())) <= 100
     figures = {one["label"]: one for one in json.loads(export.read_text())["figures"]}
-    assert set(figures) == {"uniform", "flow", "oracle_mask"}
+    assert set(figures) == {"uniform", "flow", "oracle_10"}
     assert {"turn", "s/step"} <= set(printed.split())
     assert figures["flow"]["turn"][0] == pytest.approx(1 - figures["flow"]["to_uniform"][0])
     assert figures["flow"]["seconds"] > 0

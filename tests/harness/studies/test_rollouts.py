@@ -7,6 +7,7 @@ from harness.experiment import task_of
 from harness.runs import run
 from harness.studies import replay, rollouts
 from leaderboards import read_run
+from tests.harness.letters import as_drawn, right
 
 
 @pytest.fixture
@@ -15,23 +16,27 @@ def policy(tiny_experiment):
 
 
 def test_token_values_end_in_the_reward_and_find_the_decision(tiny_experiment, policy):
-    """On `decision` the first letter settles the verdict: the filler after it changes no value."""
+    """On `decision` the letter at the named place settles the verdict: no other token changes the value."""
     built = tiny_experiment()
     task = task_of(built.task)
     rows = [row for row in rollouts.fresh(built, policy, 2, 0)[0] if row["finish_reason"] == "stop"]
-    right = [row for row in rows if row["verdict"] == "correct"][:1]
-    wrong = [row for row in rows if row["verdict"] == "wrong"][:1]
-    assert right and wrong
-    values = rollouts.token_values(policy, task, built.training, right + wrong, 12)
-    for row, found in zip(right + wrong, values, strict=True):
+    good = [row for row in rows if row["verdict"] == "correct"][:1]
+    bad = [row for row in rows if row["verdict"] == "wrong"][:1]
+    assert good and bad
+    values = rollouts.token_values(policy, task, built.training, good + bad, 12)
+    for row, found in zip(good + bad, values, strict=True):
         assert found.shape == (len(row["response_ids"]) + 1, 12)
         assert set(found[-1]) == {row["reward"]}
         changes = rollouts.value_changes(found)
         assert changes.sum() == pytest.approx(row["reward"] - found[0].mean())
-    gained = rollouts.value_changes(values[0])
-    assert gained.argmax() == 0 and gained[0] > 0.6
-    assert np.abs(gained[1:-1]).max() < 0.3
-    again = rollouts.token_values(policy, task, built.training, right + wrong, 12, batch_size=50)
+    for row, found in zip(good + bad, values, strict=True):
+        ((at, _),) = task.decisive(row["text"])
+        chance = as_drawn(row["text"][at - 1])[right(row["question"])]
+        assert found[: at + 1].mean() == pytest.approx(chance, abs=0.12)
+        assert found[at + 1 :].mean() == pytest.approx(row["reward"], abs=0.05)
+    ((at, _),) = task.decisive(good[0]["text"])
+    assert rollouts.value_changes(values[0]).argmax() == at
+    again = rollouts.token_values(policy, task, built.training, good + bad, 12, batch_size=50)
     for one, other in zip(values, again, strict=True):
         np.testing.assert_array_equal(one, other)
 

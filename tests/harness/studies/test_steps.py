@@ -46,10 +46,30 @@ def test_areas_by_hand():
 
 def test_rules_by_hand(task, both):
     scores = steps.rule_scores(task, steps.known(task, both[1]))
-    assert scores["late"] == [0, 4, 16, 28]
-    assert scores["long"] == [3, 11, 11, 11]
+    assert scores["late"] == [0, 4, 16, 28] == [-score for score in scores["early"]]
+    assert scores["long"] == [3, 11, 11, 11] == [-score for score in scores["short"]]
     assert scores["named later"] == [1, 0, 1, 0]
     assert scores["reads what none stated"] == [0, 0, 1, 0]
+
+
+def test_matched_pairs_by_hand(task, both):
+    """a is short; of the three long steps e is useless and c wanted, which stands last: one pair."""
+    one = steps.known(task, both[1])
+    (pair,) = steps.pairs_of(one.steps, [9, 3, 4, 9], one.useful)
+    assert pair == steps.Pair(first=False, win=1.0)
+    assert steps.pairs_of(one.steps, [9, 4, 4, 9], one.useful)[0].win == 0.5
+    assert steps.pairs_of(one.steps, [9, 5, 4, 9], one.useful)[0].win == 0.0
+
+
+def test_matched_gives_both_orders_the_same_weight():
+    first, last = steps.Pair(True, 1.0), steps.Pair(False, 0.0)
+    # Three pairs in which a rule of position is right, one in which it is wrong.
+    pairs = [("p", first), ("q", first), ("r", first), ("s", last)]
+    assert steps.matched(pairs) == (0.5, None)
+    value, interval = steps.matched([*pairs, ("t", steps.Pair(False, 1.0)), ("t", last)])
+    assert value == pytest.approx((1 + (0 + 0.5) / 2) / 2)
+    assert interval is not None and interval[0] < value < interval[1]
+    assert steps.matched(pairs[:3]) is None and steps.matched([]) is None
 
 
 def test_advantages_are_those_of_a_group(both):
