@@ -27,7 +27,7 @@ from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
 
 #: What takes passes of our own over a whole generation batch (`passes.py`).
-FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares"})
+FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares", "values"})
 
 Extract = Callable[[str], Span | None]
 
@@ -215,7 +215,10 @@ class ContextBuilder:
         self.reads_attention = method.reading() is not None
         #: What the method needs of a forward that the trainer makes anyway.
         self.from_forward = method.needs & FROM_FORWARD
-        if "squares" in method.needs:
+        self.reads_distributions = "squares" in method.needs or (
+            "values" in method.needs and bool(method.needs & {"logprobs", "entropies"})
+        )
+        if self.reads_distributions:
             # A pass of its own shows all of them, of one and the same distribution.
             self.from_forward -= {"logprobs", "entropies"}
         self.reads_forward = bool(self.from_forward)

@@ -214,6 +214,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
+        if "values" in self.credit.needs:
+            if type(self).continued is CreditGRPOTrainer.continued:
+                raise CreditError(
+                    f"credit {name!r} samples further responses from the middle of others, which this trainer cannot; "
+                    "train it by `flowtracer train` or `flowtracer reproduce`, or override `continued`"
+                )
+            if self.splits_the_policy:
+                raise CreditError(
+                    f"credit {name!r} samples as many further responses as its own ask for, and FSDP and DeepSpeed "
+                    "need as many in every process; train without them"
+                )
         if "divergence" in self.credit.needs and self.splits_the_policy:
             raise CreditError(
                 f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
@@ -409,7 +420,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert self.rollouts is not None
         if "saliency" in self.credit.needs:
             fields["saliency"] = self.saliency(output)
-        if "squares" in self.credit.needs:
+        if self.builder.reads_distributions:
             step = self.args.per_device_train_batch_size
             with self.without_checkpointing(), self.accelerator.autocast():
                 fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
@@ -424,7 +435,30 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                     self.builder.replacement(),
                     self.args.per_device_train_batch_size,
                 )
+        if "values" in self.credit.needs:
+            fields["values"] = self._values(output, fields)
         return fields
+
+    def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
+        """The rewards of `count` responses that go on from each prefix; None where one could not be judged.
+
+        prefixes: a row of the generation batch, and how many of its response tokens are kept. For trainers that can
+        sample from the middle of a response; `credit` methods that need `values` are refused in all others.
+        """
+        raise NotImplementedError
+
+    def _values(self, output: dict[str, Any], fields: dict[str, Any]) -> Tensor:
+        """The mean reward of continuations from each cut of the method, (B, T) float32; NaN elsewhere."""
+        cuts = self.credit.cuts(self.context_of(output, fields))
+        first = cuts.shape[1] - Padded.of(output).length
+        places = cuts.nonzero().tolist()
+        rewards = self.continued([(row, column - first) for row, column in places], self.credit.continuations)
+        values = torch.full(cuts.shape, math.nan, dtype=torch.float32)
+        for (row, column), given in zip(places, rewards, strict=True):
+            known = [reward for reward in given if reward is not None]
+            if known:
+                values[row, column] = math.fsum(known) / len(known)
+        return values.to(cuts.device)
 
     def saliency(self, output: dict[str, Any]) -> Tensor:
         """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""
