@@ -25,9 +25,11 @@ and a test that could prove it wrong. "Identical" names the file and lines of a 
 of a paper.
 
 Our results are read from the files under leaderboards/results each time that this page is made. They are of small
-testbeds and say nothing about a large policy; on `decision` and its kin the deciding token
-[stands first](concepts/trap.md). Others, in independent tests of over 160 runs: a soft gate turned the gradient by 5%,
-a hard mask by 63%, and neither gained (teilo.xyz, posts/sepa).
+testbeds and say nothing about a large policy; of those on the first version of `decision`, whose deciding token stood
+first, [the trap](concepts/trap.md) says what they are worth.
+
+Others, in independent tests of over 160 runs: a soft gate turned the gradient by 5%, a hard mask by 63%, and
+neither gained (teilo.xyz, posts/sepa).
 """
 MADE = "Made from the code by `python docs/scripts/reference.py`; a test holds this page to it.\n"
 

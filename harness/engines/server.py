@@ -37,7 +37,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness import parallel, provenance
 from harness.engines import vllm
-from harness.engines.base import ALONE, EngineError, Finished, Sample, Sampling, check, end_tokens, reason
+from harness.engines.base import ALONE, EngineError, Finished, Sample, Sampling, end_tokens, reason
 from harness.policy import Policy, source_of
 
 #: Seconds until an answer to a small question counts as none, and between two looks whether the server is alive.
@@ -175,15 +175,8 @@ class Served:
         sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        check(self.model, prompt_ids, keys, sampling.max_new_tokens)
-        vllm.check_context(self.context, max(map(len, prompt_ids), default=0) + sampling.max_new_tokens)
-        requests = [
-            {
-                "token_ids": list(prompt),
-                "sampling_params": vllm.request_parameters(key, self.ends, sampling),
-            }
-            for prompt, key in zip(prompt_ids, keys, strict=True)
-        ]
+        asked = vllm.requests(self.model, self.context, self.ends, prompt_ids, keys, sampling)
+        requests = [{"token_ids": prompt, "sampling_params": parameters} for prompt, parameters in asked]
         with _asking(self.address):
             return asyncio.run(self._sample(requests, finished))
 

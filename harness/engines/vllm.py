@@ -91,21 +91,15 @@ class Vllm:
         sampling: Sampling,
         finished: Finished | None = None,
     ) -> list[Sample]:
-        check(self.model, prompt_ids, keys, sampling.max_new_tokens)
-        check_context(self.running.context, max(map(len, prompt_ids), default=0) + sampling.max_new_tokens)
+        asked = requests(self.model, self.running.context, self.ends, prompt_ids, keys, sampling)
         samples: dict[int, Sample] = {}
-        for row, sample in self._stream(prompt_ids, keys, sampling):
+        for row, sample in self._stream(asked):
             samples[row] = sample
             if finished is not None:
                 finished(row, sample)
         return [samples[row] for row in range(len(prompt_ids))]
 
-    def _stream(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        keys: Sequence[str],
-        sampling: Sampling,
-    ) -> Iterator[tuple[int, Sample]]:
+    def _stream(self, asked: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
         """Rows and their samples as they end."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -114,14 +108,11 @@ class Vllm:
         rows: dict[str, int] = {}
         try:
             with _guarded("cannot take the requests"):
-                for row, (prompt, key) in enumerate(zip(prompt_ids, keys, strict=True)):
+                for row, (prompt, parameters) in enumerate(asked):
                     self.asked += 1
                     rows[str(self.asked)] = row
-                    parameters = SamplingParams(
-                        **request_parameters(key, self.ends, sampling),
-                        output_kind=RequestOutputKind.FINAL_ONLY,
-                    )
-                    engine.add_request(str(self.asked), {"prompt_token_ids": list(prompt)}, parameters)
+                    wanted = SamplingParams(**parameters, output_kind=RequestOutputKind.FINAL_ONLY)
+                    engine.add_request(str(self.asked), {"prompt_token_ids": prompt}, wanted)
             while rows:
                 with _guarded("broke down while it sampled"), _apart():
                     outputs = engine.step()
@@ -146,6 +137,27 @@ def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     weights = merged_weights(plain) or plain.state_dict()
     return ((name, parallel.whole(weight)) for name, weight in weights.items())
+
+
+#: A prompt's token ids, and vLLM's parameters for its response.
+Request = tuple[list[int], dict[str, Any]]
+
+
+def requests(
+    model: Any,
+    context: int,
+    ends: list[int],
+    prompt_ids: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    sampling: Sampling,
+) -> list[Request]:
+    """The request for each row. Raises as `check` does, and where vLLM was started for a shorter `context`."""
+    check(model, prompt_ids, keys, sampling.max_new_tokens)
+    check_context(context, max(map(len, prompt_ids), default=0) + sampling.max_new_tokens)
+    return [
+        (list(prompt), request_parameters(key, ends, sampling))
+        for prompt, key in zip(prompt_ids, keys, strict=True)
+    ]
 
 
 def request_parameters(key: str, ends: list[int], sampling: Sampling) -> dict[str, Any]:

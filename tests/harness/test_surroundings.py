@@ -118,7 +118,7 @@ def test_no_process_of_accelerate_imports_from_the_current_folder(tiny, poisoned
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
     assert done.returncode == 0, done.stderr
