@@ -33,14 +33,17 @@ WORDS = {
     "last_tokens_3": "the last 40%, 3 times",
     "shuffled_flow": "flow's weights on tokens drawn at random",
     "shuffled_flow_3": "flow's weights on tokens drawn at random, 3 times",
-    "flow": "flow: FlowTracer as published",
-    "flow_3": "flow, 3 times",
+    "flow": "flow: FlowTracer, from the answer's own rows",
+    "flow_3": "flow from the answer's own rows, 3 times",
     "flow_emitting": "flow from the rows that emit the answer",
     "flow_emitting_3": "flow from the rows that emit the answer, 3 times",
-    "flow_all_3": "flow over all layers, 3 times",
+    "flow_all_3": "flow over all layers, own rows, 3 times",
     "flow_all_emitting_3": "flow over all layers, emitting rows, 3 times",
     "one_hop_3": "attention from the answer, one hop, 3 times",
     "one_hop_emitting_3": "attention from the emitting rows, one hop, 3 times",
+    "raw_flow_3": "flow from the prompt, whatever the answer, 3 times",
+    "gradient_3": "the answer's gradient, 3 times",
+    "global_anchor_3": "tokens that later ones attend to from afar, 3 times",
     "coupled_3": "coupled rhythm of attention (Li et al.), 3 times",
     "entropy_3": "the 40% of highest entropy, 3 times",
     "tempo": "TEMPO: a value for each prefix of the group",
@@ -70,7 +73,12 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if arm["label"] == kept["baseline"]:
         return f"{arm['scores'][kept['metric']]['mean']:.3f}"
     low, high = arm["interval_of_difference"]
-    return f"{arm['difference']:+.3f} ± {(high - low) / 2:.3f}"
+    return f"{_signed(arm['difference'])} ± {(high - low) / 2:.3f}"
+
+
+def _signed(value: float) -> str:
+    """Three digits with their sign; what rounds to nothing is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _outcome(arm: Mapping[str, Any]) -> str:
@@ -88,7 +96,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
         row = rows[label]
         low, high = row["ratio_difference_interval"]
         lines.append(
-            f"| {WORDS.get(label, label)} | {row['decisive'][0]:.2f} | {row['ratio_difference']:+.3f} ± "
+            f"| {WORDS.get(label, label)} | {row['decisive'][0]:.2f} | {_signed(row['ratio_difference'])} ± "
             f"{(high - low) / 2:.3f} | {row['turn'][0]:.3f} |"
         )
     return "\n".join(lines)
