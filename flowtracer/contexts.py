@@ -27,7 +27,7 @@ from flowtracer.spans import AnswerTask, Span, decode, tokens_in
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
 
 #: What takes passes of our own over a whole generation batch (`passes.py`).
-FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares"})
+FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares", "values"})
 
 Extract = Callable[[str], Span | None]
 
@@ -215,15 +215,18 @@ class ContextBuilder:
         self.reads_attention = method.reading() is not None
         #: What the method needs of a forward that the trainer makes anyway.
         self.from_forward = method.needs & FROM_FORWARD
-        if "squares" in method.needs:
+        self.reads_distributions = "squares" in method.needs or (
+            "values" in method.needs and bool(method.needs & {"logprobs", "entropies"})
+        )
+        if self.reads_distributions:
             # A pass of its own shows all of them, of one and the same distribution.
             self.from_forward -= {"logprobs", "entropies"}
         self.reads_forward = bool(self.from_forward)
         self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs
         self.wants_question = getattr(method, "source", "prompt") == "question"
-        #: The words in which the method's teacher is shown the gold; None without a teacher.
-        self.template = teaching.template_of(method, task)
+        #: How the method's teacher is shown the gold; None without a teacher.
+        self.words = teaching.words_of(method, task)
         # A task that knows none says so of every text, an empty one too.
         if self.wants_decisive and task.decisive("") is None:
             raise CreditError(
@@ -263,9 +266,9 @@ class ContextBuilder:
 
         questions: their texts in the prompts, None for all of a prompt. golds: the texts that the teacher is shown.
         """
-        assert self.template is not None
+        assert self.words is not None
         return [
-            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.template)
+            teaching.taught_prompt(self.tokenizer, ids, question, gold, self.words)
             for ids, question, gold in zip(prompt_ids, questions, golds, strict=True)
         ]
 

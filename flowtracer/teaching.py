@@ -7,7 +7,9 @@ generation has ended, from the prompts that the student read, and only a forward
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +22,29 @@ from flowtracer.layout import Padded, pad
 from flowtracer.spans import decode
 
 
-def template_of(method: Any, task: Any) -> str | None:
-    """The template of a method's teacher: its option, else the task's `teacher_template`, else `TEMPLATE`.
+@dataclass(frozen=True)
+class Words:
+    """How the gold is shown to a teacher.
+
+    text: the template, or whose words they are, for records. put: the question with the gold, of their two texts.
+    """
+
+    text: str
+    put: Callable[[str, str], str]
+
+
+def words_of(method: Any, task: Any) -> Words | None:
+    """The words of a method's teacher: its template, else the task's own (`taught`), else `TEMPLATE`.
 
     None for a method without a teacher.
     """
     if NEED not in method.needs:
         return None
-    return getattr(method, "template", None) or getattr(task, "teacher_template", None) or TEMPLATE
+    template = getattr(method, "template", None)
+    if template is None and hasattr(task, "taught"):
+        return Words(f"the words of task {getattr(task, 'name', type(task).__name__)}", task.taught)
+    template = template or TEMPLATE
+    return Words(template, partial(filled, template))
 
 
 def gold_text(task: Any, question: str, gold: Any) -> str:
@@ -70,13 +87,13 @@ def asked(row: dict[str, Any]) -> str | None:
 
 
 def taught_prompt(
-    tokenizer: Any, prompt_ids: Sequence[int], question: str | None, gold: str, template: str
+    tokenizer: Any, prompt_ids: Sequence[int], question: str | None, gold: str, words: Words
 ) -> list[int]:
-    """The token ids of the teacher's prompt: the student's, with the filled template in place of the question.
+    """The token ids of the teacher's prompt: the student's, with the teacher's words in place of the question.
 
     prompt_ids: what the student read; of these every token stays that the question does not touch, those of a chat
     template too. question: stands in their text, last where it stands there more than once; None for all of it.
-    Raises CreditError where it does not stand there, and for a template that the tokenizer cannot read.
+    Raises CreditError where it does not stand there, and for words that the tokenizer cannot read.
     """
     text, spans = decode(tokenizer, prompt_ids)
     question = (text if question is None else question).strip()
@@ -90,7 +107,7 @@ def taught_prompt(
     first, last = touched[0], touched[-1] + 1
     # Tokens may reach over the ends of the question: what they say of its neighbours is said again.
     before, behind = text[spans[first][0] : at], text[end : spans[last - 1][1]]
-    middle = before + filled(template, question, gold) + behind
+    middle = before + words.put(question, gold) + behind
     return [*prompt_ids[:first], *_encoded(tokenizer, middle, prompt_ids), *prompt_ids[last:]]
 
 

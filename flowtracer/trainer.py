@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -160,9 +160,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         options = asdict(self.credit) if is_dataclass(self.credit) else {}
         settings = {"credit": self.credit.name, "credit_options": options, "credit_task": task}
         return (
-            settings
-            if self.builder.template is None
-            else settings | {"credit_teacher": self.builder.template}
+            settings if self.builder.words is None else settings | {"credit_teacher": self.builder.words.text}
         )
 
     # What is refused, before anything is trained.
@@ -216,6 +214,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             raise CreditError(
                 f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
             )
+        if "values" in self.credit.needs:
+            if type(self).continued is CreditGRPOTrainer.continued:
+                raise CreditError(
+                    f"credit {name!r} samples further responses from the middle of others, which this trainer cannot; "
+                    "train it by `flowtracer train` or `flowtracer reproduce`, or override `continued`"
+                )
+            if self.splits_the_policy:
+                raise CreditError(
+                    f"credit {name!r} samples as many further responses as its own ask for, and FSDP and DeepSpeed "
+                    "need as many in every process; train without them"
+                )
         if "divergence" in self.credit.needs and self.splits_the_policy:
             raise CreditError(
                 f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
@@ -230,7 +239,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                 f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
                 f"stands in the prompt; this one has {', '.join(columns)}"
             )
-        if self.builder.template is not None and columns is not None and "gold" not in columns:
+        if self.builder.words is not None and columns is not None and "gold" not in columns:
             raise CreditError(
                 f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
                 f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
@@ -266,12 +275,15 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         ]
         questions = [row.get("question") for row in batch.rows]
         batch.source = self.builder.questions(generated.prompt_ids, questions)
-        if self.builder.template is not None:
-            # From here on only: what the student read is settled by now, and the gold was not in it.
-            batch.teacher_prompts = self._teacher_prompts(generated.prompt_ids, batch.rows)
+        if self.builder.words is not None:
+            # From here on only: what the student read is settled, and of it are copies that nobody can write into.
+            student = [tuple(ids) for ids in generated.prompt_ids]
+            batch.teacher_prompts = self._teacher_prompts(student, batch.rows)
         self.credit_seconds += time.perf_counter() - begin
 
-    def _teacher_prompts(self, prompt_ids: list[list[int]], rows: list[dict[str, Any]]) -> list[list[int]]:
+    def _teacher_prompts(
+        self, prompt_ids: Sequence[Sequence[int]], rows: list[dict[str, Any]]
+    ) -> list[list[int]]:
         questions = [teaching.asked(row) for row in rows]
         golds = [
             teaching.gold_text(self.answer_task, question or "", row.get("gold"))
@@ -408,7 +420,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert self.rollouts is not None
         if "saliency" in self.credit.needs:
             fields["saliency"] = self.saliency(output)
-        if "squares" in self.credit.needs:
+        if self.builder.reads_distributions:
             step = self.args.per_device_train_batch_size
             with self.without_checkpointing(), self.accelerator.autocast():
                 fields |= passes.distributions(self.model, Padded.of(output), self.temperature, step)
@@ -423,7 +435,30 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
                     self.builder.replacement(),
                     self.args.per_device_train_batch_size,
                 )
+        if "values" in self.credit.needs:
+            fields["values"] = self._values(output, fields)
         return fields
+
+    def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
+        """The rewards of `count` responses that go on from each prefix; None where one could not be judged.
+
+        prefixes: a row of the generation batch, and how many of its response tokens are kept. For trainers that can
+        sample from the middle of a response; `credit` methods that need `values` are refused in all others.
+        """
+        raise NotImplementedError
+
+    def _values(self, output: dict[str, Any], fields: dict[str, Any]) -> Tensor:
+        """The mean reward of continuations from each cut of the method, (B, T) float32; NaN elsewhere."""
+        cuts = self.credit.cuts(self.context_of(output, fields))
+        first = cuts.shape[1] - Padded.of(output).length
+        places = cuts.nonzero().tolist()
+        rewards = self.continued([(row, column - first) for row, column in places], self.credit.continuations)
+        values = torch.full(cuts.shape, math.nan, dtype=torch.float32)
+        for (row, column), given in zip(places, rewards, strict=True):
+            known = [reward for reward in given if reward is not None]
+            if known:
+                values[row, column] = math.fsum(known) / len(known)
+        return values.to(cuts.device)
 
     def saliency(self, output: dict[str, Any]) -> Tensor:
         """|gradient . embedding| of the answers' log-probabilities, (B, T) float32; 0 for a response without answer."""

@@ -153,6 +153,11 @@ def read_responses(
     Arguments as in `weigh`. The context holds `scores` where the method reads attention, and no map.
     """
     method = contexts.credit_method(credit)
+    if "values" in method.needs:
+        raise CreditError(
+            f"credit {method.name!r} samples further responses from the middle of these, which only a training does "
+            "(`flowtracer train`); take another credit method"
+        )
     builder = ContextBuilder(method, contexts.answer_task(task), tokenizer)
     prompt_ids = [token_ids(tokenizer, text, "prompt") for text in prompts]
     response_ids = [token_ids(tokenizer, text, "response") for text in responses]
@@ -185,7 +190,7 @@ def read_responses(
         ]
         context.response &= batch.on_response(written)
     context.pieces = builder.pieces(batch, response_ids)
-    if builder.template is not None:
+    if builder.words is not None:
         context.teacher_logprobs = _taught(
             model, builder, batch, prompt_ids, response_ids, questions, golds, temperature, batch_size
         )
@@ -259,7 +264,7 @@ def _fields(
                 builder.scored(batch[rows], located[rows], None if source is None else source[rows], fields)
             )
     fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    if "squares" in method.needs:
+    if builder.reads_distributions:
         fields |= passes.distributions(model, batch, temperature, step)
     if "saliency" in method.needs:
         answer = batch.on_response([row.answer for row in located])

@@ -38,13 +38,13 @@ def method_of(experiment: Experiment, label: str) -> CreditMethod:
 
 def code_of(experiment: Experiment, label: str) -> dict[str, Any]:
     """A manifest's record of an arm's method, under `credit`, and of code outside the package, under `code`."""
-    from flowtracer.teaching import template_of
+    from flowtracer.teaching import words_of
 
     method = method_of(experiment, label)
-    template = template_of(method, task_of(experiment.task))
+    words = words_of(method, task_of(experiment.task))
     tables = [experiment.task, *(extra.task for extra in experiment.evaluation.more)]
     return {
-        "credit": provenance.credit_of(method) | ({} if template is None else {"teacher": template}),
+        "credit": provenance.credit_of(method) | ({} if words is None else {"teacher": words.text}),
         "code": provenance.code_of([method], [task_of(table) for table in tables]),
     }
 

@@ -13,6 +13,8 @@ from leaderboards.names import hint
 from leaderboards.paired_items import Items
 
 _OURS = ("problem_id", "sample", "reward")
+#: The metric that is compared where lm-eval recorded several and nobody chose: the share of right answers.
+SCORE = "exact_match"
 
 
 def read_evaluation(
@@ -100,7 +102,10 @@ def _of_lm_eval(
     task = file.stem.removeprefix("samples_").rpartition("_")[0] or file.stem
     filter = _choice(file, "filter", filter, sorted({str(row.get("filter", "none")) for row in rows}))
     rows = [row for row in rows if str(row.get("filter", "none")) == filter]
-    metric = _choice(file, "metric", metric, list(rows[0].get("metrics", [])))
+    known = list(rows[0].get("metrics", []))
+    if metric is None and SCORE in known:
+        metric = SCORE  # the others are shares of verdicts, or say how the answer was written
+    metric = _choice(file, "metric", metric, known)
     values: dict[str, list[float]] = {}
     clusters: dict[str, str] = {}
     questions: dict[str, str] = {}

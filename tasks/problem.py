@@ -36,6 +36,9 @@ class Task(ABC):
     Subclasses state where the data comes from and implement `problems`, `extract` and `judge`; everything a
     trainer, an evaluation and a tracer need beyond that is derived here, so that reward, score and traced span
     can never disagree about what the answer is.
+
+    A task may have `taught(question, gold) -> str`: the question as a credit method's teacher reads it, with the text
+    of the gold in it. Without one the method's template says so, in English.
     """
 
     name: ClassVar[str]
@@ -45,9 +48,6 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     #: How a response must mark its answer, in words a reader of a leaderboard understands.
     answer_format: ClassVar[str]
-    #: The words in which a credit method's teacher reads the gold, with {question} and {gold}; None for the method's
-    #: own, which a policy without English cannot read.
-    teacher_template: ClassVar[str | None] = None
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
     #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.

@@ -26,8 +26,10 @@ of a paper.
 
 Our results are read from the files under leaderboards/results each time that this page is made. They are of small
 testbeds and say nothing about a large policy; of those on the first version of `decision`, whose deciding token stood
-first, [the trap](concepts/trap.md) says what they are worth. Others, in independent tests of over 160 runs: a soft gate turned the gradient by 5%,
-a hard mask by 63%, and neither gained (teilo.xyz, posts/sepa).
+first, [the trap](concepts/trap.md) says what they are worth.
+
+Others, in independent tests of over 160 runs: a soft gate turned the gradient by 5%, a hard mask by 63%, and
+neither gained (teilo.xyz, posts/sepa).
 """
 MADE = "Made from the code by `python docs/scripts/reference.py`; a test holds this page to it.\n"
 

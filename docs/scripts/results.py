@@ -1,9 +1,8 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. `<!-- turns FILE FILE ... -->` is one of how far arms turn an update, from comparisons and the
-replays of the same names. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
-With `--draw`, the figures of these pages are drawn too.
+leaderboards/results; `replay` in place of `table` for one of a replay. tests/test_results.py holds the tables to the
+files, and numbers in the text to the tables. With `--draw`, the figure of these pages is drawn too.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboards import estimates
-
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "leaderboards" / "results"
 FIGURES = ROOT / "docs" / "figures"
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
-MARKED = re.compile(r"<!-- (table|turns) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->", re.DOTALL)
+RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
+MARKED = re.compile(r"<!-- (table|replay) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->", re.DOTALL)
 #: Arms in plain words.
 WORDS = {
     "uniform": "nobody: uniform credit (GRPO)",
@@ -35,14 +33,17 @@ WORDS = {
     "last_tokens_3": "the last 40%, 3 times",
     "shuffled_flow": "flow's weights on tokens drawn at random",
     "shuffled_flow_3": "flow's weights on tokens drawn at random, 3 times",
-    "flow": "flow: FlowTracer as published",
-    "flow_3": "flow, 3 times",
+    "flow": "flow: FlowTracer, from the answer's own rows",
+    "flow_3": "flow from the answer's own rows, 3 times",
     "flow_emitting": "flow from the rows that emit the answer",
     "flow_emitting_3": "flow from the rows that emit the answer, 3 times",
-    "flow_all_3": "flow over all layers, 3 times",
+    "flow_all_3": "flow over all layers, own rows, 3 times",
     "flow_all_emitting_3": "flow over all layers, emitting rows, 3 times",
     "one_hop_3": "attention from the answer, one hop, 3 times",
     "one_hop_emitting_3": "attention from the emitting rows, one hop, 3 times",
+    "raw_flow_3": "flow from the prompt, whatever the answer, 3 times",
+    "gradient_3": "the answer's gradient, 3 times",
+    "global_anchor_3": "tokens that later ones attend to from afar, 3 times",
     "coupled_3": "coupled rhythm of attention (Li et al.), 3 times",
     "entropy_3": "the 40% of highest entropy, 3 times",
     "tempo": "TEMPO: a value for each prefix of the group",
@@ -72,50 +73,39 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if arm["label"] == kept["baseline"]:
         return f"{arm['scores'][kept['metric']]['mean']:.3f}"
     low, high = arm["interval_of_difference"]
-    return f"{arm['difference']:+.3f} ± {(high - low) / 2:.3f}"
+    return f"{_signed(arm['difference'])} ± {(high - low) / 2:.3f}"
+
+
+def _signed(value: float) -> str:
+    """Three digits with their sign; what rounds to nothing is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _outcome(arm: Mapping[str, Any]) -> str:
     return str(arm.get("outcome", arm.get("verdict"))).partition(":")[0]
 
 
-def turns(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every arm of the comparisons `names` (decision.json) by its turn, with what its replay and training say.
-
-    An arm that stands in several comparisons is taken from the first.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-    for name in names:
-        kept = load(name)
-        replayed = {figures["label"]: figures for figures in load(f"replay-{name}")["figures"]}
-        for arm in kept["arms"]:
-            label = arm["label"]
-            if label == kept["baseline"] or label in rows or label not in replayed:
-                continue
-            differences = list(arm["differences"].values())
-            rows[label] = {
-                "label": label,
-                "turn": replayed[label]["turn"][0],
-                "area": replayed[label]["decisive"][0],
-                "ratio": replayed[label]["ratio_difference"],
-                "difference": arm["difference"],
-                "interval": arm["interval_of_difference"],
-                "shown": _difference(arm, kept),
-                "seeds": estimates.seeds_to_detect(abs(arm["difference"]), estimates.spread(differences)),
-            }
-    return sorted(rows.values(), key=lambda row: row["turn"])
-
-
-def turn_table(names: Sequence[str]) -> str:
-    """The table of `turns`."""
+def replayed(name: str, labels: Sequence[str]) -> str:
+    """The rows `labels` of the replay kept in the file `name`, all of them by ratio where none is named."""
+    rows = figures(name)
     lines = [
-        "| arm | turn | area of the deciding token | reward, minus uniform | seeds to see as much |",
-        "|---|--:|--:|--:|--:|",
+        "| who gets more credit | finds the deciding token | signal to noise, minus uniform's | turn |",
+        "|---|--:|--:|--:|",
     ]
-    for row in turns(names):
-        seeds = "-" if row["seeds"] is None else row["seeds"]
-        lines.append(f"| {row['label']} | {row['turn']:.3f} | {row['area']:.2f} | {row['shown']} | {seeds} |")
+    for label in labels or rows:
+        row = rows[label]
+        low, high = row["ratio_difference_interval"]
+        lines.append(
+            f"| {WORDS.get(label, label)} | {row['decisive'][0]:.2f} | {_signed(row['ratio_difference'])} ± "
+            f"{(high - low) / 2:.3f} | {row['turn'][0]:.3f} |"
+        )
     return "\n".join(lines)
+
+
+def figures(name: str) -> dict[str, Any]:
+    """Label -> figures of every arm but uniform of the replay kept in the file `name`, best ratio first."""
+    rows = [row for row in load(name)["figures"] if row["label"] != "uniform"]
+    return {row["label"]: row for row in sorted(rows, key=lambda row: -row["ratio_difference"])}
 
 
 def filled(text: str) -> str:
@@ -124,30 +114,24 @@ def filled(text: str) -> str:
     def made(match: re.Match[str]) -> str:
         opening = match[0].partition("\n")[0]
         words = match[3].split()
-        body = table(match[2], words) if match[1] == "table" else turn_table([match[2], *words])
+        body = (table if match[1] == "table" else replayed)(match[2], words)
         return f"{opening}\n\n{body}\n\n<!-- end of table -->"
 
     return MARKED.sub(made, text)
 
 
-def draw(names: Sequence[str]) -> None:
-    """The two figures: every arm's difference with its interval, and differences against turns; light and dark."""
+def draw(name: str) -> None:
+    """The figure of a replay: every arm's signal to noise, minus uniform's, with its interval; light and dark."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = sorted(turns(names), key=lambda row: row["difference"])
+    rows = list(reversed(figures(name).values()))
     for theme, (ink, paper) in {"light": ("#333333", "white"), "dark": ("#dddddd", "#1e2129")}.items():
-        plt.rcParams.update(
-            dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
-        )
-        figure, axes = plt.subplots(figsize=(9, 0.32 * len(rows) + 1), facecolor=paper)
+        figure, axes = plt.subplots(figsize=(9, 0.3 * len(rows) + 1), facecolor=paper)
         _intervals(axes, rows, ink)
-        figure.savefig(FIGURES / f"differences-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
-        figure, axes = plt.subplots(figsize=(9, 4.5), facecolor=paper)
-        _against_turn(axes, rows, ink)
-        figure.savefig(FIGURES / f"turns-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
+        figure.savefig(FIGURES / f"replay-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
 
 
 def _colour(label: str) -> str:
@@ -162,42 +146,21 @@ def _colour(label: str) -> str:
     return next((colour for start, colour in kinds.items() if label.startswith(start)), "#d9822b")
 
 
-def _frame(axes: Any, ink: str) -> None:
+def _intervals(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str) -> None:
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
+        spine.set_visible(side == "bottom")
         spine.set_color(ink)
-
-
-def _intervals(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str) -> None:
-    _frame(axes, ink)
     axes.axvline(0, color=ink, linewidth=0.8)
     for height, row in enumerate(rows):
-        low, high = row["interval"]
-        axes.plot([low, high], [height, height], color=_colour(row["label"]), linewidth=2)
-        axes.plot(row["difference"], height, "o", color=_colour(row["label"]))
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows], fontfamily="monospace")
-    axes.set_xlabel("mean training reward minus uniform's, 95% interval over seeds")
+        colour = _colour(row["label"])
+        axes.plot(row["ratio_difference_interval"], [height, height], color=colour, linewidth=2)
+        axes.plot(row["ratio_difference"], height, "o", color=colour)
+    names = [f"{row['label']}  (area {row['decisive'][0]:.2f})" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontfamily="monospace", color=ink)
+    axes.tick_params(colors=ink)
+    axes.set_xlabel("signal-to-noise ratio of one batch's gradient, minus uniform's; 95% interval", color=ink)
     axes.margins(y=0.02)
-
-
-def _against_turn(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str) -> None:
-    _frame(axes, ink)
-    axes.axhline(0, color=ink, linewidth=0.8)
-    for row in rows:
-        low, high = row["interval"]
-        axes.plot([row["turn"]] * 2, [low, high], color=_colour(row["label"]), linewidth=1.2, alpha=0.7)
-        axes.plot(row["turn"], row["difference"], "o", color=_colour(row["label"]))
-        axes.annotate(
-            row["label"],
-            (row["turn"], row["difference"]),
-            xytext=(5, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.set_xscale("symlog", linthresh=0.01)
-    axes.set_xlabel("turn: 1 - cosine to uniform's gradient on the same rollouts")
-    axes.set_ylabel("reward, minus uniform")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -205,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for page in PAGES:
         page.write_text(filled(page.read_text()))
     if "--draw" in (sys.argv[1:] if arguments is None else arguments):
-        draw(["decision.json", "comparison.json"])
+        draw("replay-comparison.json")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 # Imported for their entries in the registry.
 from flowtracer.credit import (  # noqa: F401
+    continued,
     controls,
     entropy,
     flow,

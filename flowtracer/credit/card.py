@@ -50,6 +50,7 @@ COST_OF_NEED = MappingProxyType(
         "teacher_logprobs": "forward",
         "saliency": "backward",
         "divergence": "forwards",
+        "values": "rollouts",
         "step": "none",
     }
 )

@@ -96,6 +96,14 @@ class Composed(CreditMethod):
         reader = self._reader()
         return None if reader is None else reader.reading()
 
+    def cuts(self, context: CreditContext) -> Tensor:
+        # What adds to the advantage stands alone.
+        return self.parts[0].cuts(context)
+
+    @property
+    def continuations(self) -> int:
+        return self.parts[0].continuations
+
     def score(self, context: CreditContext) -> Tensor | None:
         reader = self._reader()
         return None if reader is None else reader.score(context)

@@ -39,6 +39,7 @@ NEEDS = {
     "teacher_logprobs": "the log-probabilities of a teacher that reads the gold",
     "saliency": "a backward pass from the answer",
     "divergence": "a forward for each token before the answer",
+    "values": "the mean rewards of further rollouts",
     "pieces": "the text of each token",
     "ends": "which tokens end a response",
     "advantage": "the advantages",
@@ -74,6 +75,8 @@ class CreditContext:
     the pad token, in nats, 0 from the answer on. pieces: B lists of T strings, the text of each response token, ""
     elsewhere. ends: (B, T) boolean, the tokens that end a response, such as the end-of-sequence token. step: optimizer
     steps before the responses were generated.
+    values: (B, T) float32, the mean reward of responses that the policy goes on with from before a token, where the
+    method cuts (`CreditMethod.cuts`) and one of them could be judged; NaN elsewhere.
     over_processes: sums a tensor over the processes that train one policy, each on a part of the batch; None for one.
     scores: (B, T) or None: what `CreditMethod.score` read from the maps, if that had to happen earlier, in the
     pass that computes old log-probabilities.
@@ -96,6 +99,7 @@ class CreditContext:
     squares: Tensor | None = None
     saliency: Tensor | None = None
     divergence: Tensor | None = None
+    values: Tensor | None = None
     pieces: list[list[str]] | None = None
     ends: Tensor | None = None
     streams: list[int] | None = None
@@ -188,6 +192,18 @@ class CreditMethod(ABC):
         they pass by. Must not look at advantage or reward, and must not write into the maps.
         """
         return None
+
+    def cuts(self, context: CreditContext) -> Tensor:
+        """The response tokens before which `values` are measured, (B, T) boolean: for methods that need them.
+
+        The context holds all that the method needs but `values`.
+        """
+        return torch.zeros_like(context.response)
+
+    @property
+    def continuations(self) -> int:
+        """How many responses are sampled from each cut."""
+        return 0
 
     @abstractmethod
     def weights(self, context: CreditContext) -> Tensor:

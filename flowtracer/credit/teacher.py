@@ -49,7 +49,7 @@ def filled(template: str, question: str, gold: str) -> str:
 class Taught(CreditMethod):
     """A method with a teacher. template: the words in which it is shown the gold, with {question} and {gold}.
 
-    None: the task's own (`teacher_template`), or those of `TEMPLATE`.
+    None: the task's own (`taught`), or those of `TEMPLATE`.
     """
 
     template: str | None = field(default=None, kw_only=True)

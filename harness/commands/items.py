@@ -28,7 +28,11 @@ def add(commands: Commands) -> None:
     place = "a file of `flowtracer evaluate --out`, or an output folder of lm-eval with --log_samples"
     added.add_argument("one", type=Path, metavar="A", help=place)
     added.add_argument("other", type=Path, metavar="B", help=place)
-    added.add_argument("--metric", metavar="NAME", help="of lm-eval's, where it recorded several")
+    added.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="of lm-eval's, where it recorded several (default: exact_match, if it is one of them)",
+    )
     added.add_argument("--filter", metavar="NAME", help="of lm-eval's, where it recorded several")
     added.add_argument(
         "--cluster", metavar="KEY", help="a key of the rows, or of their doc, that items of one group share"

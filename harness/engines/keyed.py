@@ -184,7 +184,7 @@ class _Loop:
     def logprobs(self, rows: Sequence[int]) -> list[list[float]]:
         """The log-probabilities of the tokens that these rows have so far; behind an end they mean nothing."""
         self._settle()
-        return torch.cat([part[rows] for part in self._logprobs], dim=1).tolist()  # type: ignore[no-any-return]
+        return torch.cat([part[rows] for part in self._logprobs], dim=1).tolist()
 
     def _pick(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The next token (rows,) of every row, a pad behind an end."""

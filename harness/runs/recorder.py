@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import tasks
 from flowtracer import CreditGRPOTrainer
 from harness import parallel, seeds
 from harness.engines import choice
-from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
+from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample, decoded
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
@@ -69,10 +70,23 @@ class Rewards:
         self.verdicts = self.judging.verdicts(asked, VERIFICATION_SECONDS)
         self.troubles = [answer.trouble for answer in asked]
         self.seconds = time.perf_counter() - begin
+        return self._payments(self.verdicts, key)
+
+    def of(
+        self, samples: Sequence[Sample], problem_ids: Sequence[str], keys: Sequence[str]
+    ) -> list[float | None]:
+        """What further responses are paid, by the same verifier; the record's verdicts stay as they are."""
+        asked = [
+            self.judging.begin(self.problems[problem], sample.text, sample.finish_reason)
+            for sample, problem in zip(samples, problem_ids, strict=True)
+        ]
+        return self._payments(self.judging.verdicts(asked, VERIFICATION_SECONDS), keys)
+
+    def _payments(self, verdicts: Sequence[tasks.Verdict], keys: Sequence[str]) -> list[float | None]:
         # Verdicts stay what they are, whatever is paid: the record must tell the two apart.
         if self.settings.reward == "random":
-            return [float(int(seeds.key("random reward", name), 16) & 1) for name in key]
-        return [self._paid(verdict, name) for verdict, name in zip(self.verdicts, key, strict=True)]
+            return [float(int(seeds.key("random reward", name), 16) & 1) for name in keys]
+        return [self._paid(verdict, name) for verdict, name in zip(verdicts, keys, strict=True)]
 
     def _paid(self, verdict: tasks.Verdict, key: str) -> float | None:
         """The reward of a verdict, by a verifier that is wrong as often as the settings say.
@@ -126,11 +140,59 @@ class RecordedTrainer(CreditGRPOTrainer):
         self.rollout_seconds = 0.0
         self.batch_began = 0.0
         self.batch_step = 0
+        #: Tokens of further responses that the credit method asked for, in this step.
+        self.continued_tokens = 0
 
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
+        self.continued_tokens = 0
         self.batch_step = self.state.global_step // self.settings.updates_per_batch
         return super().roll_out(rows)
+
+    def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
+        """Samples from the run's engine, with at most the tokens that a response had left.
+
+        The noise is named by the problem and the prefix: equal prefixes have one value, in whichever process they
+        stand, and are sampled once.
+        """
+        batch, settings = self.rollouts, self.settings
+        assert batch is not None
+        wanted: dict[int, dict[tuple[str, tuple[int, ...]], list[int]]] = {}
+        named = []
+        for row, spent in prefixes:
+            name = (batch.rows[row]["problem_id"], tuple(batch.response_ids[row][:spent]))
+            named.append(name)
+            wanted.setdefault(spent, {})[name] = batch.prompt_ids[row]
+        rewards: dict[tuple[str, tuple[int, ...]], list[float | None]] = {}
+        with self.accelerator.autocast(), parallel.generating(self, self.engine.forwards) as model:
+            self.engine.take(model)
+            for spent, prompts in sorted(wanted.items()):
+                # Prefixes of one length together: they have as many tokens left.
+                rewards |= self._continued(prompts, count, settings.max_response_tokens - spent)
+        return [rewards[name] for name in named]
+
+    def _continued(
+        self, prompts: Mapping[tuple[str, tuple[int, ...]], list[int]], count: int, left: int
+    ) -> dict[tuple[str, tuple[int, ...]], list[float | None]]:
+        """The rewards of `count` responses of at most `left` further tokens from each problem and prefix."""
+        names = [name for name in prompts for _ in range(count)]
+        keys = [
+            seeds.key("value", self.run_seed, self.batch_step, problem, " ".join(map(str, ids)), number)
+            for problem, ids in prompts
+            for number in range(count)
+        ]
+        samples = self.engine.sample(
+            [[*prompts[name], *name[1]] for name in names],
+            keys,
+            replace(self.settings.sampling, max_new_tokens=left),
+        )
+        self.continued_tokens += sum(len(sample.ids) for sample in samples)
+        whole = [
+            replace(sample, text=decoded(self.run_policy.tokenizer, [*name[1], *sample.ids]))
+            for name, sample in zip(names, samples, strict=True)
+        ]
+        paid = self.rewards.of(whole, [problem for problem, _ in names], keys)
+        return {name: paid[index * count : (index + 1) * count] for index, name in enumerate(prompts)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.
@@ -204,6 +266,9 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _record(self, logs: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self.batch_began
         rows = parallel.gathered(self._rows())
+        further = 0
+        if "values" in self.credit.needs:
+            further = sum(parallel.gathered([self.continued_tokens]))
         policy = parameters(self.model) if self.small else None
         if not parallel.first():
             return
@@ -219,6 +284,9 @@ class RecordedTrainer(CreditGRPOTrainer):
             "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
             "seconds_step": seconds,
         }
+        if further:
+            # What the credit method had sampled is a cost of its arm.
+            measured["tokens"] = sum(len(row["response_ids"]) for row in rows) + further
         self.ahead.write(rows, measured, policy)
 
 

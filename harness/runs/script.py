@@ -132,8 +132,8 @@ def manifest(trainer: Any, name: str, label: str) -> Manifest:
     """The manifest of a script's run. Everything but arm and seed is the experiment, which runs must share."""
     method = trainer.credit
     recorded = provenance.credit_of(method)
-    if trainer.builder.template is not None:
-        recorded["teacher"] = trainer.builder.template
+    if trainer.builder.words is not None:
+        recorded["teacher"] = trainer.builder.words.text
     shared = {
         "name": name,
         "title": "a TRL script",

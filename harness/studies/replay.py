@@ -118,7 +118,8 @@ def methods_of(
 ) -> dict[str, tuple[CreditMethod, dict[str, Any]]]:
     """Label -> method and its options: every registered one, and the arms of the experiment that have options.
 
-    Uniform comes first: the others are compared with it. Raises ExperimentError for a label that is neither.
+    Uniform comes first: the others are compared with it. All but those that sample further responses, which only a
+    training does. Raises ExperimentError for a label that is neither.
     """
     known: dict[str, tuple[str | list[str], dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
     for label in experiment.methods:
@@ -131,7 +132,12 @@ def methods_of(
             )
     labels = sorted(known if wanted is None else {"uniform", *wanted})
     labels.sort(key=lambda label: label != "uniform")
-    return {label: (credit.get(known[label][0], **known[label][1]), known[label][1]) for label in labels}
+    methods = {label: (credit.get(known[label][0], **known[label][1]), known[label][1]) for label in labels}
+    return {
+        label: method
+        for label, method in methods.items()
+        if "values" not in method[0].needs or label in (wanted or ())
+    }
 
 
 #: Batch and row of a response.

@@ -224,7 +224,13 @@ def methods_of(wanted: Sequence[str] | None) -> dict[str, CreditMethod]:
         if name not in methods:
             raise ExperimentError(f"unknown credit method {name!r}; known: {', '.join(methods)}")
     chosen = methods if wanted is None else dict.fromkeys(["flow", *wanted])
-    return {name: credit.get(methods[name][0], **methods[name][1]) for name in chosen}
+    built = {name: credit.get(methods[name][0], **methods[name][1]) for name in chosen}
+    # Those that sample further responses are for a training.
+    return {
+        name: method
+        for name, method in built.items()
+        if "values" not in method.needs or name in (wanted or ())
+    }
 
 
 def study(

@@ -1,5 +1,5 @@
-"""The same tasks as plug-ins of lm-evaluation-harness: `lm-eval run --include_path $(flowtracer tasks
---lm-eval-path)`.
+"""The same tasks as plug-ins of lm-evaluation-harness: `lm_eval run --include_path "$(flowtracer tasks
+--lm-eval-path)" --tasks flowtracer`.
 """
 
 from pathlib import Path

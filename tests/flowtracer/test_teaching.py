@@ -1,6 +1,7 @@
 """Protects the teacher's second prompt: where the gold stands in it, and that the student never reads it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,13 +9,19 @@ from datasets import Dataset
 
 import tasks
 from flowtracer import CreditError, CreditGRPOTrainer, credit, weigh
-from flowtracer.credit.teacher import TEMPLATE
-from flowtracer.teaching import asked, check_context, gold_text, taught_prompt, template_of
+from flowtracer.credit.teacher import TEMPLATE, filled
+from flowtracer.teaching import Words, asked, check_context, gold_text, taught_prompt, words_of
+from tasks.decision import CODE
 from tests.flowtracer.conftest import tiny_model
 from tests.flowtracer.test_trainer import PROMPTS, SEAMS, Letters, parameters, right, same, train
 
 TAUGHT = ("rlsd", "opsd", "oppo")
 BEHIND = "{question}{gold}"
+
+
+def by(template):
+    return Words(template, partial(filled, template))
+
 
 # ------------------------------------------------------------------------------------- the prompt
 
@@ -31,7 +38,7 @@ BEHIND = "{question}{gold}"
 )
 def test_the_gold_stands_beside_the_question(tokenizer, prompt, question, template, expected):
     ids = tokenizer(prompt).input_ids
-    taught = taught_prompt(tokenizer, ids, question, "7", template)
+    taught = taught_prompt(tokenizer, ids, question, "7", by(template))
     assert tokenizer.decode(taught) == expected
     assert tokenizer.decode(ids) == prompt, "the student's is left as it was"
 
@@ -40,7 +47,7 @@ def test_tokens_of_a_chat_template_stay(byte_tokenizer):
     """Special tokens are no text: they are neither decoded nor read again."""
     end = byte_tokenizer.eos_token_id
     student = [end, *byte_tokenizer("user: 2+3? go", add_special_tokens=False).input_ids, end, end]
-    taught = taught_prompt(byte_tokenizer, student, " 2+3? ", "5", "{question} (it is {gold})")
+    taught = taught_prompt(byte_tokenizer, student, " 2+3? ", "5", by("{question} (it is {gold})"))
     assert taught[0] == end and taught[-2:] == [end, end] and taught.count(end) == 3
     assert byte_tokenizer.decode(taught, skip_special_tokens=True) == "user: 2+3? (it is 5) go"
 
@@ -67,16 +74,16 @@ def test_a_token_that_reaches_over_the_question_loses_nothing():
 
     tokenizer = Words()
     student = tokenizer("Q:two plus two? Think").input_ids
-    taught = taught_prompt(tokenizer, student, "two plus two?", "4", "{question} = {gold}.")
+    taught = taught_prompt(tokenizer, student, "two plus two?", "4", by("{question} = {gold}."))
     assert tokenizer.decode(taught) == "Q:two plus two? = 4. Think"
 
 
 def test_a_prompt_that_cannot_be_made_is_one_line(tokenizer):
     ids = tokenizer("abc?").input_ids
     with pytest.raises(CreditError, match="the question 'x' does not stand in its prompt 'abc\\?'"):
-        taught_prompt(tokenizer, ids, "x", "7", BEHIND)
+        taught_prompt(tokenizer, ids, "x", "7", by(BEHIND))
     with pytest.raises(CreditError, match="cannot read the teacher's prompt .*`template` to words") as error:
-        taught_prompt(tokenizer, ids, "abc?", "7", TEMPLATE)
+        taught_prompt(tokenizer, ids, "abc?", "7", by(TEMPLATE))
     assert "\n" not in str(error.value)
 
 
@@ -95,23 +102,25 @@ def test_an_unknown_token_in_the_teachers_prompt_is_an_error(tokenizer):
 
     ids = tokenizer("abc?").input_ids
     with pytest.raises(CreditError, match="does not know all of the teacher's prompt"):
-        taught_prompt(Gaps(), ids, "abc?", "7", "{question} Z {gold}")
+        taught_prompt(Gaps(), ids, "abc?", "7", by("{question} Z {gold}"))
 
 
 def test_words_are_the_options_then_the_tasks_then_our_own():
-    assert template_of(credit.get("flow"), Letters()) is None
-    assert template_of(credit.get("rlsd"), Letters()) == Letters.teacher_template
-    assert template_of(credit.get("rlsd"), object()) == TEMPLATE
-    own = credit.get("rlsd", template="{gold}{question}")
-    assert template_of(own, Letters()) == "{gold}{question}"
-    assert template_of(credit.get("rlsd", sign="negative"), Letters()) == Letters.teacher_template
+    assert words_of(credit.get("flow"), Letters()) is None
+    assert words_of(credit.get("rlsd"), Letters()).put("a?", "7") == "a?7"
+    assert words_of(credit.get("rlsd"), object()).text == TEMPLATE
+    own = words_of(credit.get("rlsd", template="{gold}{question}"), Letters())
+    assert own.text == "{gold}{question}" and own.put("a?", "7") == "7a?"
+    assert words_of(credit.get("rlsd", sign="negative"), Letters()).put("a?", "7") == "a?7"
+    assert words_of(credit.get("rlsd"), tasks.get("decision")).text == "the words of task decision"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in tasks.names() if tasks.problem.kind(name).teacher_template]
-)
-def test_words_of_a_task_have_both_places(name):
-    credit.get("rlsd", template=tasks.problem.kind(name).teacher_template)
+def test_the_teacher_of_decision_is_given_an_order():
+    """As in the demonstrations of its warm start: the letter whose code is the gold, in place of the question mark."""
+    task = tasks.get("decision")
+    (problem,) = task.problems("train", 1)
+    ordered = task.taught(problem.question, task.gold_answer(problem))
+    assert ordered[:-1] == problem.question[:-1] and CODE[ordered[-1]] == problem.gold
 
 
 @pytest.mark.parametrize(
@@ -153,7 +162,7 @@ def test_a_task_without_gold_is_refused():
             return None
 
     with pytest.raises(CreditError, match="task decision states no right answer to 'abcd\\?'"):
-        gold_text(Silent(), "abcd?", '"a"')
+        gold_text(Silent(), "abcd?", '"A"')
     with pytest.raises(CreditError, match="must be JSON as in tasks.dataset\\('decision', split\\), not 'a'"):
         gold_text(tasks.get("decision"), "abcd?", "a")
 
@@ -233,7 +242,6 @@ def test_the_teachers_log_probabilities_are_those_of_a_plain_forward(tokenizer, 
 
 def test_a_plain_trl_script_with_a_named_task(tokenizer, tmp_path):
     """The data set that `tasks.dataset` makes, its prompts as texts; credit by its name."""
-    task = tasks.get("decision")
     rows = tasks.dataset("decision", "train", limit=4).to_list()
     prompts = [{**row, "prompt": row["prompt"][0]["content"]} for row in rows]
     trainer = train(tokenizer, tmp_path, data=Dataset.from_list(prompts), credit="rlsd", task="decision")
@@ -241,8 +249,8 @@ def test_a_plain_trl_script_with_a_named_task(tokenizer, tmp_path):
     batch = trainer.rollouts
     for student, teacher in zip(batch.prompt_ids, batch.teacher_prompts, strict=True):
         question = tokenizer.decode(student)
-        assert tokenizer.decode(teacher) == question + golds[question]
-    assert trainer.credit_settings()["credit_teacher"] == task.teacher_template
+        assert tokenizer.decode(teacher) == tasks.get("decision").taught(question, golds[question])
+    assert trainer.credit_settings()["credit_teacher"] == "the words of task decision"
 
 
 @pytest.mark.parametrize(

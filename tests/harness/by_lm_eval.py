@@ -1,4 +1,4 @@
-"""lm-eval's own command line on our plug-in tasks, and our evaluation of the same policy, side by side."""
+"""lm-eval's command line, which finds vLLM under both names, and our evaluation of one policy, side by side."""
 
 import json
 import os
@@ -21,11 +21,8 @@ def lm_eval_samples(model, policy, name, problems, folder, *options, **arguments
     model: lm-eval's name of what samples, "hf" or "vllm". arguments: its --model_args. folder: for what it writes.
     """
     given = ",".join(f"{key}={value}" for key, value in {"pretrained": policy, **arguments}.items())
-    # The plug-ins' own stop strings are for published models: a character tokenizer cannot spell them.
-    generation = json.dumps(
-        {"until": ["<eos>"], "max_gen_toks": LENGTH, "do_sample": False, "temperature": 0.0}
-    )
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", given]
+    generation = json.dumps({"max_gen_toks": LENGTH, "do_sample": False, "temperature": 0.0})
+    command = [sys.executable, "-m", "tasks.lm_eval", "run", "--model", model, "--model_args", given]
     command += ["--include_path", str(FOLDER), "--tasks", f"flowtracer_{name}", "--limit", str(problems)]
     command += [
         "--batch_size",

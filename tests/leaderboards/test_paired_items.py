@@ -148,6 +148,12 @@ def test_two_folders_of_lm_eval_on_the_command_line(capsys, tmp_path):
         read_evaluation(other)
 
 
+def test_many_metrics_of_lm_eval_need_no_choice_where_one_is_the_score(tmp_path):
+    """Our plug-ins record the share of each verdict too."""
+    file = lm_eval(tmp_path / "a", [0, 1], ("exact_match", "wrong", "no_answer", "lenient"))
+    assert read_evaluation(file)["my_task"].values == read_evaluation(file, "exact_match")["my_task"].values
+
+
 def test_bad_evaluations_are_one_line(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("not json\n")

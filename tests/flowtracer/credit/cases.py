@@ -12,6 +12,9 @@ NAMES = credit.names()
 
 RANDOM = {"random", "random_mask", "shuffled_flow", "shuffled_oracle"}
 
+#: Methods that sample further responses, which only a training of the harness does.
+SAMPLING = {name for name in NAMES if "values" in credit.get(name).needs}
+
 ABSTAINS_WITHOUT_ANSWER = {
     "flow", "shuffled_flow", "bottom_flow", "one_hop", "attention_rollout", "answer_attention", "gradient",
     "oar_perturb",
@@ -69,6 +72,8 @@ def make(
         context.saliency = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
     if "divergence" in method.needs:
         context.divergence = torch.rand(rows, width, generator=source) * token * answer.any(1, keepdim=True)
+    if "values" in method.needs:
+        context.values = torch.rand(rows, width, generator=source)
     if "pieces" in method.needs:
         letters = ["a", " b", ".", "\n", "", "12", "=", "#", " let's try"]
         chosen = torch.randint(len(letters), (rows, width), generator=source).tolist()

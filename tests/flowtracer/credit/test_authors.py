@@ -41,7 +41,7 @@ def context_of(name, case):
         context.reward = torch.tensor(case["reward"])
         context.advantage = context.reward - context.reward.mean()
     context.step = case.get("step")
-    for field in ("entropies", "logprobs", "squares", "divergence", "teacher_logprobs"):
+    for field in ("entropies", "logprobs", "squares", "divergence", "values", "teacher_logprobs"):
         if field in case:
             setattr(context, field, placed(case[field], width))
     if "token_ids" in case:

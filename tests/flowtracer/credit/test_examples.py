@@ -35,6 +35,11 @@ def evidence(ratios):
     return {"logprobs": [-9.0] * 10, "teacher_logprobs": [math.log(ratio) - 9.0 for ratio in ratios]}
 
 
+def measured(values):
+    """Values (1, 11) at some positions, NaN elsewhere."""
+    return torch.tensor([[values.get(position, float("nan")) for position in range(11)]])
+
+
 EXAMPLES = {
     "uniform": (dict, "1 1 1 1 1 1 1 1 1 1"),
     "constant": (dict, "1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2 1.2"),
@@ -145,6 +150,20 @@ EXAMPLES = {
     "oar_perturb": (
         lambda: {"divergence": torch.tensor([0.0, 1, 0, 0.5, 0, 0.25, 0.75, 0, 1, 9]).expm1().tolist()},
         "0.1071 2.1429 0.1071 1.4286 0.1071 1.0714 1.7857 0.1071 2.1429 1",
+    ),
+    "vine": (
+        lambda: {
+            "pieces": [["", "a", "b", "c", ".\n", "d", "e", "f", "\n", "g", "h"]],
+            "values": measured({1: 0.5, 5: 0.75, 9: 0.25}),
+        },
+        "0.25 0.25 0.25 0.25 -0.5 -0.5 -0.5 -0.5 0.75 0.75",
+    ),
+    "spo": (
+        lambda: {
+            "logprobs": torch.tensor([0.5] * 5 + [1.0, 0.5, 1.0, 0.5, 0.5]).log().tolist(),
+            "values": measured({1: 0.5, 7: 0.25}),
+        },
+        "-0.25 -0.25 -0.25 -0.25 -0.25 0 0.75 0 0.75 0.75",
     ),
     "tempo": (
         lambda: {

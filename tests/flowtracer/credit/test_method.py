@@ -17,7 +17,7 @@ TABLE = """
     uniform constant random shuffled_flow bottom_flow delimiters position oracle oracle_mask anti_oracle entropy
     entropy_mask entropy_advantage probability local_chunk global_anchor coupled answer_attention one_hop raw_flow
     attention_rollout gradient ktae tempo flow random_mask first_tokens last_tokens low_probability gtpo hicra delight
-    shuffled_oracle otb attention_entropy oar_perturb rlsd opsd oppo
+    shuffled_oracle otb attention_entropy oar_perturb rlsd opsd oppo vine spo
 """
 
 

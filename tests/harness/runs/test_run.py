@@ -289,7 +289,7 @@ def test_an_arm_with_a_teacher_trains_and_its_record_says_what_the_teacher_read(
     built = tiny_experiment({"taught": {"credit": name}}, steps=2, save_every=2)
     assert run.train(built, "taught", 0, tmp_path)
     recorded = read_run(tmp_path)
-    assert recorded.manifest.credit["teacher"] == "{question}{gold}"
+    assert recorded.manifest.credit["teacher"] == "the words of task decision"
     assert "teacher" not in read_run(whole("flow")).manifest.credit
 
     def first(folder):

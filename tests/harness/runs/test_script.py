@@ -56,7 +56,7 @@ def test_the_record_of_a_script_with_a_teacher_says_what_the_teacher_read(tmp_pa
     folder = tmp_path / "mine" / "rlsd" / "seed-0000"
     trainer(tmp_path, folder, "rlsd", data=Dataset.from_list(rows)).train()
     run = read_run(folder)
-    assert run.manifest.credit["teacher"] == "{question}{gold}"
+    assert run.manifest.credit["teacher"] == "the words of task decision"
     tokenizer = load_policy("decision").tokenizer
     prompts = {tokenizer.decode(row["prompt_ids"]) for row in run.table("rollouts").to_pylist()}
     assert prompts <= {row["prompt"] for row in rows}

@@ -11,11 +11,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster as Machines
 
-from harness import ExperimentError
+from harness import ExperimentError, plugins
+from harness import experiment as experiments
 from harness.sweeps import sweep
 from harness.sweeps.cluster import Cluster
 from harness.sweeps.job import Stopped, run_folder
 from leaderboards import load
+from tests.harness.tiny import table
 
 TABLES = ("rollouts", "steps", "samples")
 
@@ -224,3 +226,37 @@ def test_mistakes_are_one_line(tiny, machines, tmp_path, monkeypatch):
         Cluster(tiny, tmp_path, machines.address, gpus=1)
     with pytest.raises(ExperimentError, match="no cluster there"):
         Cluster(tiny, tmp_path, "nonsense")
+
+
+def test_a_plug_in_reaches_workers_as_the_text_that_was_read(machines, tmp_path):
+    """By `--import`, on a real cluster: workers see no file of the user's, which is gone before they begin."""
+    file = tmp_path / "halving_for_ray.py"
+    file.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n\n"
+        "import torch\n"
+        "from flowtracer.credit import CreditMethod, register\n\n\n"
+        "@register\n@dataclass(frozen=True)\n"
+        "class HalvingForRay(CreditMethod):\n"
+        '    name: ClassVar[str] = "halving_for_ray"\n\n'
+        "    def weights(self, context):\n"
+        "        return torch.where(context.response, 0.5, 1.0)\n"
+    )
+    plugins.load([str(file)])
+    try:
+        file.unlink()
+        built = experiments.from_table(
+            table({"uniform": {}, "halving_for_ray": {}}, seeds=1, steps=2, save_every=2), "tiny"
+        )
+        folder, only = tmp_path / "runs", [("halving_for_ray", 0)]
+        sweep.reproduce(
+            built, folder, 1, Recorder(), only=only, elsewhere=Cluster(built, folder, machines.address)
+        )
+    finally:
+        plugins.forget()
+    (run,) = load(folder)
+    assert run.finished and not run.faults()
+    assert {
+        weight for row in run.table("rollouts", ["weights"])["weights"].to_pylist() for weight in row
+    } == {0.5}
+    assert "halving_for_ray.py" in run.manifest.code
