@@ -43,8 +43,8 @@ def test_activations_are_what_a_forward_keeps(normalised, bfloat16):
 
 
 def test_the_embedded_step_is_estimated_as_it_was_measured():
-    """280 ms, the median of uniform's runs, one to a core on two cores of an AMD EPYC (Zen 4)."""
-    assert plan.plan(experiment.load("decision"), CPU).step_seconds == pytest.approx(0.280, rel=0.2)
+    """160 ms for uniform, one run to a core of an AMD EPYC (Zen 4); estimates are upper bounds, and no wild ones."""
+    assert 0.160 < plan.plan(experiment.load("decision"), CPU).step_seconds < 2 * 0.160
 
 
 def test_the_noise_of_a_large_vocabulary_costs_a_cpu_and_no_gpu(monkeypatch):
