@@ -11,7 +11,7 @@ import json
 import netrc
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,7 +131,11 @@ def opened(name: str, run: Tracked, resumed: bool, after: int | None = None) -> 
 
     resumed: it was there before. after: the last step whose points stay; later ones are written anew.
     """
-    kinds = {TRACKIO: _Trackio, WANDB: _Wandb, TENSORBOARD: _TensorBoard}
+    kinds: dict[str, Callable[[Tracked, bool, int | None], Tracker]] = {
+        TRACKIO: _Trackio,
+        WANDB: _Wandb,
+        TENSORBOARD: _TensorBoard,
+    }
     return kinds[name](run, resumed, after)
 
 

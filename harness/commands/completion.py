@@ -84,7 +84,8 @@ def _bash(parsers: Parsers, names: Mapping[str, list[str]], shell: str) -> str:
     """A function for bash; zsh takes it by its own emulation."""
     after, words = [], []
     for name, parser in parsers.items():
-        options, positional = [], []
+        options: list[str] = []
+        positional: list[str] = []
         for action in parser._actions:
             values = " ".join(_values(name, action, names))
             if not action.option_strings:

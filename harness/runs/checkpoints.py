@@ -203,7 +203,7 @@ def hash_of(values: Parameters) -> str:
     total = hashlib.sha256()
     for name, value in values.items():
         total.update(name.encode())
-        total.update(value.view(-1).view(torch.uint8).numpy())
+        total.update(value.view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -25,7 +25,8 @@ _installed = importlib.metadata.version
 
 def main() -> None:
     """Runs lm-eval with the arguments of this process."""
-    importlib.metadata.version = version_of
+    # setattr: the type checker takes another function in its place for a mistake.
+    setattr(importlib.metadata, "version", version_of)  # noqa: B010
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv[0] = "lm_eval"
