@@ -24,7 +24,7 @@ def trainer(folder, record, credit="flow", task=TASK, data=None, **changes):
         "max_steps": 2,
         "per_device_train_batch_size": 8,
         "num_generations": 4,
-        "max_completion_length": 20,
+        "max_completion_length": 32,
         "learning_rate": 1e-3,
         "seed": 0,
         "use_cpu": True,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import tasks
 from harness import ExperimentError, cli
 from harness.policy import Policy, load_policy
 from harness.runs.script import ScriptRecorder
-from harness.studies import dumps
+from harness.studies import dumps, given
 from leaderboards import read_run
 from tests.harness.script import TASK, trainer
 
@@ -157,3 +158,12 @@ def test_replay_and_trace_open_files_and_records(script, capsys, tmp_path):
     ):
         assert cli.main(arguments) == 2
         assert words in capsys.readouterr().err
+
+
+def test_recorded_runs_know_their_policy_and_task(tmp_path, monkeypatch):
+    """Another one given beside them is refused, not ignored."""
+    run = SimpleNamespace(manifest=SimpleNamespace(experiment={"declaration": {}}))
+    monkeypatch.setattr(given, "load", lambda place: [run])
+    for name, arguments in (("policy", ("decision", None)), ("task", (None, {"name": "decision"}))):
+        with pytest.raises(ExperimentError, match=f"--{name} goes with an experiment"):
+            given.read(tmp_path, 1, *arguments, lambda experiment, policy: None)

@@ -153,7 +153,6 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decision", "--export", "x.html"], ".json, .md"),
         (["decision", "--policy", "/nowhere"], "/nowhere"),
         (["HERE"], "no run in it"),
-        (["HERE", "--policy", "decision"], "goes with an experiment"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
