@@ -63,8 +63,8 @@ def test_the_record_of_a_script_with_a_teacher_says_what_the_teacher_read(tmp_pa
 
 
 def test_the_record_holds_what_was_trained(recorded):
-    run = read_run(recorded / "flow" / "seed-0000")
-    assert run.finished and not run.faults() and (run.method, run.seed) == ("flow", 0)
+    run = read_run(recorded / "flow" / "seed-0001")
+    assert run.finished and not run.faults() and (run.method, run.seed) == ("flow", 1)
     rollouts = run.table("rollouts").to_pylist()
     assert [row["step"] for row in rollouts] == [0] * 8 + [1] * 8
     tokenizer = load_policy("decision").tokenizer
@@ -82,12 +82,18 @@ def test_the_record_holds_what_was_trained(recorded):
     assert {row["problem_id"] for row in rollouts} <= set(PROBLEMS)
     assert {weight for row in rollouts for weight in row["weights"]} == {1.0, 1.5}
     steps = run.table("steps").to_pylist()
+    signals = []
     for step, row in enumerate(steps):
         of_step = [each["reward"] for each in rollouts if each["step"] == step]
         assert row["reward"] == pytest.approx(sum(of_step) / 8)
-        assert math.isfinite(row["loss"]) and row["gradient_norm"] > 0 and row["learning_rate"] > 0
+        # Only rewards that differ within a group of four move anything.
+        signals.append(len(set(of_step[:4])) > 1 or len(set(of_step[4:])) > 1)
+        assert math.isfinite(row["loss"]) and row["learning_rate"] > 0
+        assert (row["gradient_norm"] > 0) == signals[-1]
         assert row["entropy"] > 0 and 0 < row["seconds_rollout"] < row["seconds_step"]
-    assert 0 < steps[0]["distance_from_start"] < steps[1]["distance_from_start"]
+    assert any(signals)
+    distances = [row["distance_from_start"] for row in steps]
+    assert distances[0] < distances[1] and (distances[0] > 0) == signals[0]
     manifest = run.manifest
     assert manifest.credit["name"] == "flow" and manifest.experiment["task"]["contexts"] == 4
     assert manifest.experiment["training"]["samples_per_prompt"] == 4
