@@ -65,7 +65,9 @@ def test_every_snippet_that_is_marked_runs_as_it_stands(
 
 
 def parse(line: str) -> argparse.Namespace:
-    return cli._parser().parse_args(shlex.split(line)[1:])
+    words = shlex.split(line)[1:]
+    # Where its output goes is the shell's.
+    return cli._parser().parse_args(words[: words.index(">")] if ">" in words else words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

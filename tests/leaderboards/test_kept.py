@@ -51,4 +51,4 @@ def test_replays_interventions_and_files_of_before(tmp_path):
 
 def test_the_shipped_results_hold_arms_of_flow():
     pages = {each.page for each in results_of("flow")}
-    assert {"decision.md", "comparison.md"} <= pages and all((FOLDER / page).is_file() for page in pages)
+    assert {"decision.md", "replay-decision.md"} <= pages and all((FOLDER / page).is_file() for page in pages)
