@@ -40,7 +40,8 @@ def command_lines(text: str) -> list[str]:
     """Lines of code blocks that begin with `flowtracer`, continued ones joined."""
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
+    commands = [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
+    return [re.sub(r" > \S+$", "", line) for line in commands]  # where its output goes
 
 
 def mentions(text: str) -> list[str]:
