@@ -40,7 +40,8 @@ def command_lines(text: str) -> list[str]:
     """Lines of code blocks that begin with `flowtracer`, continued ones joined."""
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
+    commands = [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
+    return [re.sub(r" > \S+$", "", line) for line in commands]  # where its output goes
 
 
 def mentions(text: str) -> list[str]:
@@ -65,9 +66,7 @@ def test_every_snippet_that_is_marked_runs_as_it_stands(
 
 
 def parse(line: str) -> argparse.Namespace:
-    words = shlex.split(line)[1:]
-    # Where its output goes is the shell's.
-    return cli._parser().parse_args(words[: words.index(">")] if ">" in words else words)
+    return cli._parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -11,7 +11,7 @@ from harness.experiment import task_of
 from harness.runs import run
 from leaderboards import read_run
 
-EVERY, SAMPLES, LIMIT = 8, 2, 20
+EVERY, SAMPLES, LIMIT = 8, 2, 32
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from flowtracer import credit
 from harness import ExperimentError, cli
 from harness.runs import run
 from harness.studies import replay, rollouts
+from tests.leaderboards.recorded_runs import write_run
 
 
 @pytest.fixture
@@ -153,10 +154,13 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decision", "--export", "x.html"], ".json, .md"),
         (["decision", "--policy", "/nowhere"], "/nowhere"),
         (["HERE"], "no run in it"),
+        (["RUNS", "--policy", "decision"], "--policy goes with an experiment"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
-    arguments = [str(tmp_path) if one == "HERE" else one for one in arguments]
-    assert cli.main(["replay", *arguments]) == 2
+    write_run(tmp_path / "runs", "uniform", 0, [0.1])
+    places = {"HERE": str(tmp_path / "empty"), "RUNS": str(tmp_path / "runs")}
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["replay", *(places.get(word, word) for word in arguments)]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
