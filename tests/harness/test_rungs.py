@@ -41,7 +41,8 @@ def small(name):
     evaluation = dataclasses.replace(
         built.evaluation, every=2, problems=2, samples=1, batch_size=8, temperature=1.0, more=more
     )
-    flow = {key: value for key, value in built.methods["flow"].items() if key != "layers"}
+    first = next(options for options in built.methods.values() if options["credit"] == "flow")
+    flow = {key: value for key, value in first.items() if key != "layers"}
     methods = {"uniform": {"credit": "uniform"}, "flow": flow}
     return dataclasses.replace(
         built,
