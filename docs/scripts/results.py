@@ -47,6 +47,13 @@ WORDS = {
     "coupled_3": "coupled rhythm of attention (Li et al.), 3 times",
     "entropy_3": "the 40% of highest entropy, 3 times",
     "tempo": "TEMPO: a value for each prefix of the group",
+    "oracle": "the token that decides, 1.5 times (positive control)",
+    "one_hop": "attention from the answer's rows, one hop",
+    "attention_rollout": "attention rollout from the answer",
+    "gradient": "the answer's gradient",
+    "raw_flow": "flow from the prompt, whatever the answer",
+    "oar_perturb": "what moves the answer when it is replaced (OAR)",
+    "oppo": "a teacher that knows the answer (OPPO)",
     "oracle_3": "the token that decides, 3 times (positive control)",
     "oracle_10": "the token that decides, 10 times (positive control)",
 }
