@@ -317,7 +317,8 @@ def train_split(file, folder, name):
         assert "__0_0.distcp" in parts
     else:
         assert "zero_pp_rank_1_mp_rank_00_optim_states.pt" in parts
-        assert (here == {0}) == (name == "zero3")
+        # A part that was in use a moment ago may still be whole.
+        assert (0 in here) == (name == "zero3")
     unset_hf_deepspeed_config()  # a new process would know nothing of it
     assert run.train(built, "flow", 0, folder)
 

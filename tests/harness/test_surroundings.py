@@ -127,7 +127,9 @@ def test_no_process_of_accelerate_imports_from_the_current_folder(tiny, poisoned
 
 
 def test_the_folder_of_a_checkout_stays_on_the_path(monkeypatch, tmp_path):
-    for here, stays in ((ROOT, True), (tmp_path, False)):
+    # Where the packages are installed, a checkout is a folder like any other.
+    packages = Path(surroundings.__file__).resolve().parents[1]
+    for here, stays in ((packages, True), (tmp_path, False)):
         monkeypatch.chdir(here)
         monkeypatch.setattr(sys, "path", [str(here), "/elsewhere"])
         surroundings.leave_current_folder()
