@@ -168,18 +168,22 @@ def test_what_breaks_inside_is_one_line_and_the_next_engine_is_a_new_one(
     assert len(start("vllm", policy(0)).sample(PROMPTS, keys(4), Sampling(LENGTH))) == 4
 
 
+#: The sum of three numbers takes the shipped policy some 22 tokens, that of four some 31.
+SUMS = ("18+3+49=?", "20+15+1+55=?")
+
+
 def test_a_response_ends_with_its_end_token_and_says_so() -> None:
     """The character policy, which writes ends; a length that some responses reach and others do not."""
     from harness.policy import load_policy
 
-    held = load_policy("decision")
-    prompts = [held.encode("abcd?")] * 8
+    held = load_policy("arithmetic")
+    prompts = [held.encode(SUMS[row % 2]) for row in range(8)]
     for name in ("transformers", "vllm"):
-        samples = start(name, held).sample(prompts, keys(8), Sampling(14))
+        samples = start(name, held).sample(prompts, keys(8), Sampling(26))
         assert {one.finish_reason for one in samples} == {"stop", "length"}
         for one in samples:
             assert (one.ids[-1] == 1) == (one.finish_reason == "stop") and 1 not in one.ids[:-1]
-            assert len(one.logprobs) == len(one.ids) and (len(one.ids) == 14 or one.finish_reason == "stop")
+            assert len(one.logprobs) == len(one.ids) and (len(one.ids) == 26 or one.finish_reason == "stop")
             assert one.text == held.tokenizer.decode(one.ids, skip_special_tokens=True)
 
 
@@ -187,12 +191,12 @@ def test_samples_are_heard_of_as_they_end() -> None:
     """Each once, with its row; short ones before long ones."""
     from harness.policy import load_policy
 
-    held = load_policy("decision")
-    prompts = [held.encode("abcd?")] * 8
+    held = load_policy("arithmetic")
+    prompts = [held.encode(SUMS[row % 2]) for row in range(8)]
     for name in ("transformers", "vllm"):
         heard: list[tuple[int, Sample]] = []
         samples = start(name, held).sample(
-            prompts, keys(8), Sampling(32), finished=lambda *one, heard=heard: heard.append(one)
+            prompts, keys(8), Sampling(40), finished=lambda *one, heard=heard: heard.append(one)
         )
         assert sorted(row for row, _ in heard) == list(range(8))
         assert all(samples[row] == one for row, one in heard)
