@@ -32,7 +32,7 @@ class Gradient(TwoLevel):
     With "log1p" the reshaping is identical to OAR-main.py:207-236 of Valsure/Outcome-Grounded-Advantage-Reshaping at
     8dbc478 with sum_to_L, for the first response of a batch: later ones take the threshold before as their quantile
     there, which we take for a slip. Its quantile and beta are arguments without published values. The signal is our
-    reading of the paper: that code takes the gradient of a divergence at noisy embeddings, of the reasoning tokens only.
+    reading of the paper: that code takes the gradient of a divergence at noisy embeddings, of reasoning tokens only.
 
     Abstains on a response without an answer, and on one whose answer leans on none of its tokens.
 
