@@ -1,8 +1,8 @@
 """Plans: what an experiment costs, and whether it fits, before anything starts and without any weights.
 
 Estimates, from the shape of the policy. Every response is taken at its longest, so that counts, times and memory are
-upper bounds, except where a rate is assumed. A step of the experiment
-`decision` is estimated at 282 ms; measured: 160 ms on a core of its own, 280 ms on a machine that is busy beside.
+upper bounds, except where a rate is assumed. A step of 64 rollouts of uniform on the policy `decision` is estimated at
+282 ms; measured: 160 ms on a core of its own, 280 ms on a machine that is busy beside.
 
 =============  ======================================================================================================
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
