@@ -95,7 +95,6 @@ def _values(options: argparse.Namespace) -> int:
         raise ExperimentError(f"--seed {options.seed}: give at least 0")
     from harness.engines import choice
     from harness.engines.base import ALONE
-    from harness.journal import Journal
     from harness.studies import value_page, values
 
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
@@ -104,12 +103,12 @@ def _values(options: argparse.Namespace) -> int:
     choice.check(engine_choice)
     path = options.out or _default(options.source, task_name)
     identity = _identity(policy, asked, engine_choice, task_name, options.split)
-    journal = Journal(path, identity, values.NAMES, (), "record")
+    journal = values.journal_in(path, identity)
     prompts = max(len(policy.encode(asked.task.prompt(problem))) for problem in asked.problems)
     limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     context = min(limit or prompts + 2 * asked.longest, prompts + 2 * asked.longest)
     try:
-        engine = choice.start(engine_choice, policy, context, options.batch_size, ALONE)
+        engine = choice.start(engine_choice, policy, context, options.batch_size, ALONE, alike=True)
         rows = with_bar(lambda at: values.rollouts(policy, engine, asked, journal, at))
         chosen = values.with_signal(rows)
         changes, continuations = with_bar(

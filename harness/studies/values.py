@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,11 @@ TOGETHER = 4
 NAMES = ("kind", "problem_id", "sample", "part")
 
 Row = dict[str, Any]
+
+
+def journal_in(path: Path | None = None, identity: Mapping[str, Any] | None = None) -> Journal:
+    """The journal of a study, in memory where no file is given. Raises as `Journal` does."""
+    return Journal(path, identity, NAMES, (), "record")
 
 
 @dataclass(frozen=True)

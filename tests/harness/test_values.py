@@ -9,7 +9,7 @@ import pytest
 from harness import cli
 from tests.harness import tiny
 
-LINE = "values tiny.toml --problems 2 --cuts 2 --continuations 16 --methods uniform,random --out kept.jsonl"
+LINE = "values tiny.toml --problems 6 --cuts 2 --continuations 16 --methods uniform,random --out kept.jsonl"
 
 
 def test_values_writes_its_page_and_goes_on(tmp_path, monkeypatch, capsys):
