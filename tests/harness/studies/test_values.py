@@ -50,7 +50,7 @@ def some(chosen, right=1, wrong=2):
 
 
 def test_the_deciding_token_has_the_change(policy, asked, rows):
-    """The letter at the named place settles the verdict: no other token changes the value, and the oracle follows it."""
+    """The letter at the named place settles the verdict: no other token changes the value. The oracle follows it."""
     chosen = some(values.with_signal(rows))
     journal = values.journal_in()
     changes, continuations = values.measure(policy, Keyed(policy, 256), CONTEXT, asked, chosen, journal)
