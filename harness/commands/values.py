@@ -46,6 +46,14 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "task", nargs="?", help="a task that the policy half solves, NAME or NAME:OPTION=VALUE"
     )
+    added.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the experiment once, training.temperature=0.7 for one; may be given several times",
+    )
     added.add_argument("--problems", type=int, default=48, metavar="N", help="the first N (default: 48)")
     added.add_argument("--split", default="train", help="test or train (default: train)")
     added.add_argument("--samples", type=int, metavar="K", help=f"responses a problem (default: {SAMPLES})")
@@ -146,6 +154,8 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, EngineChoice, str]:
 
 
 def _of_policy(options: argparse.Namespace) -> tuple[Any, Any, int, Sampling, EngineChoice, str]:
+    if options.changes:
+        raise ExperimentError("--set goes with an experiment; a policy and a task have options of their own")
     task, policy = task_named(options.task), policy_named(options.source, options)
     problems = task.problems(options.split, options.problems)
     longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
@@ -168,9 +178,9 @@ def _of_experiment(options: argparse.Namespace) -> tuple[Any, Any, int, Sampling
     if given:
         raise ExperimentError(
             f"--{given[0].replace('_', '-')} goes with a policy and a task, flowtracer values POLICY TASK; "
-            "an experiment says it itself"
+            "an experiment says it itself, and --set changes it"
         )
-    experiment = experiments.load(options.source)
+    experiment = experiments.load(options.source, changes=options.changes)
     training, task = experiment.training, task_of(experiment.task)
     engine = experiment.engine_choice()
     return policy_of(experiment), task, training.samples_per_prompt, training.sampling, engine, task.name
@@ -226,6 +236,8 @@ def _command(options: argparse.Namespace) -> str:
             words.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
             words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for change in options.changes:
+        words += ["--set", change]
     for path in options.export:
         words += ["--export", str(path)]
     return shlex.join(words)

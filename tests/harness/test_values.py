@@ -43,6 +43,8 @@ def test_values_writes_its_page_and_goes_on(tmp_path, monkeypatch, capsys):
         ("values decision decision --split dev", "no split 'dev'"),
         ("values decision --temperature 0.5", "--temperature goes with a policy and a task"),
         ("values decision --dtype bfloat16", "--dtype goes with a policy and a task"),
+        ("values decision decision --set training.steps=3", "--set goes with an experiment"),
+        ("values decision --set training.stepps=3", "stepps"),
         ("values decison", "unknown experiment 'decison'"),
     ],
 )
