@@ -133,7 +133,16 @@ def test_arms_with_options_join_the_registry(tiny_experiment):
 
 def test_the_command_prints_and_exports(tmp_path, capsys):
     export = tmp_path / "replay.json"
-    wanted = ["replay", "decision", "--batches", "2", "--prompts", "2", "--methods", "flow,oracle_3"]
+    wanted = [
+        "replay",
+        "decision",
+        "--batches",
+        "2",
+        "--set",
+        "training.prompts_per_step=2",
+        "--methods",
+        "flow,oracle_3",
+    ]
     assert cli.main([*wanted, "--valued", "2", "--continuations", "2", "--export", str(export)]) == 0
     printed = capsys.readouterr().out
     assert "oracle_3" in printed and "signal/noise" in printed
