@@ -54,7 +54,7 @@ def _add_reproduce(commands: Commands) -> None:
     added.add_argument(
         "--until-decided",
         action="store_true",
-        help="seed after seed until every method is decided, as the experiment declares under [until_decided]",
+        help="add seeds until every method has an outcome; the experiment declares the rule under [until_decided]",
     )
     added.add_argument(
         "--more-seeds", type=int, default=0, metavar="N", help="N seeds more than the experiment declares"
@@ -65,7 +65,8 @@ def _add_reproduce(commands: Commands) -> None:
     added.add_argument(
         "--workers",
         type=int,
-        help="processes of one thread each (default: 2, 1 on a GPU; with --ray, as many as the cluster has room for)",
+        help="runs at the same time, of one thread each (default: 2, 1 on a GPU; with --ray, as many as "
+        "the cluster has room for)",
     )
     added.add_argument(
         "--ray",
@@ -73,7 +74,10 @@ def _add_reproduce(commands: Commands) -> None:
         help="run on a Ray cluster: HOST:PORT, auto (the one of this machine) or local (started for this)",
     )
     added.add_argument(
-        "--gpus", type=float, metavar="N", help="with --ray, of each run (default: 1 where there are any)"
+        "--gpus",
+        type=float,
+        metavar="N",
+        help="with --ray, GPUs of each run (default: 1 where there are any)",
     )
 
 
@@ -94,7 +98,7 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         action="append",
         default=[],
         metavar="FILE",
-        help="a .toml file with more arms, [methods.LABEL]; may be given several times",
+        help="a .toml file with more methods to compare, [methods.LABEL]; may be given several times",
     )
     added.add_argument(
         "--set",
@@ -102,7 +106,8 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change the experiment once, training.steps=40 for one; may be given several times",
+        help="change a key of the experiment for this command only, such as training.steps=40; may be given several "
+        "times",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     added.add_argument(
@@ -162,7 +167,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.plan:
         more = ["--until-decided"] * options.until_decided
         more += ["--more-seeds", str(options.more_seeds)] * bool(options.more_seeds)
-        closing(None, again(options, "reproduce", options.out, more))
+        closing(None, again(options, options.out, more))
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
@@ -227,9 +232,9 @@ def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experime
     return experiment
 
 
-def again(options: argparse.Namespace, command: str, folder: Path | None, more: Sequence[str] = ()) -> str:
-    """The line of another command on the experiment that was asked for, with its plug-ins and changes."""
-    words = ["flowtracer", command, options.experiment, *["--smoke"] * options.smoke]
+def again(options: argparse.Namespace, folder: Path | None, more: Sequence[str] = ()) -> str:
+    """The line of `reproduce` on the experiment that was asked for, with its plug-ins and changes."""
+    words = ["flowtracer", "reproduce", options.experiment, *["--smoke"] * options.smoke]
     for name, values in (("--import", options.imports), ("--add", options.add), ("--set", options.changes)):
         words += [word for value in values for word in (name, value)]
     words += ["--server", options.server] if options.server else []
@@ -293,7 +298,7 @@ def _train(options: argparse.Namespace) -> int:
             return say(stopped(folder), STOPPED)
     place = run_folder(folder, options.method, options.seed)
     print(place)
-    rest = again(options, "reproduce", folder)
+    rest = again(options, folder)
     closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
 
