@@ -67,7 +67,11 @@ def add(commands: Commands) -> None:
         help="change a key of the experiment for this command only, such as training.prompts_per_step=8; may be given "
         "several times",
     )
-    added.add_argument("--methods", metavar="A,B", help="credit methods beside uniform (default: all)")
+    added.add_argument(
+        "--methods",
+        metavar="A,B",
+        help="credit methods beside uniform (default: all but those that sample further responses, spo and vine)",
+    )
     added.add_argument(
         "--valued",
         type=int,
@@ -171,11 +175,21 @@ def _replay(options: argparse.Namespace) -> int:
     _print(
         found,
         f"Replay of {found.experiment}",
-        [*replays.facts(found), *lacks],
+        [*replays.facts(found), *lacks, *_not_replayed(wanted, methods)],
         replays.sheets(found),
         options.export,
     )
     return 0
+
+
+def _not_replayed(wanted: list[str] | None, methods: dict[str, Any]) -> list[str]:
+    """A line on the registered methods that a replay of all of them leaves to those who name them."""
+    from flowtracer import credit
+
+    names = [] if wanted is not None else [name for name in credit.names() if name not in methods]
+    if not names:
+        return []
+    return [f"not replayed: {', '.join(names)}: they sample further responses; name them with --methods"]
 
 
 def _policy_for(experiment: Any, name: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import tasks
 from flowtracer import CreditGRPOTrainer
 from harness import parallel, seeds
 from harness.engines import choice
-from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample, decoded
+from harness.engines.base import BESIDE_TRAINING, VLLM, EngineChoice, Sample
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.runs.ahead import Ahead
 from harness.runs.checkpoints import good_until, parameters, policy_folder, save_policy
+from harness.runs.further import Prefix, go_on
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -150,49 +150,31 @@ class RecordedTrainer(CreditGRPOTrainer):
         return super().roll_out(rows)
 
     def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
-        """Samples from the run's engine, with at most the tokens that a response had left.
-
-        The noise is named by the problem and the prefix: equal prefixes have one value, in whichever process they
-        stand, and are sampled once.
-        """
-        batch, settings = self.rollouts, self.settings
+        """Samples from the run's engine, with at most the tokens that a response had left: see `further.go_on`."""
+        batch = self.rollouts
         assert batch is not None
-        wanted: dict[int, dict[tuple[str, tuple[int, ...]], list[int]]] = {}
-        named = []
-        for row, spent in prefixes:
-            name = (batch.rows[row]["problem_id"], tuple(batch.response_ids[row][:spent]))
-            named.append(name)
-            wanted.setdefault(spent, {})[name] = batch.prompt_ids[row]
-        rewards: dict[tuple[str, tuple[int, ...]], list[float | None]] = {}
+        named = [
+            Prefix(
+                batch.rows[row]["problem_id"],
+                tuple(batch.prompt_ids[row]),
+                tuple(batch.response_ids[row][:spent]),
+            )
+            for row, spent in prefixes
+        ]
         with self.accelerator.autocast(), parallel.generating(self, self.engine.forwards) as model:
             self.engine.take(model)
-            for spent, prompts in sorted(wanted.items()):
-                # Prefixes of one length together: they have as many tokens left.
-                rewards |= self._continued(prompts, count, settings.max_response_tokens - spent)
-        return [rewards[name] for name in named]
-
-    def _continued(
-        self, prompts: Mapping[tuple[str, tuple[int, ...]], list[int]], count: int, left: int
-    ) -> dict[tuple[str, tuple[int, ...]], list[float | None]]:
-        """The rewards of `count` responses of at most `left` further tokens from each problem and prefix."""
-        names = [name for name in prompts for _ in range(count)]
-        keys = [
-            seeds.key("value", self.run_seed, self.batch_step, problem, " ".join(map(str, ids)), number)
-            for problem, ids in prompts
-            for number in range(count)
-        ]
-        samples = self.engine.sample(
-            [[*prompts[name], *name[1]] for name in names],
-            keys,
-            replace(self.settings.sampling, max_new_tokens=left),
-        )
-        self.continued_tokens += sum(len(sample.ids) for sample in samples)
-        whole = [
-            replace(sample, text=decoded(self.run_policy.tokenizer, [*name[1], *sample.ids]))
-            for name, sample in zip(names, samples, strict=True)
-        ]
-        paid = self.rewards.of(whole, [problem for problem, _ in names], keys)
-        return {name: paid[index * count : (index + 1) * count] for index, name in enumerate(prompts)}
+            rewards, tokens = go_on(
+                named,
+                count,
+                self.engine,
+                self.run_policy.tokenizer,
+                self.rewards,
+                self.settings,
+                self.run_seed,
+                self.batch_step,
+            )
+        self.continued_tokens += tokens
+        return rewards
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.

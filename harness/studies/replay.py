@@ -56,7 +56,7 @@ from harness.policy import Policy
 from harness.studies import figures
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
-from harness.studies.weighing import Pass, gradients, teacher_trouble
+from harness.studies.weighing import Pass, gradients, teacher_trouble, values_trouble
 from leaderboards.estimates import Interval, problem_means
 from leaderboards.names import hint
 from leaderboards.sheets import NOTHING, Sheet, level
@@ -119,8 +119,8 @@ def methods_of(
 ) -> dict[str, tuple[CreditMethod, dict[str, Any]]]:
     """Label -> method and its options: every registered one, and the arms of the experiment that have options.
 
-    Uniform comes first: the others are compared with it. All but those that sample further responses, which only a
-    training does. Raises ExperimentError for a label that is neither.
+    Uniform comes first: the others are compared with it. Those that sample further responses (`vine`, `spo`) cost many
+    times the others and are there by their label in `wanted` only. Raises ExperimentError for a label that is neither.
     """
     known: dict[str, tuple[str | list[str], dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
     for label in experiment.methods:
@@ -199,6 +199,8 @@ def replay(
     }
     for label, (method, _) in methods.items():
         if trouble := teacher_trouble(policy, task, experiment.training, batches, method):
+            left_out.setdefault(label, trouble)
+        if trouble := values_trouble(task, batches, method):
             left_out.setdefault(label, trouble)
     methods = {label: pair for label, pair in methods.items() if label not in left_out}
     total = len(methods) + bool(continuations)

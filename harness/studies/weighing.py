@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from flowtracer.credit import CreditMethod
 from flowtracer.teaching import check_context, gold_text
 from harness import seeds
 from harness.engines.base import FLOAT32
+from harness.engines.keyed import Keyed
 from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.policy import Policy
+from harness.runs.further import Prefix, go_on
+from harness.runs.recorder import Rewards
 from harness.runs.settings import grpo_config
 from harness.studies.rollouts import Batches
 
@@ -96,6 +99,35 @@ class _Collector(TrainerCallback):
         return self.result
 
 
+class _Continuing(CreditGRPOTrainer):
+    """The trainer, which can sample further responses of the given rollouts, as a run of seed 0 would."""
+
+    further: Callable[[list[Prefix], int, int], list[list[float | None]]]
+
+    def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
+        batch = self.rollouts
+        assert batch is not None
+        named = [
+            Prefix(
+                batch.rows[row]["problem_id"],
+                tuple(batch.prompt_ids[row]),
+                tuple(batch.response_ids[row][:spent]),
+            )
+            for row, spent in prefixes
+        ]
+        with self.accelerator.autocast():
+            return self.further(named, count, self.state.global_step)
+
+
+def _further(policy: Policy, task: tasks.Task, settings: Training) -> Any:
+    engine, rewards = Keyed(policy, settings.rollouts), Rewards(task, task.problems("train"), settings)
+
+    def further(prefixes: list[Prefix], count: int, step: int) -> list[list[float | None]]:
+        return go_on(prefixes, count, engine, policy.tokenizer, rewards, settings, 0, step)[0]
+
+    return further
+
+
 def gradients(
     policy: Policy,
     task: tasks.Task,
@@ -125,7 +157,7 @@ def gradients(
         }
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = CreditGRPOTrainer(
+        trainer = _Continuing(
             model=policy.model,
             processing_class=policy.tokenizer,
             rollout_func=given,
@@ -138,6 +170,8 @@ def gradients(
             # Plain descent at rate 0 has no state and moves nothing.
             optimizers=(torch.optim.SGD(policy.model.parameters(), lr=0.0), None),
         )
+        if "values" in method.needs:
+            trainer.further = _further(policy, task, settings)
         collector.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         try:
@@ -161,7 +195,8 @@ def _asked(batches: Batches, samples: int, golds: Mapping[str, str]) -> list[Map
     asked = [row for rows in batches for row in rows[::samples]]
     more = [{"gold": golds[row["problem_id"]]} if golds else {} for row in asked]
     return [
-        {"prompt": "", "question": row["question"], **gold} for row, gold in zip(asked, more, strict=True)
+        {"prompt": "", "question": row["question"], "problem_id": row["problem_id"], **gold}
+        for row, gold in zip(asked, more, strict=True)
     ]
 
 
@@ -185,6 +220,19 @@ def teacher_trouble(
     except (CreditError, tasks.TaskError) as error:
         return str(error)
     return None
+
+
+def values_trouble(task: tasks.Task, batches: Batches, method: CreditMethod) -> str | None:
+    """Why further responses of these rollouts cannot be judged; None where they can, and for a method without any."""
+    if "values" not in method.needs:
+        return None
+    lost = {row["problem_id"] for rows in batches for row in rows}
+    lost -= {problem.id for problem in task.problems("train")}
+    return (
+        f"{min(lost)} is no training problem of task {task.name}: further responses have no gold"
+        if lost
+        else None
+    )
 
 
 def _golds(task: tasks.Task) -> dict[str, str]:

@@ -60,6 +60,28 @@ def test_the_gradient_is_the_one_that_the_trainer_steps_along(
     assert kept.gap < (1e-5 if dtype == "float32" else 1e-2)
 
 
+def test_further_responses_are_those_of_a_run(tiny_experiment, tmp_path):
+    """Weights by continuations, of a run's first step and of its replay: the same names, engine and verifier."""
+    options = {"every": 8, "samples": 2}
+    built = tiny_experiment({"vine": options}, steps=1, save_every=1)
+    run.train(built, "vine", 0, tmp_path)
+    policy = run.policy_of(built)
+    batches = rollouts.fresh(built, policy, 1, 0)
+    recorded = read_run(tmp_path).table("rollouts").to_pylist()
+    again = weighing.gradients(
+        policy, task_of(built.task), built.training, batches, credit.get("vine", **options)
+    )
+    for ours, theirs in zip(again.weights[0], recorded, strict=True):
+        assert ours.tolist() == theirs["weights"]
+    assert len({weight for row in recorded for weight in row["weights"]}) > 2, (
+        "against values that never change"
+    )
+    foreign = [[{**row, "problem_id": "dump/0"} for row in rows] for rows in batches]
+    trouble = weighing.values_trouble(task_of(built.task), foreign, credit.get("vine"))
+    assert trouble is not None and trouble.startswith("dump/0 is no training problem")
+    assert weighing.values_trouble(task_of(built.task), batches, credit.get("vine")) is None
+
+
 def test_the_policy_does_not_move_and_methods_share_rollouts(tiny_experiment, policy):
     built = tiny_experiment()
     before = parameters_hash(policy.model)
