@@ -27,6 +27,7 @@ from harness.commands import (  # noqa: E402
     noise,
     policies,
     problems,
+    profile,
     records,
 )
 from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
@@ -44,6 +45,7 @@ SUBJECTS = (
     policies,
     causes,
     graphs,
+    profile,
     problems,
     completion,
 )
@@ -137,19 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (
-        experiments,
-        noise,
-        methods,
-        records,
-        items,
-        claims,
-        policies,
-        causes,
-        graphs,
-        problems,
-        completion,
-    ):
+    for subject in SUBJECTS:
         subject.add(commands)
     return parser
 
