@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,14 @@ def add(commands: Commands) -> None:
         "--seed", type=int, default=0, help="training seed whose rollouts to sample (default: 0)"
     )
     added.add_argument("--batches", type=int, default=32, metavar="N", help="rollout batches (default: 32)")
-    added.add_argument("--prompts", type=int, metavar="N", help="prompts a batch (default: the experiment's)")
+    added.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the experiment once, training.prompts_per_step=8 for one; may be given several times",
+    )
     added.add_argument("--methods", metavar="A,B", help="credit methods beside uniform (default: all)")
     added.add_argument(
         "--valued",
@@ -98,9 +105,9 @@ def add(commands: Commands) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    for name, least in (("batches", 1), ("valued", 1), ("continuations", 0), ("prompts", 1), ("seed", 0)):
+    for name, least in (("batches", 1), ("valued", 1), ("continuations", 0), ("seed", 0)):
         value = getattr(options, name)
-        if value is not None and value < least:
+        if value < least:
             raise ExperimentError(f"--{name} {value}: give at least {least}")
     import torch
 
@@ -115,9 +122,9 @@ def _replay(options: argparse.Namespace) -> int:
     place = Path(options.source)
     lacks, continuations = [], options.continuations
     if place.is_dir() or place.suffix in (".parquet", ".jsonl"):
-        if options.prompts is not None:
+        if options.changes:
             raise ExperimentError(
-                "--prompts goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
+                "--set goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
             )
         table = None if options.task is None else task_table(options.task)
         given = givens.read(place, options.batches, options.policy, table, _policy_for)
@@ -129,11 +136,8 @@ def _replay(options: argparse.Namespace) -> int:
             raise ExperimentError(
                 "--task goes with files and records of scripts; an experiment names its own"
             )
-        experiment = experiments.load(options.source)
+        experiment = experiments.load(options.source, changes=options.changes)
         methods = replays.methods_of(experiment, wanted)
-        if options.prompts is not None:
-            training = replace(experiment.training, prompts_per_step=options.prompts, micro_batch=0)
-            experiment = replace(experiment, training=training)
         policy = _policy_for(experiment, options.policy or experiment.policy.name)
         batches, source = None, f"sampled, seed {options.seed}"
     policy = to_gpu(policy)
