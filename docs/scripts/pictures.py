@@ -125,8 +125,10 @@ def _picture(beds: Sequence[Testbed], key: str, ink: str, paper: str, path: Path
         row[0].set_yticks(range(len(names)), names, fontfamily="monospace", fontsize=8, color=ink)
         row[0].set_ylim(len(names) - 0.4, -0.6)
     shown = next(each for each in FIGURES if each.key == key)
-    figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.42 / size[1]), h_pad=1.2, w_pad=0.6)
-    figure.text(0.5, 0.08 / size[1], f"{shown.head}: {shown.means}", color=ink, fontsize=9, ha="center")
+    figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.3 / size[1]), h_pad=1.2, w_pad=0.6)
+    figure.text(
+        0.5, 0.08 / size[1], f"{shown.head}: {shown.means}; 95% intervals", color=ink, fontsize=9, ha="center"
+    )
     _legend(figure, ink)
     figure.savefig(path, dpi=130, facecolor=paper)
     plt.close(figure)
@@ -150,6 +152,7 @@ def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], ink: str) ->
         height += {1.5: -0.15, 3.0: 0.15}.get(row.arm.factor or 0.0, 0.0)
         axes.plot(bounds(row.cells[key]), [height, height], color=COLOURS[kind], linewidth=1.4)
         axes.plot(row.cells[key].value, height, "o", color=COLOURS[kind], markersize=size)
+    axes.locator_params(axis="x", nbins=4)
     if key == "decisive":
         axes.set_xlim(-0.04, 1.06)
     for height in range(len(names)):

@@ -16,14 +16,15 @@ def add(commands: Commands) -> None:
         commands,
         "profile",
         _profile,
-        "Put what is known of every credit method on every testbed into one place: outcome of training, replay, steps.",
+        "Put what is known of every credit method on every testbed into one place: training, replay, steps, values.",
     )
     added.add_argument(
         "files",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="JSON that `leaderboard`, `replay` or `steps` wrote with --export FILE.json; of a testbed one of each",
+        help="JSON that `leaderboard`, `replay`, `steps` or `values` wrote with --export FILE.json; one of each for a "
+        "testbed",
     )
     added.add_argument(
         "--by",

@@ -1,4 +1,4 @@
-"""Measured: what a JSON file of `leaderboard`, `replay` or `steps` says of its arms, figure by figure.
+"""Measured: what a JSON file of `leaderboard`, `replay`, `steps` or `values` says of its arms, figure by figure.
 
 A figure that a file does not hold of an arm is a cell with the reason. Files of earlier versions are read too: their
 words for outcomes and controls, and what they lack.
@@ -20,9 +20,11 @@ from harness.studies.arms import Arm, arm_of, known
 from leaderboards.declaration import BASELINE, METRICS
 from leaderboards.estimates import Interval
 
-TRAINING, REPLAY, STEPS = "training", "replay", "steps"
+TRAINING, REPLAY, STEPS, VALUES = "training", "replay", "study of steps", "study of values"
 #: The command that writes a file of each kind.
-COMMANDS: Mapping[str, str] = {TRAINING: "leaderboard", REPLAY: "replay", STEPS: "steps"}
+COMMANDS: Mapping[str, str] = {TRAINING: "leaderboard", REPLAY: "replay", STEPS: "steps", VALUES: "values"}
+#: A study of values reads a segment's score twice; this is the score of the token at its cut.
+AT_CUT = "at the cut"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A file: the testbed that it is of, by experiment (of `steps` by task) and policy; facts; a row for each arm."""
+    """A file: its testbed, by experiment (of `steps` and `values` by task) and policy; facts; a row for each arm."""
 
     kind: str
     path: Path
@@ -89,6 +91,7 @@ def read_one(path: Path) -> Measured:
         TRAINING: _training,
         REPLAY: _replay,
         STEPS: _steps,
+        VALUES: _values,
     }
     try:
         measured = readers[kind](path, table)
@@ -104,7 +107,7 @@ def read_one(path: Path) -> Measured:
 
 
 def kind_of(table: Any) -> str | None:
-    """TRAINING, REPLAY or STEPS, by the keys of a file's table; None for every other."""
+    """TRAINING, REPLAY, STEPS or VALUES, by the keys of a file's table; None for every other."""
     if not isinstance(table, dict):
         return None
     if {"arms", "baseline", "metric"} <= table.keys():
@@ -112,7 +115,11 @@ def kind_of(table: Any) -> str | None:
     if {"figures", "experiment", "policy", "valued"} <= table.keys():
         return REPLAY
     results = table.get("results")
-    return STEPS if isinstance(results, dict) and {"rows", "carried"} <= results.keys() else None
+    if not isinstance(results, dict):
+        return None
+    if {"rows", "carried"} <= results.keys():
+        return STEPS
+    return VALUES if {"rules", "methods", "halves"} <= results.keys() else None
 
 
 def _loaded(path: Path) -> Any:
@@ -259,27 +266,49 @@ def _replayed_arm(path: Path, experiment: str, row: Mapping[str, Any]) -> Arm:
     )
 
 
-# ------------------------------------------------------------------------------------- steps
+# ------------------------------------------------------------------------------------- steps and values
 
 
 def _steps(path: Path, table: Mapping[str, Any]) -> Measured:
+    results = table["results"]
+    rows = [row for row in results["rows"] if row["name"] not in (*steps.DUMB, *steps.READERS)]
+    keys = {key: key for key in ("needed_matched", "wrong_matched")}
+    facts = [f"steps: {results['compared']} responses compared, {results['mistaken']} wrong ones"]
+    return _study(STEPS, path, table, facts, rows, keys)
+
+
+def _values(path: Path, table: Mapping[str, Any]) -> Measured:
+    results = table["results"]
+    rows = [row for row in results["methods"] if row["reading"] == AT_CUT]
+    keys = {"cut_size": "size", "cut_signed": "signed", "first_fall": "fall"}
+    facts = [
+        f"values: {results['ranked']} responses, {results['cuts']} cuts, {results['continuations']} continuations; the "
+        f"halves of them agree at rank correlation {results['halves'][0]:.2f}"
+        if results["halves"]
+        else f"values: {results['ranked']} responses, {results['cuts']} cuts"
+    ]
+    return _study(VALUES, path, table, facts, rows, keys)
+
+
+def _study(
+    kind: str,
+    path: Path,
+    table: Mapping[str, Any],
+    facts: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, str],
+) -> Measured:
+    """A study of methods at their default options and of variants of flow, by their names. keys: figure -> key."""
     _, _, policy, task, *_ = shlex.split(table["command"])
 
-    def rows() -> Iterator[tuple[Arm, str, Mapping[str, Cell]]]:
-        for each in table["results"]["rows"]:
-            name = each["name"]
-            if name not in (*steps.DUMB, *steps.READERS):  # rules for steps, which weigh no tokens
-                arm = arm_of("flow", steps.VARIANTS[name]) if name in steps.VARIANTS else arm_of(name, {})
-                missing = "abstains"
-                yield (
-                    arm,
-                    name,
-                    {
-                        key: _level(each[key], missing)
-                        for key in ("needed_matched", "wrong_matched", "needed", "wrong")
-                    },
-                )
+    def read_rows() -> Iterator[tuple[Arm, str, Mapping[str, Cell]]]:
+        for row in rows:
+            name = row["name"]
+            arm = arm_of("flow", steps.VARIANTS[name]) if name in steps.VARIANTS else arm_of(name, {})
+            missing = "ranks nothing"  # abstains everywhere, or its weights are all equal
+            yield arm, name, {figure: _level(row[key], missing) for figure, key in keys.items()}
+        for name, reason in table["results"]["left_out"].items():
+            if known(name):
+                yield arm_of(name, {}), name, dict.fromkeys(keys, Cell(missing=reason))
 
-    results = table["results"]
-    facts = [f"steps: {results['compared']} responses compared, {results['mistaken']} wrong ones"]
-    return Measured(STEPS, path, task.partition(":")[0], policy, facts, _once(rows()))
+    return Measured(kind, path, task.partition(":")[0], policy, facts, _once(read_rows()))

@@ -1,4 +1,4 @@
-"""Profile: every credit method on every testbed, from the files that `leaderboard`, `replay` and `steps` wrote.
+"""Profile: every credit method on every testbed, from files of `leaderboard`, `replay`, `steps` and `values`.
 
 A testbed is an experiment with a policy, by the names in the files. Arms are joined by credit method and options, never
 by their labels. Figures of unlike testbeds have no common scale, so nothing is averaged, pooled or ranked over them.
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.studies.answering import Page
 from harness.studies.arms import ALWAYS, ROLES, RULES, Arm, arm_of
-from harness.studies.measured import REPLAY, STEPS, TRAINING, Cell, Measured, Row
+from harness.studies.measured import REPLAY, STEPS, TRAINING, VALUES, Cell, Measured, Row
 from leaderboards.estimates import Interval
 from leaderboards.sheets import NOTHING, Sheet, level, plain
 
@@ -85,6 +85,27 @@ FIGURES = (
         "the chance that the first wrong step outranks another of its length",
     ),
     Figure(
+        "cut_size",
+        "cuts, size",
+        VALUES,
+        "rank correlation of a cut's weight with how much its segment changes the Monte Carlo value",
+        "+",
+        brief=False,
+    ),
+    Figure(
+        "cut_signed",
+        "cuts",
+        VALUES,
+        "rank correlation of a cut's weight with what its segment changes, in the advantage's direction",
+        "+",
+    ),
+    Figure(
+        "first_fall",
+        "first fall",
+        VALUES,
+        "the chance that the segment after which the value is 0 outranks another of its response",
+    ),
+    Figure(
         "step_seconds",
         "s/step",
         TRAINING,
@@ -95,11 +116,17 @@ FIGURES = (
     Figure("update_seconds", "s/update", REPLAY, "seconds of an update, without sampling", digits=3),
 )
 #: Why an arm has no figure of a kind: where its testbed has a file of that kind, and where it has none.
-NO_ROW = {TRAINING: "not trained", REPLAY: "not replayed", STEPS: "not asked of steps"}
+NO_ROW = {
+    TRAINING: "not trained",
+    REPLAY: "not replayed",
+    STEPS: "not in the study of steps",
+    VALUES: "not in the study of values",
+}
 NO_FILE = {
     TRAINING: "no file of a training",
     REPLAY: "no file of a replay",
     STEPS: "no file of known steps",
+    VALUES: "no file of values",
 }
 #: How an outcome stands behind its difference in the table of a testbed.
 OUTCOMES = {"better": "▲", "worse": "▼", "no difference": "=", "cannot tell": "?"}
@@ -115,7 +142,16 @@ LIMITS = (
     "Seconds were measured on a busy machine and cannot be repeated.",
 )
 #: Figures in which an arm can do more than rules without insight; more is better credit in each.
-TELLING = ("difference", "decisive", "ratio_difference", "value_direction", "needed_matched", "wrong_matched")
+TELLING = (
+    "difference",
+    "decisive",
+    "ratio_difference",
+    "value_direction",
+    "needed_matched",
+    "wrong_matched",
+    "cut_signed",
+    "first_fall",
+)
 
 
 @dataclass(frozen=True)
@@ -299,7 +335,7 @@ def beyond(testbeds: Sequence[Testbed]) -> Sheet:
         for figure in (each for each in FIGURES if each.key in TELLING):
             measured = [row for row in bed.rows if row.cells[figure.key].measured]
             ruled = [_bounds(row.cells[figure.key])[1] for row in measured if row.arm.role == "rule"]
-            others = [row for row in measured if row.arm.role != "rule"]
+            others = [row for row in measured if row.arm.role in ("control", "method")]
             if not ruled or not others:
                 continue
             above = [row.arm.marked for row in others if _bounds(row.cells[figure.key])[0] > max(ruled)]

@@ -1,4 +1,4 @@
-"""Small files as `leaderboard`, `replay` and `steps` write them."""
+"""Small files as `leaderboard`, `replay`, `steps` and `values` write them."""
 
 import json
 
@@ -100,5 +100,30 @@ def steps_table():
             "left_out": {},
             "compared": 5,
             "mistaken": 3,
+        },
+    }
+
+
+def values_table():
+    """flow, read twice; a method that cannot judge."""
+    row = {
+        "name": "flow",
+        "reading": "at the cut",
+        "size": [0.2, [0.1, 0.3]],
+        "by_halves": [0.2, [0.1, 0.3]],
+        "signed": [0.3, [0.1, 0.5]],
+        "fall": None,
+        "abstained": 0.0,
+    }
+    return {
+        "command": "flowtracer values tiny sums:largest=9 --problems 8",
+        "results": {
+            "rules": [{**row, "name": "early"}],
+            "methods": [row, {**row, "reading": "over the segment", "signed": [0.9, [0.8, 1.0]]}],
+            "halves": [0.8, [0.7, 0.9]],
+            "ranked": 5,
+            "cuts": 20,
+            "continuations": 32,
+            "left_out": {"oracle": "nobody knows"},
         },
     }

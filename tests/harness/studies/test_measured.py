@@ -5,8 +5,8 @@ import json
 import pytest
 
 from harness.errors import ExperimentError
-from harness.studies.measured import REPLAY, STEPS, TRAINING, read, read_one
-from tests.harness.studies.kept_files import replay_table, steps_table, training_table, written
+from harness.studies.measured import REPLAY, STEPS, TRAINING, VALUES, read, read_one
+from tests.harness.studies.kept_files import replay_table, steps_table, training_table, values_table, written
 
 
 def cells(measured, words):
@@ -81,6 +81,17 @@ def test_steps_have_matched_figures_of_methods_and_no_rules_for_steps(tmp_path):
     assert (measured.kind, measured.testbed, measured.policy) == (STEPS, "graph", "tiny")
     assert {row.arm.words for row in measured.rows} == {"flow ×1.5", "flow, late ×1.5"}
     assert cells(measured, "flow, late ×1.5")["needed_matched"].value == 0.6
+
+
+def test_values_are_those_at_the_cuts(tmp_path):
+    """The study reads a segment's score twice; the profile takes the first reading, and no rule for segments."""
+    measured = read_one(written(tmp_path, values_table()))
+    assert (measured.kind, measured.testbed, measured.policy) == (VALUES, "sums", "tiny")
+    assert {row.arm.words for row in measured.rows} == {"flow ×1.5", "oracle ×1.5"}
+    flow = cells(measured, "flow ×1.5")
+    assert flow["cut_signed"].value == 0.3 and flow["first_fall"].missing == "ranks nothing"
+    assert cells(measured, "oracle ×1.5")["cut_size"].missing == "nobody knows"
+    assert "agree at rank correlation 0.80" in measured.facts[0]
 
 
 def test_a_second_arm_of_the_same_credit_is_told_apart(tmp_path):
