@@ -83,9 +83,8 @@ def coverage(session: nox.Session) -> None:
     program = str(programs / "coverage")
     environment = {"HF_HUB_OFFLINE": "1"}
     if sys.version_info >= (3, 12):
-        environment["COVERAGE_CORE"] = (
-            "sysmon"  # the interpreter reports each line once: faster than a tracer
-        )
+        # The interpreter reports each line once, which is faster than a tracer.
+        environment["COVERAGE_CORE"] = "sysmon"
     session.run(program, "erase", external=True)
     # The program and not `-m pytest`, as in `tests`.
     session.run(program, "run", str(programs / "pytest"), *session.posargs, env=environment, external=True)

@@ -29,6 +29,7 @@ from harness.commands import (  # noqa: E402
     problems,
     profile,
     records,
+    values,
 )
 from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
 from harness.errors import ExperimentError, no_room  # noqa: E402
@@ -45,6 +46,7 @@ SUBJECTS = (
     policies,
     causes,
     graphs,
+    values,
     profile,
     problems,
     completion,

@@ -144,7 +144,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     import tasks
     from harness.engines import choice
-    from harness.runs.evaluate import Journal, accuracy, evaluate
+    from harness.journal import Journal
+    from harness.runs.evaluate import accuracy, evaluate
 
     engine = EngineChoice(options.engine, options.server, options.dtype)
     choice.check(engine)
