@@ -46,19 +46,26 @@ def add(commands: Commands) -> None:
     )
     added.add_argument(
         "--task",
-        help="where answers stand, NAME or NAME:OPTION=VALUE, for files and scripts that do not say it",
+        help="task that finds the answer in a response, NAME or NAME:OPTION=VALUE, where the files do not name it",
     )
     added.add_argument(
         "--seed", type=int, default=0, help="training seed whose rollouts to sample (default: 0)"
     )
-    added.add_argument("--batches", type=int, default=32, metavar="N", help="rollout batches (default: 32)")
+    added.add_argument(
+        "--batches",
+        type=int,
+        default=32,
+        metavar="N",
+        help="batches of rollouts, as large as in training (default: 32)",
+    )
     added.add_argument(
         "--set",
         dest="changes",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change the experiment once, training.prompts_per_step=8 for one; may be given several times",
+        help="change a key of the experiment for this command only, such as training.prompts_per_step=8; may be given "
+        "several times",
     )
     added.add_argument("--methods", metavar="A,B", help="credit methods beside uniform (default: all)")
     added.add_argument(
@@ -66,14 +73,14 @@ def add(commands: Commands) -> None:
         type=int,
         default=32,
         metavar="N",
-        help="responses whose token values are measured (default: 32)",
+        help="responses for which the value of each token is measured, by continuations (default: 32)",
     )
     added.add_argument(
         "--continuations",
         type=int,
         default=16,
         metavar="K",
-        help="of each prefix, 0 for no values (default: 16)",
+        help="continuations of each prefix for these values; 0 leaves values out (default: 16)",
     )
     add_export(added, (".json", ".md"), "also write it to")
 
@@ -89,18 +96,22 @@ def add(commands: Commands) -> None:
         "--methods",
         default="flow",
         metavar="A,B",
-        help="credit methods to take rankings from (default: flow)",
+        help="credit methods that choose the tokens to hide (default: flow)",
     )
     added.add_argument("--problems", type=int, metavar="N", help="only the first N problems of the split")
     added.add_argument("--split", default="test", help="test or train (default: test)")
     added.add_argument("--samples", type=int, default=4, metavar="K", help="responses a problem (default: 4)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     added.add_argument(
-        "--masking", default="attention", help="attention, or deletion of the tokens (default: attention)"
+        "--masking",
+        default="attention",
+        help="how tokens are hidden: attention (later tokens cannot attend to them) or deletion (default: attention)",
     )
     add_response_limit(added)
     add_policy_options(added)
-    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+    added.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="responses sampled at once (default: 32)"
+    )
     add_export(added, (".json", ".md"), "also write it to")
 
 

@@ -27,16 +27,16 @@ def add(commands: Commands) -> None:
         commands,
         "edges",
         _edges,
-        "Rank the positions before each copied or computed token by flow, attention, rollout, gradient and rules that "
-        "read no model, and see which ranking finds the token's true sources.",
+        "See whether attention finds where each copied or computed token comes from, on a task that knows it: by flow, "
+        "attention, attention rollout, gradient, and rules that read no model.",
     )
     _add_shared(added)
     added = command(
         commands,
         "steps",
         _steps,
-        "See which credit methods tell needed steps of a response from useless ones, and which find the first wrong "
-        "step.",
+        "See which credit methods give more to steps that the answer needs, and which to the first wrong step, on a "
+        "task that knows both.",
     )
     _add_shared(added)
     added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
@@ -52,7 +52,9 @@ def _add_shared(added: argparse.ArgumentParser) -> None:
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
     add_policy_options(added)
-    added.add_argument("--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
+    added.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="responses sampled at once (default: 256)"
+    )
     add_export(added, (".json", ".md"), "also write it to")
 
 

@@ -155,7 +155,7 @@ def add_response_limit(parser: argparse.ArgumentParser) -> None:
         "--max-response-tokens",
         type=int,
         metavar="N",
-        help="default: 256, or what the policy's context leaves",
+        help="longest response (default: 256, or what the policy's context leaves)",
     )
 
 
@@ -179,7 +179,10 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
     parser.add_argument(
-        "--dtype", choices=DTYPES, default=FLOAT32, help=f"what it computes in (default: {FLOAT32})"
+        "--dtype",
+        choices=DTYPES,
+        default=FLOAT32,
+        help=f"type of number that it computes in (default: {FLOAT32})",
     )
 
 

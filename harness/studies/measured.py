@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,7 @@ def _study(
     keys: Mapping[str, str],
 ) -> Measured:
     """A study of methods at their default options and of variants of flow, by their names. keys: figure -> key."""
-    _, _, policy, task, *_ = shlex.split(table["command"])
+    testbed, policy = _testbed_of(table["command"])
 
     def read_rows() -> Iterator[tuple[Arm, str, Mapping[str, Cell]]]:
         for row in rows:
@@ -311,4 +312,13 @@ def _study(
             if known(name):
                 yield arm_of(name, {}), name, dict.fromkeys(keys, Cell(missing=reason))
 
-    return Measured(kind, path, task.partition(":")[0], policy, facts, _once(read_rows()))
+    return Measured(kind, path, testbed, policy, facts, _once(read_rows()))
+
+
+def _testbed_of(command: str) -> tuple[str, str]:
+    """Testbed and policy of the command of a study: `steps POLICY TASK`, or `values EXPERIMENT`."""
+    source, *task = takewhile(lambda word: not word.startswith("-"), shlex.split(command)[2:])
+    if task:
+        return task[0].partition(":")[0], source
+    shipped = source in experiments.names()
+    return Path(source).stem, experiments.load(source).policy.name if shipped else "not recorded"

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,11 +114,12 @@ def ranked(name: str, reading: str, responses: Sequence[Changes], scores: Sequen
             positive = np.arange(len(of_segments)) == one.fall
             figures["fall"].append((one.problem, roc_auc(of_segments, positive)))
     silent = sum(of_tokens is None for of_tokens in scores)
+    levels: dict[str, Any] = {figure: clustered(pairs) for figure, pairs in figures.items()}
     return Ranked(
         name=name,
         reading=reading,
         abstained=silent / len(responses) if responses else math.nan,
-        **{figure: clustered(pairs) for figure, pairs in figures.items()},
+        **levels,
     )
 
 
@@ -168,7 +170,7 @@ def clustered(pairs: Iterable[tuple[str, float]]) -> Level:
     return float(means.mean()), interval(means[resampled(len(means))].mean(axis=1))
 
 
-def resampled(clusters: int) -> NDArray[np.int_]:
+def resampled(clusters: int) -> NDArray[np.int64]:
     """The clusters of each bootstrap sample, (`RESAMPLES`, clusters); none for a single cluster."""
     generator = np.random.default_rng(seeds.integer(seeds.key("bootstrap", "values")))
     return generator.integers(clusters, size=(RESAMPLES if clusters > 1 else 0, clusters))

@@ -19,7 +19,7 @@ from tests.harness import tiny
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
-CONTEXT = 96
+CONTEXT = 64
 
 
 def test_values_find_the_deciding_token() -> None:
@@ -31,7 +31,7 @@ def test_values_find_the_deciding_token() -> None:
     # also where a prompt was asked before and begins with whole blocks that are there already.
     prompt = policy.encode(task.prompt(task.problems("train", 1)[0]))
     (first,) = engine.sample([prompt], [seeds.key("first")], Sampling(40))
-    longer = [[*prompt, *first.ids[:-1]]] * 4
+    longer = [[*prompt, *first.ids * 8][:48]] * 4
     keys = [seeds.key("longer", number) for number in range(4)]
     for sample in engine.sample(longer, keys, Sampling(8)) + engine.sample(longer, keys, Sampling(8)):
         with torch.no_grad():

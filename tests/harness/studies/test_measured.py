@@ -94,6 +94,12 @@ def test_values_are_those_at_the_cuts(tmp_path):
     assert "agree at rank correlation 0.80" in measured.facts[0]
 
 
+def test_values_of_an_experiment_join_its_testbed(tmp_path):
+    table = {**values_table(), "command": "flowtracer values smollm2 --problems 8"}
+    measured = read_one(written(tmp_path, table))
+    assert (measured.testbed, measured.policy) == ("smollm2", "smollm2-135m-instruct")
+
+
 def test_a_second_arm_of_the_same_credit_is_told_apart(tmp_path):
     """An A/A comparison has two: neither may hide the other."""
     table = training_table()

@@ -38,7 +38,7 @@ def rows(policy, asked):
     return values.rollouts(policy, Keyed(policy, 64), asked, values.journal_in())
 
 
-CONTEXT = 96
+CONTEXT = 64
 
 
 def some(chosen, right=1, wrong=2):
