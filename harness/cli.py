@@ -139,20 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (
-        experiments,
-        noise,
-        methods,
-        records,
-        items,
-        claims,
-        policies,
-        causes,
-        graphs,
-        values,
-        problems,
-        completion,
-    ):
+    for subject in SUBJECTS:
         subject.add(commands)
     return parser
 

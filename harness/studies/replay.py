@@ -19,7 +19,8 @@ cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far
                         compare methods on one set of rollouts only.
 turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
                         yardstick is `random`: it turns an update by its noise, towards nothing.
-seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward.
+seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward. On
+                        a CPU the seconds that the process computed, whatever else ran on the machine.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani
 1993, chapter 11), those of cosines Student's over batches, those of figures per response Student's over problems.
@@ -459,7 +460,8 @@ def _gradient_sheet(methods: Sequence[Figures]) -> Sheet:
         rows,
         "Signal-to-noise ratio (power) of one batch's gradient; cosine to the uniform gradient of all other "
         "batches. Turn: 1 - cosine to uniform's gradient on the same batch; random, which knows nothing, is its "
-        "yardstick. s/step: median seconds of an update without sampling. ± 95% intervals over batches.",
+        "yardstick. s/step: median seconds of an update without sampling, on a CPU those of computing. ± 95% intervals "
+        "over batches.",
     )
 
 
