@@ -359,7 +359,12 @@ def rules(testbeds: Sequence[Testbed]) -> Sheet:
     rows = []
     for rule, knows in RULES.items():
         beds = [
-            bed.name for bed in testbeds if any(row.labels and row.arm.credit == rule for row in bed.rows)
+            bed.name
+            for bed in testbeds
+            if any(
+                row.arm.credit == rule and any(cell.measured for cell in row.cells.values())
+                for row in bed.rows
+            )
         ]
         if beds or rule in ALWAYS:
             rows.append((rule, knows, ", ".join(beds) or "nowhere"))
