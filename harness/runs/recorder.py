@@ -149,6 +149,12 @@ class RecordedTrainer(CreditGRPOTrainer):
         #: Tokens of further responses that the credit method asked for, in this step.
         self.continued_tokens = 0
 
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().train(*arguments, **keywords)
+        finally:
+            self.ahead.settle()  # who is told of a failed run finds every step before it on record
+
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
         self.continued_tokens = 0
@@ -225,7 +231,6 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                self.ahead.settle()  # who is told of a failed run finds every step before it on record
                 raise ExperimentError(
                     f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
                     f"{good_until(self.writer.folder)}; lower the learning rate"
