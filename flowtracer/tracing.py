@@ -30,9 +30,9 @@ class Trace:
 
     tokens: T pieces of text, prompt then response, safe to display: special tokens by their names, control
         characters by pictures; a token that only continues a character that an earlier one began is "".
-    prompt_length: how many of them are the prompt.
+    prompt_length: how many of the tokens are the prompt.
     capacity: (T, T) float32, the mean attention of the traced layers; computed tile by tile for very long sequences,
-        which have no page.
+        which `to_html` does not show.
     answer: (T,) boolean, the tokens of the answer.
     layers: the traced layers.
     decisive: (T,) boolean, the tokens that decide the answer, or None where the task does not know.

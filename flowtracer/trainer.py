@@ -61,13 +61,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         a function like `extract`. Without one, the last `\\boxed{}` is the answer.
     record: a folder for the training's record, `runs/EXPERIMENT/ARM/seed-0000`, which `flowtracer leaderboard`,
         `replay`, `trace` and `doctor` open; every update is logged then. Or a `recording.Recorder`.
-    turn_every: measure each so many optimizer steps how far credit turns the update away from uniform's, as
-        `credit/turn`; 0, the default, never. Such a step takes one more forward and backward.
+    turn_every: every so many optimizer steps, measure how far credit turns the update away from uniform's, 1 minus the
+        cosine of the gradients (`credit/turn`). Such a step takes one more forward and backward. 0, the default: never.
     whiten: "before" or "after" the token weights, advantages are whitened over the tokens in the loss of the generation
         batch, over all processes; None, the default, leaves them as TRL made them. After the weights it takes their
-        mean out, and needs a forward before the first micro-batch. A group without signal gets an advantage by it.
-    advantage_clip: advantages are clamped to so much at last; 0, the default, never. A record keeps the advantages of
-        responses and the weights as they were before what happens after the weights.
+        mean out, and needs a forward before the first micro-batch. Whitening gives an advantage even to a group whose
+        rewards are all equal.
+    advantage_clip: the last step: advantages are clamped to plus and minus this value; 0, the default: never. A record
+        keeps the advantages of responses, and the weights before clamping and whitening after the weights.
     Everything else is TRL's.
 
     Methods with a teacher (rlsd, opsd, oppo) read the data set's column `gold`: with a `tasks.Task`, as `tasks.dataset`
@@ -79,7 +80,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     itself, at no extra forward; else inside the pass that computes old log-probabilities, by the policy that wrote the
     responses. Either way the credit of a rollout is computed once. In the first case a response without an answer gets
     the mean weight of the other responses in its micro-batch, in the second that of the whole generation batch, over
-    all processes either way. On several processes credit is that of one.
+    all processes either way. Several processes give the credit that one would.
 
     Methods of group or batch scope see whole groups and batches, before micro-batches are made. One of them that needs
     a forward, where a generation batch is split over several micro-batches of one update, costs an extra forward

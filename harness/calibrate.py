@@ -92,7 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--arms", default="uniform,oracle_10", help=f"of {', '.join(ARMS)} (default: %(default)s)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=8, help=f"how many, from {FIRST_SEED} on (default: %(default)s)"
+        "--seeds", type=int, default=8, help="how many, from --first on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=FIRST_SEED,
+        help="the first seed; a second set of seeds tells luck of the choice from what holds (default: %(default)s)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=NUMBER", help="a training setting"
@@ -104,6 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ExperimentError(f"no arm {unknown[0]!r} calibrates; {hint(unknown[0], ARMS)}")
         if options.seeds < 1:
             raise ExperimentError(f"--seeds must be at least 1, not {options.seeds}")
+        if options.first < FIRST_SEED:
+            raise ExperimentError(
+                f"--first {options.first}: comparisons use the seeds below {FIRST_SEED}; calibrate on others"
+            )
         settings = {}
         for pair in options.set:
             name, _, number = pair.partition("=")
@@ -113,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     curves: dict[str, dict[int, list[float]]] = {arm: {} for arm in arms}
-    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for arm in arms:
             curves[arm][seed] = curve = rewards(experiment, arm, seed)
             print(

@@ -28,6 +28,7 @@ from harness.commands import (  # noqa: E402
     policies,
     problems,
     records,
+    values,
 )
 from harness.commands.shared import MISTAKE, STOPPED, say  # noqa: E402
 from harness.errors import ExperimentError, no_room  # noqa: E402
@@ -44,6 +45,7 @@ SUBJECTS = (
     policies,
     causes,
     graphs,
+    values,
     problems,
     completion,
 )
@@ -147,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         policies,
         causes,
         graphs,
+        values,
         problems,
         completion,
     ):

@@ -1,13 +1,14 @@
 """Plans: what an experiment costs, and whether it fits, before anything starts and without any weights.
 
 Estimates, from the shape of the policy. Every response is taken at its longest, so that counts, times and memory are
-upper bounds, except where a rate is assumed. A step of the experiment
-`decision` is estimated at 282 ms; measured: 160 ms on a core of its own, 280 ms on a machine that is busy beside.
+upper bounds, except where a rate is assumed. A step of 64 rollouts of uniform on the policy `decision` is estimated at
+282 ms; measured: 160 ms on a core of its own, 280 ms on a machine that is busy beside.
 
 =============  ======================================================================================================
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
 training       3 forwards; 4 with gradient checkpointing; with adapters 2 and 3: frozen weights get no gradient
 old log-probs  1 more forward where a batch feeds several updates, or where another engine sampled
+credit         what a method has computed or sampled beside the rollouts: `harness.extra`
 decoding       the longest of: FLOPs; reading weights and cache once a token; 0.5 ms a layer of Python and launches
                (on a CPU the first and the last together); transformers draws the noise of every row on one CPU thread
 activations    a layer's saved tensors in multiples of its widths, counted on models of transformers 5.17
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
 from harness.errors import ExperimentError
 from harness.experiment import ADAMW, Experiment, Training, task_of
+from harness.extra import Extra, extra_of
 from harness.sameness import method_of
 from harness.shapes import REFERENCE, Device, Shape, here, shape_of
 
@@ -57,9 +59,28 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
+class Step:
+    """The costs of one training step of an arm.
+
+    further, further_tokens: responses that its credit method has sampled beside the rollouts, and their tokens.
+    seconds, gpu_seconds: on the plan's `device` and `gpu`.
+    """
+
+    rollouts: int
+    tokens: int
+    further: int
+    further_tokens: int
+    flops: float
+    seconds: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The costs of an experiment. flops: of all runs. seconds: of all runs, one after the other, on `device`.
 
+    rollouts, tokens: of all runs, without what credit methods have sampled beside them: that is further_tokens.
+    arms: a step of each arm. step_seconds: its mean over arms.
     memory: bytes of each part, of the arm that needs most, by the name of the variant: "as declared" first.
     """
 
@@ -71,12 +92,14 @@ class Plan:
     runs: int
     rollouts: int
     tokens: int
+    further_tokens: int
     samples: int
     sampled_tokens: int
     flops: float
     seconds: float
     gpu_seconds: float
     step_seconds: float
+    arms: Mapping[str, Step]
     records: float
     policies: float
     checkpoints: float
@@ -99,17 +122,17 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
         )
     sets = _test_sets(experiment, tested)
     evaluations = len(experiment.evaluation_steps())
-    rollouts = tokens = 0
+    rollouts = tokens = further = 0
     flops = seconds = gpu_seconds = 0.0
-    steps = []
-    for label in experiment.methods:
-        training = experiment.training_of(label)
-        rollouts += training.steps * training.rollouts
-        tokens += training.steps * training.rollouts * training.max_response_tokens
-        flops += training.steps * sum(_step(shape, training, experiment.engine, prompt))
-        steps.append(_seconds(shape, training, experiment.engine, prompt, bfloat16, device))
-        seconds += training.steps * steps[-1]
-        gpu_seconds += training.steps * _seconds(shape, training, experiment.engine, prompt, bfloat16, gpu)
+    arms = {label: _arm_step(experiment, label, shape, prompt, device, gpu) for label in experiment.methods}
+    for label, step in arms.items():
+        steps = experiment.training_of(label).steps
+        rollouts += steps * step.rollouts
+        tokens += steps * step.tokens
+        further += steps * step.further_tokens
+        flops += steps * step.flops
+        seconds += steps * step.seconds
+        gpu_seconds += steps * step.gpu_seconds
         for count, response in sets:
             flops += evaluations * count * shape.forward(prompt + response)
             batch = experiment.evaluation.batch_size
@@ -134,18 +157,49 @@ def plan(experiment: Experiment, device: Device | None = None) -> Plan:
         runs=len(experiment.methods) * experiment.seeds,
         rollouts=rollouts * experiment.seeds,
         tokens=tokens * experiment.seeds,
+        further_tokens=further * experiment.seeds,
         samples=samples * experiment.seeds,
         sampled_tokens=sampled * experiment.seeds,
         flops=flops * experiment.seeds,
         seconds=seconds * experiment.seeds,
         gpu_seconds=gpu_seconds * experiment.seeds,
-        step_seconds=sum(steps) / len(steps),
+        step_seconds=sum(step.seconds for step in arms.values()) / len(arms),
+        arms=arms,
         records=RECORD * tokens * experiment.seeds + 4.0 * sampled * experiment.seeds,
         policies=float(saved * len(experiment.methods) * experiment.seeds),
         # Two checkpoints and the one being written, and the policies that wait for their evaluation.
         checkpoints=3 * 12.0 * trained + saved * (evaluations - 1),
         arm=arm,
         memory=variants,
+    )
+
+
+def _arm_step(
+    experiment: Experiment, label: str, shape: Shape, prompt: int, device: Device, gpu: Device
+) -> Step:
+    """The costs of one step of an arm, with the extra work of its credit method."""
+    training, engine = experiment.training_of(label), experiment.engine
+    extra = extra_of(experiment, label, _characters(shape))
+    bfloat16, longest = experiment.policy.dtype == BFLOAT16, training.max_response_tokens
+    own = _own_flops(shape, training, prompt, extra)
+
+    def seconds(on: Device) -> float:
+        further = sum(
+            _sampling(shape, engine, training, prompt, spent, count, bfloat16, on)
+            for spent, count in extra.cuts
+        )
+        return _seconds(shape, training, engine, prompt, bfloat16, on) + further + own / _reached(on)
+
+    return Step(
+        rollouts=training.rollouts,
+        tokens=training.rollouts * longest,
+        further=extra.responses,
+        further_tokens=extra.tokens(longest),
+        flops=sum(_step(shape, training, engine, prompt))
+        + own
+        + extra.responses * shape.forward(prompt + longest),
+        seconds=seconds(device),
+        gpu_seconds=seconds(gpu),
     )
 
 
@@ -243,7 +297,7 @@ def total(parts: Mapping[str, float]) -> float:
 
 
 def sheets(costs: Plan) -> list[Sheet]:
-    """The plan as two small tables: what the experiment costs, and the memory that one process of it takes."""
+    """The plan as small tables: its costs, those of a step of each arm where they differ, and a process's memory."""
     from leaderboards.sheets import Sheet
 
     experiment = costs.experiment
@@ -264,9 +318,13 @@ def sheets(costs: Plan) -> list[Sheet]:
         ("disk, policies", f"{_size(costs.policies)}: the last one of every run"),
         ("disk, checkpoints", f"{_size(costs.checkpoints)} for each run that is under way"),
     ]
+    if costs.further_tokens:
+        share = costs.further_tokens / costs.tokens
+        text = f"at most {_amount(costs.further_tokens)} tokens, {share:.1f} times those of rollouts"
+        rows.insert(4, ("further rollouts", text))
     if costs.device.kind == "cpu":
         here = f"{_hours(costs.seconds)} of one thread at most, {costs.step_seconds:,.2g} s a step"
-        rows.insert(8, ("CPU hours", here))
+        rows.insert([name for name, _ in rows].index("GPU hours"), ("CPU hours", here))
     parts = [
         (part, *(f"{sizes[part] / GB:,.1f}" for sizes in costs.memory.values()))
         for part in costs.memory["as declared"]
@@ -280,8 +338,47 @@ def sheets(costs: Plan) -> list[Sheet]:
     )
     return [
         Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
+        *_arms_sheet(costs),
         Sheet(f"Memory of one process in GB, arm {costs.arm}", ("part", *costs.memory), (*parts, most), note),
     ]
+
+
+def _arms_sheet(costs: Plan) -> list[Sheet]:
+    """A step of each arm, where arms differ in tokens or arithmetic."""
+    from leaderboards.sheets import NOTHING, Sheet
+
+    if len({(step.tokens, step.flops) for step in costs.arms.values()}) == 1:
+        return []
+    shown = (costs.device, costs.gpu) if costs.device.kind == "cpu" else (costs.gpu,)
+    rows = []
+    for label, step in costs.arms.items():
+        seconds = (step.seconds, step.gpu_seconds)[-len(shown) :]
+        further = (
+            (_amount(step.further), _amount(step.further_tokens)) if step.further else (NOTHING, NOTHING)
+        )
+        rows.append(
+            (label, _amount(step.rollouts), _amount(step.tokens), *further, *map(_seconds_text, seconds))
+        )
+    return [
+        Sheet(
+            "Cost of a step by arm",
+            (
+                "arm",
+                "rollouts",
+                "tokens",
+                "further",
+                "their tokens",
+                *(f"s, {device.name}" for device in shown),
+            ),
+            tuple(rows),
+            "At most. Further: responses that the credit method has sampled beside the rollouts. Seconds hold them, "
+            "and the forwards that the method asks for, a teacher's among them.",
+        )
+    ]
+
+
+def _seconds_text(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def _arm(experiment: Experiment, label: str) -> str:
@@ -374,9 +471,14 @@ def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
     tokens = float(PROMPT)
     if getattr(task, "hub", None) is None:
         sizes = [len(task.prompt(problem)) for problem in task.problems("train", 16)]
-        tokens = max(sizes) if shape.vocabulary < ALPHABET else max(sizes) / CHARACTERS + TEMPLATE
+        tokens = max(sizes) / _characters(shape) + (0 if shape.vocabulary < ALPHABET else TEMPLATE)
     room = shape.context - experiment.training.max_response_tokens
     return max(1, min(int(tokens), room)), "test" in task.splits
+
+
+def _characters(shape: Shape) -> float:
+    """Characters of a token."""
+    return 1 if shape.vocabulary < ALPHABET else CHARACTERS
 
 
 def _activations(shape: Shape, bfloat16: bool) -> float:
@@ -403,16 +505,46 @@ def _seconds(
     _, trained = _step(shape, training, engine, prompt)
     response = training.max_response_tokens
     sampling = _decoding(shape, engine, training.rollouts, prompt, response, 2 if bfloat16 else 4, device)
-    reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
-    return sampling + trained / reached + STEP
+    return sampling + trained / _reached(device) + STEP
+
+
+def _own_flops(shape: Shape, training: Training, prompt: int, extra: Extra) -> float:
+    """FLOPs of a step's forwards that the credit method asks for, a teacher's among them."""
+    longest = training.max_response_tokens
+    passes = extra.forwards + longest * extra.each_token
+    flops = passes * shape.forward(prompt + longest)
+    if extra.taught is not None:
+        flops += shape.forward(prompt + extra.taught + longest)
+    return training.rollouts * flops
+
+
+def _sampling(
+    shape: Shape,
+    engine: str,
+    training: Training,
+    prompt: int,
+    spent: int,
+    count: int,
+    bfloat16: bool,
+    device: Device,
+) -> float:
+    """Seconds in which `count` responses go on from their first `spent` tokens: as many at once as rollouts."""
+    batches = -(-count // training.rollouts)
+    left = training.max_response_tokens - spent
+    value = 2 if bfloat16 else 4
+    return batches * _decoding(shape, engine, count / batches, prompt + spent, left, value, device)
+
+
+def _reached(device: Device) -> float:
+    """FLOPs a second that training reaches."""
+    return device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
 
 
 def _decoding(
-    shape: Shape, engine: str, rows: int, prompt: int, response: int, value: int, device: Device
+    shape: Shape, engine: str, rows: float, prompt: int, response: int, value: int, device: Device
 ) -> float:
     """Seconds in which `rows` responses are sampled as one batch."""
-    reached = device.flops * (UTILISATION if device.kind == "gpu" else 1.0)
-    arithmetic = rows * shape.forward(prompt + response) / reached
+    arithmetic = rows * shape.forward(prompt + response) / _reached(device)
     cache = 2.0 * value * shape.layers * shape.keys * rows * (prompt + response / 2)
     reading = response * (value * shape.parameters + cache) / (device.bandwidth * BANDWIDTH)
     drawing = 0.0 if engine == VLLM else rows * shape.vocabulary * NOISE[device.kind]

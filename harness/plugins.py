@@ -106,7 +106,7 @@ def _take(plugin: Plugin) -> None:
             sys.modules.pop(plugin.module, None)
         if isinstance(error, ExperimentError) or not isinstance(error, (Exception, SystemExit)):
             raise
-        raise ExperimentError(f"plug-in {shown} fails to import: {_described(error, plugin)}") from error
+        raise ExperimentError(f"plug-in {shown}{_described(error, plugin)}") from error
     _LOADED[plugin.module] = plugin
 
 
@@ -154,7 +154,7 @@ def _module(plugin: Plugin, shown: str) -> ModuleType:
 
 
 def _described(error: BaseException, plugin: Plugin) -> str:
-    """An error of a user's module in a line, with the line of the module where it arose."""
+    """An error of a user's module in a line, behind its name, with the line of the module where it arose."""
     line, trace = None, error.__traceback__
     while trace is not None:
         if plugin.file is not None and trace.tb_frame.f_code.co_filename == plugin.file:
@@ -164,8 +164,10 @@ def _described(error: BaseException, plugin: Plugin) -> str:
         line = error.lineno
     words = (str(error).strip().splitlines() or [""])[0]
     if type(error).__name__ == "CreditError" or type(error).__name__ == "TaskError":
-        return words
-    return f"{type(error).__name__}: {words}" + (f" (line {line} of {plugin.file})" if line else "")
+        return f": {words}"
+    return f" fails to import: {type(error).__name__}: {words}" + (
+        f" (line {line} of {plugin.file})" if line else ""
+    )
 
 
 def _registries() -> list[dict[str, Any]]:

@@ -17,12 +17,15 @@ stream            further parts                         decides
 `credit`          seed, step, group, sample in it       draws of a credit method (the random control)
 `evaluation`      task, problem id, sample              the tokens of one evaluation sample
 `continuation`    rollout key, prefix length, number    the tokens of one continuation of a rollout's prefix
+`cut`             rollout key, token                    which unsure tokens a response is cut before
+`ranking`         rollout key, token                    a ranking of tokens at random, beside those of methods
 `value`           run seed, step, problem id, prefix,   the tokens of one continuation that a credit method asks
                   number                                for
 `intervention`    task, problem id, sample              the tokens that follow a masked response, in every arm
 `masking`         task, problem id, sample              the order in which tokens are hidden at random
 `edges`           problem id, sample                    a ranking of positions at random, beside what maps rank
 `projection`      nothing                               the signs that gradients are projected with
+`bootstrap`       study                                 which problems a bootstrap draws
 ================  ====================================  ==================================================
 
 The evaluation stream names no step and no method: every checkpoint of every arm is asked with the same noise.

@@ -32,10 +32,13 @@ class NumberTask(Task):
     """
 
     marker: ClassVar[str] = "either"
+    markers: ClassVar[tuple[str, ...]] = MARKERS
 
     def __init__(self, answer: str | None = None) -> None:
-        if answer is not None and answer not in MARKERS:
-            raise TaskError(f"task {self.name}: answer must be one of {', '.join(MARKERS)}, not {answer!r}")
+        if answer is not None and answer not in self.markers:
+            raise TaskError(
+                f"task {self.name}: answer must be one of {', '.join(self.markers)}, not {answer!r}"
+            )
         self.answer = answer or self.marker
 
     def prompt(self, problem: Problem) -> str:

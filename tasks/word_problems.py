@@ -5,13 +5,17 @@ model.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-from tasks.marked import NumberTask
+from tasks.marked import MARKERS, NumberTask
 from tasks.problem import Problem, register
 from tasks.verdict import TaskError
+from tasks.verify import extraction
 
+#: The answer is the last number of the response: for a policy that keeps to no marker.
+LAST = "last"
+SENTENCE_INSTRUCTION = "Answer in one sentence."
 TRAIN_PROBLEMS = 2048
 TEST_PROBLEMS = 256
 STEPS = (1, 2)
@@ -168,7 +172,8 @@ class WordProblems(NumberTask):
     """Generated; 2,048 problems to train, 256 others to test.
 
     `steps` is how many operations an answer takes (1 or 2), `largest` the largest number that a template
-    draws (at least 5; totals and products exceed it).
+    draws (at least 5; totals and products exceed it). `answer`: a marker as everywhere, or "last", the last number of
+    the response, for a policy that keeps to no marker.
     """
 
     name: ClassVar[str] = "word_problems"
@@ -176,6 +181,7 @@ class WordProblems(NumberTask):
     licence: ClassVar[str] = "Apache-2.0"
     answer_format: ClassVar[str] = "a number after the last ####"
     marker: ClassVar[str] = "hashes"
+    markers: ClassVar[tuple[str, ...]] = (*MARKERS, LAST)
 
     def __init__(self, steps: int = 1, largest: int = 20, answer: str | None = None) -> None:
         super().__init__(answer)
@@ -206,3 +212,17 @@ class WordProblems(NumberTask):
             Problem(id=f"word_problems/{split}/{index}", question=question, gold=answer)
             for index, (question, answer) in enumerate(chosen[:limit])
         ]
+
+    def prompt(self, problem: Problem) -> str:
+        return (
+            f"{problem.question} {SENTENCE_INSTRUCTION}" if self.answer == LAST else super().prompt(problem)
+        )
+
+    def extract(self, text: str) -> tuple[int, int] | None:
+        return extraction.last_number(text) if self.answer == LAST else super().extract(text)
+
+    def respond(self, answer: str) -> str:
+        return f"The answer is {answer}." if self.answer == LAST else super().respond(answer)
+
+    def respelled(self, answer: str) -> Iterator[str]:
+        return iter(()) if self.answer == LAST else super().respelled(answer)

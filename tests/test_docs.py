@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from flowtracer.credit import method
-from harness import cli
+from harness import cli, experiment
 from harness.errors import ExperimentError
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,11 @@ def mentions(text: str) -> list[str]:
     """Commands inside a sentence, which may leave arguments out."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return re.findall(r"`(flowtracer [a-z][^`]*)`", prose)
+
+
+def experiment_files(text: str) -> list[str]:
+    """Blocks of TOML that name a base: whole experiments, and not parts of one."""
+    return [block for block in re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S) if "base = " in block]
 
 
 def test_every_snippet_that_is_marked_runs_as_it_stands(
@@ -99,6 +104,21 @@ def test_the_check_of_command_lines_refuses_wrong_ones() -> None:
     with pytest.raises(ExperimentError, match="invalid choice"):
         parse("flowtracer frobnicate")
     assert sum(len(command_lines(page.read_text())) for page in PAGES) >= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_experiment_file_that_is_shown_can_be_run(page: Path, tmp_path: Path) -> None:
+    """A reader saves it and trains: `reproduce` needs the arm uniform, which a file with arms of its own must name."""
+    for number, text in enumerate(experiment_files(page.read_text())):
+        file = tmp_path / f"shown{number}.toml"
+        file.write_text(text)
+        names = experiment.load(str(file)).methods
+        assert "uniform" in names, f"{name_of(page)}: {list(names)}"
+
+
+def test_the_check_of_experiment_files_sees_them() -> None:
+    """It would pass over everything if the pattern no longer fitted."""
+    assert sum(len(experiment_files(page.read_text())) for page in PAGES) >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

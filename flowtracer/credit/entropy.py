@@ -265,10 +265,11 @@ class Delight(CreditMethod):
     l = -log p is the surprisal of the token, from the forward that the trainer runs anyway, detached.
     shape: "soft", w = sigmoid(A l / eta); or "hard", w = 1 on the share `ratio` of the response with the highest
         surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
-    eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard". Identical to
-    a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and 83-112 ("soft",
-    without its rescaling of surprisals); the gate is that of Delightful Policy Gradient (arXiv 2603.14608), whose
-    authors' code is not public.
+    eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard".
+
+    Identical to a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and
+    83-112 ("soft", without its rescaling of surprisals and its cap of 50 nats on them). The gate is that of Delightful
+    Policy Gradient (arXiv 2603.14608), whose authors' code is not public.
 
     Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
     0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.

@@ -30,8 +30,9 @@ class Gradient(TwoLevel):
         in the authors' code.
 
     With "log1p" the reshaping is identical to OAR-main.py:207-236 of Valsure/Outcome-Grounded-Advantage-Reshaping at
-    8dbc478 with sum_to_L, whose quantile and beta are arguments without published values. The signal is our reading of
-    the paper: that code takes the gradient of a divergence at noisy embeddings, of the reasoning tokens only.
+    8dbc478 with sum_to_L, for the first response of a batch: later ones take the threshold before as their quantile
+    there, which we take for a slip. Its quantile and beta are arguments without published values. The signal is our
+    reading of the paper: that code takes the gradient of a divergence at noisy embeddings, of reasoning tokens only.
 
     Abstains on a response without an answer, and on one whose answer leans on none of its tokens.
 
@@ -117,10 +118,13 @@ class Perturbation(CreditMethod):
     to 0 and 1, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
     1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. Tokens from the answer on weigh 1.
 
-    Identical to OAR-main.py:1-49 and 207-240 of Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with
-    pfinal_mode "answer_mean" and sum_to_L. There the reasoning, what concludes it and the answer are parts of a
-    template; here everything before the verifier's span is reasoning. quantile 0.5 and beta 1 are our choice: that
-    code takes them as arguments without published values. Frozen per rollout.
+    The divergence and its reshaping are identical to OAR-main.py:1-49 and 207-240 of
+    Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode "answer_mean" and sum_to_L, up to two
+    things. The function that takes the mean of the answer's logits is called there and not published: ours is read off
+    its name. And that code's loop overwrites the threshold's quantile with the threshold of the response before, which
+    we take for a slip: here every response has the same quantile. There the reasoning, what concludes it and the answer
+    are parts of a template; here everything before the verifier's span is reasoning. quantile 0.5 and beta 1 are our
+    choice: that code takes them as arguments without published values. Frozen per rollout.
 
     It costs one forward for each token before the answer: a tool for short responses and for studies.
 
@@ -137,7 +141,9 @@ class Perturbation(CreditMethod):
         source="OAR-P, arXiv 2601.07408",
         url="https://arxiv.org/abs/2601.07408",
         fidelity="identical to OAR-main.py:1-49 and OAR-main.py:207-240 of "
-        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode answer_mean and sum_to_L",
+        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode answer_mean and sum_to_L, for the "
+        "first response of a batch: later ones take the threshold before as their quantile there. The function that "
+        "takes the mean of the answer's logits is not public; ours is read off its name",
         defaults={
             "quantile": "ours: 0.5; an argument without a published value",
             "beta": "ours: 1; an argument without a published value",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +46,41 @@ def add(commands: Commands) -> None:
     )
     added.add_argument(
         "--task",
-        help="where answers stand, NAME or NAME:OPTION=VALUE, for files and scripts that do not say it",
+        help="task that finds the answer in a response, NAME or NAME:OPTION=VALUE, where the files do not name it",
     )
     added.add_argument(
         "--seed", type=int, default=0, help="training seed whose rollouts to sample (default: 0)"
     )
-    added.add_argument("--batches", type=int, default=32, metavar="N", help="rollout batches (default: 32)")
-    added.add_argument("--prompts", type=int, metavar="N", help="prompts a batch (default: the experiment's)")
+    added.add_argument(
+        "--batches",
+        type=int,
+        default=32,
+        metavar="N",
+        help="batches of rollouts, as large as in training (default: 32)",
+    )
+    added.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the experiment for this command only, such as training.prompts_per_step=8; may be given "
+        "several times",
+    )
     added.add_argument("--methods", metavar="A,B", help="credit methods beside uniform (default: all)")
     added.add_argument(
         "--valued",
         type=int,
         default=32,
         metavar="N",
-        help="responses whose token values are measured (default: 32)",
+        help="responses for which the value of each token is measured, by continuations (default: 32)",
     )
     added.add_argument(
         "--continuations",
         type=int,
         default=16,
         metavar="K",
-        help="of each prefix, 0 for no values (default: 16)",
+        help="continuations of each prefix for these values; 0 leaves values out (default: 16)",
     )
     add_export(added, (".json", ".md"), "also write it to")
 
@@ -82,25 +96,29 @@ def add(commands: Commands) -> None:
         "--methods",
         default="flow",
         metavar="A,B",
-        help="credit methods to take rankings from (default: flow)",
+        help="credit methods that choose the tokens to hide (default: flow)",
     )
     added.add_argument("--problems", type=int, metavar="N", help="only the first N problems of the split")
     added.add_argument("--split", default="test", help="test or train (default: test)")
     added.add_argument("--samples", type=int, default=4, metavar="K", help="responses a problem (default: 4)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     added.add_argument(
-        "--masking", default="attention", help="attention, or deletion of the tokens (default: attention)"
+        "--masking",
+        default="attention",
+        help="how tokens are hidden: attention (later tokens cannot attend to them) or deletion (default: attention)",
     )
     add_response_limit(added)
     add_policy_options(added)
-    added.add_argument("--batch-size", type=int, default=32, metavar="N")
+    added.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="responses sampled at once (default: 32)"
+    )
     add_export(added, (".json", ".md"), "also write it to")
 
 
 def _replay(options: argparse.Namespace) -> int:
-    for name, least in (("batches", 1), ("valued", 1), ("continuations", 0), ("prompts", 1), ("seed", 0)):
+    for name, least in (("batches", 1), ("valued", 1), ("continuations", 0), ("seed", 0)):
         value = getattr(options, name)
-        if value is not None and value < least:
+        if value < least:
             raise ExperimentError(f"--{name} {value}: give at least {least}")
     import torch
 
@@ -115,9 +133,9 @@ def _replay(options: argparse.Namespace) -> int:
     place = Path(options.source)
     lacks, continuations = [], options.continuations
     if place.is_dir() or place.suffix in (".parquet", ".jsonl"):
-        if options.prompts is not None:
+        if options.changes:
             raise ExperimentError(
-                "--prompts goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
+                "--set goes with an experiment; recorded rollouts are taken as they are, at the initial policy"
             )
         table = None if options.task is None else task_table(options.task)
         given = givens.read(place, options.batches, options.policy, table, _policy_for)
@@ -129,11 +147,8 @@ def _replay(options: argparse.Namespace) -> int:
             raise ExperimentError(
                 "--task goes with files and records of scripts; an experiment names its own"
             )
-        experiment = experiments.load(options.source)
+        experiment = experiments.load(options.source, changes=options.changes)
         methods = replays.methods_of(experiment, wanted)
-        if options.prompts is not None:
-            training = replace(experiment.training, prompts_per_step=options.prompts, micro_batch=0)
-            experiment = replace(experiment, training=training)
         policy = _policy_for(experiment, options.policy or experiment.policy.name)
         batches, source = None, f"sampled, seed {options.seed}"
     policy = to_gpu(policy)

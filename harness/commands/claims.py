@@ -11,10 +11,13 @@ from harness.commands.shared import Commands, add_export, closing, command, cons
 def add(commands: Commands) -> None:
     """Adds this command."""
     added = command(
-        commands, "claims", _claims, "Print every published number, and what recorded runs say of it."
+        commands,
+        "claims",
+        _claims,
+        "Print every number that the FlowTracer paper published, and what recorded runs say of it.",
     )
     added.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="folders of recorded runs")
-    add_export(added, (".json", ".md"), "write it, unprinted, to")
+    add_export(added, (".json", ".md"), "instead of printing, write it to")
 
 
 def _claims(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ def _add_reproduce(commands: Commands) -> None:
     added.add_argument(
         "--until-decided",
         action="store_true",
-        help="seed after seed until every method is decided, as the experiment declares under [until_decided]",
+        help="add seeds until every method has an outcome; the experiment declares the rule under [until_decided]",
     )
     added.add_argument(
         "--more-seeds", type=int, default=0, metavar="N", help="N seeds more than the experiment declares"
@@ -63,7 +63,8 @@ def _add_reproduce(commands: Commands) -> None:
     added.add_argument(
         "--workers",
         type=int,
-        help="processes of one thread each (default: 2, 1 on a GPU; with --ray, as many as the cluster has room for)",
+        help="runs at the same time, of one thread each (default: 2, 1 on a GPU; with --ray, as many as "
+        "the cluster has room for)",
     )
     added.add_argument(
         "--ray",
@@ -71,7 +72,10 @@ def _add_reproduce(commands: Commands) -> None:
         help="run on a Ray cluster: HOST:PORT, auto (the one of this machine) or local (started for this)",
     )
     added.add_argument(
-        "--gpus", type=float, metavar="N", help="with --ray, of each run (default: 1 where there are any)"
+        "--gpus",
+        type=float,
+        metavar="N",
+        help="with --ray, GPUs of each run (default: 1 where there are any)",
     )
 
 
@@ -92,7 +96,7 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         action="append",
         default=[],
         metavar="FILE",
-        help="a .toml file with more arms, [methods.LABEL]; may be given several times",
+        help="a .toml file with more methods to compare, [methods.LABEL]; may be given several times",
     )
     added.add_argument(
         "--set",
@@ -100,7 +104,8 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change the experiment once, training.steps=40 for one; may be given several times",
+        help="change a key of the experiment for this command only, such as training.steps=40; may be given several "
+        "times",
     )
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     added.add_argument(

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.commands.shared import (
-    Bars,
     Commands,
     add_export,
     add_policy_options,
     add_response_limit,
     command,
-    console,
     policy_named,
-    print_sheets,
     response_limit,
+    show_page,
     task_named,
-    write,
+    with_bar,
 )
 from harness.errors import ExperimentError
-
-if TYPE_CHECKING:
-    from harness.studies.answering import Page
 
 
 def add(commands: Commands) -> None:
@@ -35,16 +27,16 @@ def add(commands: Commands) -> None:
         commands,
         "edges",
         _edges,
-        "Rank the positions before each copied or computed token by flow, attention, rollout, gradient and rules that "
-        "read no model, and see which ranking finds the token's true sources.",
+        "See whether attention finds where each copied or computed token comes from, on a task that knows it: by flow, "
+        "attention, attention rollout, gradient, and rules that read no model.",
     )
     _add_shared(added)
     added = command(
         commands,
         "steps",
         _steps,
-        "See which credit methods tell needed steps of a response from useless ones, and which find the first wrong "
-        "step.",
+        "See which credit methods give more to steps that the answer needs, and which to the first wrong step, on a "
+        "task that knows both.",
     )
     _add_shared(added)
     added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
@@ -60,7 +52,9 @@ def _add_shared(added: argparse.ArgumentParser) -> None:
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
     add_policy_options(added)
-    added.add_argument("--batch-size", type=int, default=256, metavar="N", help="(default: 256)")
+    added.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="responses sampled at once (default: 256)"
+    )
     add_export(added, (".json", ".md"), "also write it to")
 
 
@@ -68,8 +62,8 @@ def _edges(options: argparse.Namespace) -> int:
     from harness.studies import edges
 
     policy, task, responses, facts = _asked(options)
-    rankings = _with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
-    return _show(edges.page(rankings, facts, _command("edges", options)), rankings, options)
+    rankings = with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
+    return show_page(edges.page(rankings, facts, _command("edges", options)), rankings, options.export)
 
 
 def _steps(options: argparse.Namespace) -> int:
@@ -78,10 +72,10 @@ def _steps(options: argparse.Namespace) -> int:
     wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
     methods = steps.methods_of(wanted)
     policy, task, responses, facts = _asked(options)
-    study = _with_bar(
+    study = with_bar(
         lambda progress: steps.study(policy, task, responses, methods, options.batch_size, progress)
     )
-    return _show(steps.page(study, facts, _command("steps", options)), study, options)
+    return show_page(steps.page(study, facts, _command("steps", options)), study, options.export)
 
 
 def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
@@ -112,21 +106,6 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     return policy, task, responses, [*facts, f"made with {versions}, one thread"]
 
 
-def _with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
-    """What `work` gives, its progress shown; it calls back with the parts that are done, and all."""
-    with Bars("", lines=False) as bars:
-        begun = False
-
-        def at(done: int, total: int) -> None:
-            nonlocal begun
-            if not begun:
-                bars.begin(total, 0)
-                begun = True
-            bars.at(done, total)
-
-        return work(at)
-
-
 def _command(name: str, options: argparse.Namespace) -> str:
     """The command line again, from what was asked."""
     words = ["flowtracer", name, options.policy, options.task]
@@ -140,21 +119,3 @@ def _command(name: str, options: argparse.Namespace) -> str:
     for path in options.export:
         words += ["--export", str(path)]
     return shlex.join(words)
-
-
-def _show(page: Page, study: Any, options: argparse.Namespace) -> int:
-    from leaderboards.sheets import plain
-
-    screen = console()
-    screen.print(page.title, style="bold", markup=False, highlight=False)
-    for line in (page.question, *page.facts):
-        screen.print(line, markup=False, highlight=False)
-    print_sheets(screen, page.tables)
-    for path in options.export:
-        if path.suffix == ".md":
-            write(path, page.to_markdown())
-        else:
-            rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
-            table = {"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows}
-            write(path, json.dumps(plain(table), indent=1) + "\n")
-    return 0

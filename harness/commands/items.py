@@ -31,22 +31,30 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--metric",
         metavar="NAME",
-        help="of lm-eval's, where it recorded several (default: exact_match, if it is one of them)",
-    )
-    added.add_argument("--filter", metavar="NAME", help="of lm-eval's, where it recorded several")
-    added.add_argument(
-        "--cluster", metavar="KEY", help="a key of the rows, or of their doc, that items of one group share"
+        help="which of lm-eval's metrics, where it recorded several (default: exact_match, if it is one of them)",
     )
     added.add_argument(
-        "--alpha", type=float, default=0.05, help="1 - alpha is the interval's (default: 0.05)"
+        "--filter", metavar="NAME", help="which of lm-eval's filters, where it recorded several"
+    )
+    added.add_argument(
+        "--cluster",
+        metavar="KEY",
+        help="a key of the rows, or of their doc: items with the same value of it are one group, not independent",
+    )
+    added.add_argument(
+        "--alpha", type=float, default=0.05, help="error rate: 0.05 gives an interval of 95%% (default: 0.05)"
     )
     added.add_argument(
         "--smallest-difference",
         type=float,
         metavar="D",
-        help="count the items that would find this difference (default: the one that came out)",
+        help="say how many items it would take to find this difference (default: the measured one)",
     )
-    added.add_argument("--shared", action="store_true", help="compare what both have where items differ")
+    added.add_argument(
+        "--shared",
+        action="store_true",
+        help="if the two were asked different items, compare those that both have",
+    )
     add_export(added, (".csv",), "write every item that flipped to")
 
 

@@ -41,16 +41,16 @@ def add(commands: Commands) -> None:
     )
     add_experiment(added, "a few steps, to see that it works; its spread is not that of the experiment")
     added.add_argument(
-        "--arm", default=BASELINE, help=f"the arm whose finished runs are read (default: {BASELINE})"
+        "--arm", default=BASELINE, help=f"the method whose finished runs are read (default: {BASELINE})"
     )
     added.add_argument(
         "--seeds",
         type=int,
         default=0,
         metavar="N",
-        help="first bring N seeds of the arm to their end (default: only read); `reproduce` goes on from them",
+        help="first train N seeds of it (default: only read what is there); `reproduce` goes on from them",
     )
-    added.add_argument("--workers", type=int, default=2, help="processes for --seeds (default: 2)")
+    added.add_argument("--workers", type=int, default=2, help="runs of --seeds at the same time (default: 2)")
     add_export(added, FORMATS, "also draw or write it to")
 
 

@@ -71,7 +71,10 @@ def _add_evaluate(commands: Commands) -> None:
 
 def _add_trace(commands: Commands) -> None:
     added = command(
-        commands, "trace", _trace, "Trace the flow through one response, and show its tokens by throughput."
+        commands,
+        "trace",
+        _trace,
+        "Show how much of the flow from the question to the answer passes through each token of one response.",
     )
     added.add_argument("--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)")
     added.add_argument(
@@ -95,7 +98,9 @@ def _add_trace(commands: Commands) -> None:
     added.add_argument("--question", help="ask this instead of a test problem")
     added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
     added.add_argument(
-        "--layers", default="middle", help="early, middle, late, all or 15-25 (default: middle)"
+        "--layers",
+        default="middle",
+        help="layers whose attention is read: early, middle, late, all or 15-25 (default: middle)",
     )
     add_response_limit(added)
     add_policy_options(added)
@@ -107,10 +112,10 @@ def _add_serve(commands: Commands) -> None:
         commands,
         "serve",
         _serve,
-        "Serve a policy's architecture by vLLM, on GPUs of its own: what --server of other commands samples from.",
+        "Start a vLLM server for a policy, on GPUs of its own; other commands sample from it by --server.",
     )
     added.add_argument(
-        "policy", help="policy name, folder or hub id; runs of any policy of its architecture may use it"
+        "policy", help="policy name, folder or hub id; it serves every policy of the same architecture"
     )
     add_dtype(added)
     added.add_argument(
@@ -128,7 +133,7 @@ def _add_serve(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="OPTION",
-        help="one more of `vllm serve`, as --vllm=--tensor-parallel-size=2; may be given several times",
+        help="a further option for `vllm serve`, as --vllm=--tensor-parallel-size=2; may be given several times",
     )
 
 
@@ -144,7 +149,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     import tasks
     from harness.engines import choice
-    from harness.runs.evaluate import Journal, accuracy, evaluate
+    from harness.journal import Journal
+    from harness.runs.evaluate import accuracy, evaluate
 
     engine = EngineChoice(options.engine, options.server, options.dtype)
     choice.check(engine)

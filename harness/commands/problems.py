@@ -17,7 +17,10 @@ def add(commands: Commands) -> None:
     )
 
     added = command(
-        commands, "validate", _validate, "Run every gold answer, and changed ones, through its own verifier."
+        commands,
+        "validate",
+        _validate,
+        "Check a task's verifier: every right answer must be correct, changed ones wrong.",
     )
     added.add_argument("name", nargs="?", help="a task (default: all whose data can be found)")
     added.add_argument("--limit", type=int, metavar="N", help="only the first N problems of a split")

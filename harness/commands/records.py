@@ -52,20 +52,22 @@ def add(commands: Commands) -> None:
     )
     _add_foreign(added)
     added.add_argument(
-        "--pool", action="store_true", help="of several experiments, also the means over all of them"
+        "--pool",
+        action="store_true",
+        help="where several experiments are given, also show the means over all of them",
     )
     added.add_argument(
         "--watch",
         action="store_true",
         help="draw it anew while runs are recorded, until Ctrl-C; into a file, a line a minute until all are finished",
     )
-    add_export(added, FORMATS, "write it, unprinted, to", "--html")
+    add_export(added, FORMATS, "instead of printing, write it to", "--html")
 
     added = command(
         commands,
         "compare",
         _compare,
-        "Say whether two recorded sweeps are the same, bit for bit, run by run.",
+        "Say whether two folders of recorded runs are the same, bit for bit.",
     )
     added.add_argument("one", type=Path, metavar="A", help="folder of recorded runs")
     added.add_argument("other", type=Path, metavar="B", help="folder of the same runs, made again")

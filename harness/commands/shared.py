@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from harness.engines.base import DTYPES, FLOAT32
 from harness.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from harness.studies.answering import Page
     from leaderboards.sheets import Sheet
 
 #: Exit statuses: a mistake in what was asked for; stopped by Ctrl-C, after saving.
@@ -152,7 +155,7 @@ def add_response_limit(parser: argparse.ArgumentParser) -> None:
         "--max-response-tokens",
         type=int,
         metavar="N",
-        help="default: 256, or what the policy's context leaves",
+        help="longest response (default: 256, or what the policy's context leaves)",
     )
 
 
@@ -176,7 +179,10 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
     parser.add_argument(
-        "--dtype", choices=DTYPES, default=FLOAT32, help=f"what it computes in (default: {FLOAT32})"
+        "--dtype",
+        choices=DTYPES,
+        default=FLOAT32,
+        help=f"type of number that it computes in (default: {FLOAT32})",
     )
 
 
@@ -296,3 +302,37 @@ class Bars:
 
     def note(self, line: str) -> None:
         self.screen.print(line, highlight=False, markup=False)
+
+
+def with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    """What `work` gives, its progress shown; it calls back with the parts that are done, and all."""
+    with Bars("", lines=False) as bars:
+        begun = False
+
+        def at(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                bars.begin(total, 0)
+                begun = True
+            bars.at(done, total)
+
+        return work(at)
+
+
+def show_page(page: Page, study: Any, export: Iterable[Path]) -> int:
+    """Prints a result page and writes it to files: as Markdown, or as JSON with the numbers of `study`."""
+    from leaderboards.sheets import plain
+
+    screen = console()
+    screen.print(page.title, style="bold", markup=False, highlight=False)
+    for line in (page.question, *page.facts):
+        screen.print(line, markup=False, highlight=False)
+    print_sheets(screen, page.tables)
+    for path in export:
+        if path.suffix == ".md":
+            write(path, page.to_markdown())
+        else:
+            rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
+            table = {"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows}
+            write(path, json.dumps(plain(table), indent=1) + "\n")
+    return 0

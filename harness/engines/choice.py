@@ -43,12 +43,15 @@ def check(choice: EngineChoice) -> None:
         vllm.check_version(provenance.vllm_version())
 
 
-def start(choice: EngineChoice, policy: Policy, context: int, rows: int, share: float) -> Engine:
+def start(
+    choice: EngineChoice, policy: Policy, context: int, rows: int, share: float, alike: bool = False
+) -> Engine:
     """That engine, holding `policy`.
 
     context: tokens of the longest prompt and its response together. rows: responses that are sampled at once, at most.
     share: of a GPU's memory that the engine may take, `BESIDE_TRAINING` or `ALONE`; alone, it takes the policy to the
-    GPU.
+    GPU. alike: most prompts begin as others do: vLLM in this process computes a beginning once, and what a key draws
+    may then depend, by rounding, on what was asked before.
 
     Raises EngineError as `check` does, and where the engine does not start.
     """
@@ -56,7 +59,7 @@ def start(choice: EngineChoice, policy: Policy, context: int, rows: int, share: 
     if choice.server is not None:
         return servers.Served(policy, choice.dtype, context, rows, choice.server)
     if choice.name == VLLM:
-        return vllm.Vllm(policy, choice.dtype, context, rows, share)
+        return vllm.Vllm(policy, choice.dtype, context, rows, share, alike)
     if share == ALONE:
         to_gpu(policy)  # one that trains is where the trainer has put it
     return Keyed(policy, rows)

@@ -37,6 +37,9 @@ from harness.policy import Policy, merged_weights
 #: Releases of vLLM that this was tested with. TRL 1.16 accepts 0.22 to 0.31.
 TESTED = "0.31."
 
+#: Tokens of a block where beginnings are shared: the fewest that all its attention kernels take on a CPU.
+SHARED_BLOCK = 32
+
 #: Bits of a key that seed a request: torch's generators take a signed 64-bit number.
 SEED_BITS = 63
 
@@ -64,18 +67,21 @@ def batch_invariant(share: float) -> bool:
 
 
 class Vllm:
-    """vLLM in this process, without prefix caching: what a request draws must not depend on those before it.
+    """vLLM in this process, without prefix caching: what a request draws must not depend on those before it. With it
+    where that was asked for (`alike`).
 
     Each of several training processes has a whole one of its own, and samples its part of the step by itself.
     """
 
     forwards = False
 
-    def __init__(self, policy: Policy, dtype: str, context: int, rows: int, share: float) -> None:
+    def __init__(
+        self, policy: Policy, dtype: str, context: int, rows: int, share: float, alike: bool = False
+    ) -> None:
         self.tokenizer = policy.tokenizer
         self.ends = end_tokens(policy.model, policy.tokenizer)
-        self.running = _instance(policy, dtype, context, rows, share)
-        self.asked = 0
+        self.running = _instance(policy, dtype, context, rows, share, alike)
+        self.asked, self.alike = 0, alike
         self.take(policy.model)
 
     def take(self, model: Any) -> None:
@@ -83,6 +89,8 @@ class Vllm:
         with _guarded("cannot take the policy's weights"), torch.no_grad():
             kwargs = {"weights_iterator": weights_of(model)}
             self.running.llm.collective_rpc("reload_weights", kwargs=kwargs)
+            if self.alike and not self.running.llm.reset_prefix_cache():
+                raise EngineError("engine vllm keeps beginnings that the weights before were asked for")
 
     def sample(
         self,
@@ -204,7 +212,9 @@ class _Instance:
 _current: _Instance | None = None
 
 
-def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float) -> _Instance:
+def _instance(
+    policy: Policy, dtype: str, context: int, rows: int, share: float, alike: bool = False
+) -> _Instance:
     """This process's vLLM, built anew where the one that runs is of another architecture or too small.
 
     It is built with random weights from the policy's configuration: nothing is written but that, and what it holds
@@ -214,7 +224,7 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
     configuration = copy.deepcopy(policy.model.config)
     configuration.architectures = [type(policy.model).__name__]
     architecture = json.dumps(
-        [{**configuration.to_dict(), "_name_or_path": ""}, dtype, share], sort_keys=True, default=str
+        [{**configuration.to_dict(), "_name_or_path": ""}, dtype, share, alike], sort_keys=True, default=str
     )
     running = _current
     if (
@@ -251,7 +261,9 @@ def _instance(policy: Policy, dtype: str, context: int, rows: int, share: float)
                 max_num_seqs=rows,
                 gpu_memory_utilization=share,
                 enforce_eager=not torch.cuda.is_available(),
-                enable_prefix_caching=False,
+                enable_prefix_caching=alike,
+                # A beginning is shared by whole blocks; vLLM's on a CPU are longer than most prompts here.
+                **({"block_size": SHARED_BLOCK} if alike else {}),
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 # Beside the process group of the training, and not in the way of it.

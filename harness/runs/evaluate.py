@@ -6,27 +6,19 @@ or moved, so the process that trains may evaluate too.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
-import os
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import seeds
 from harness.engines import choice
 from harness.engines.base import ALONE, EngineChoice, Sample, Sampling
 from harness.errors import ExperimentError
+from harness.journal import Journal
 from harness.policy import Policy
 from tasks import Problem, Task, Verdict, reward_of
 from tasks.judging import Judged, Judging
-
-#: Seconds between two times that the file of a `Journal` is forced to the disk: what a power cut can cost.
-SYNC_SECONDS = 1.0
 
 #: Called after each sample with the number of samples that are done, and of all.
 Progress = Callable[[int, int], None]
@@ -157,82 +149,3 @@ def accuracy(rows: Sequence[dict[str, Any]]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
-
-
-class Journal:
-    """Rows of finished samples; in a file, one JSON line each, where a `path` is given.
-
-    The file begins with `identity`, what the samples are samples of: the same policy, task and options go on in it,
-    others are refused. Lines are only added, each as soon as its sample is judged: a process that is killed loses the
-    line that it was writing and no other. A line that was cut off is dropped.
-
-    Raises ExperimentError for a file of something else, that cannot be read or written, or that another process uses.
-    """
-
-    def __init__(self, path: Path | None = None, identity: Mapping[str, Any] | None = None) -> None:
-        self.path, self.rows = path, dict[tuple[str, int], dict[str, Any]]()
-        self.lock, self.synced, self.file = threading.Lock(), 0.0, None
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("ab+")
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.file.seek(0)
-            content = self.file.read()
-            whole = content.rfind(b"\n") + 1
-            self.file.truncate(whole)
-        except BlockingIOError:
-            raise ExperimentError(
-                f"{path} is in use by another evaluation: wait for it, or take another file"
-            ) from None
-        except OSError as error:
-            raise ExperimentError(f"{path} cannot be used: {error.strerror}; take another file") from None
-        lines = [
-            self._read(line, number) for number, line in enumerate(content[:whole].splitlines(), start=1)
-        ]
-        if not lines:
-            self._write(dict(identity or {}))
-            return
-        there, wanted = lines[0], json.loads(json.dumps(identity))
-        for name in sorted({*there, *wanted}):
-            if there.get(name) != wanted.get(name):
-                raise ExperimentError(
-                    f"{path} holds samples with {name} {json.dumps(there.get(name))}, "
-                    f"not {json.dumps(wanted.get(name))}: take another file"
-                )
-        self.rows = {(row["problem_id"], row["sample"]): row for row in lines[1:]}
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds the row of a finished sample."""
-        with self.lock:
-            self.rows[row["problem_id"], row["sample"]] = row
-            self._write(row)
-
-    def close(self) -> None:
-        """Forces what was added to the disk. Further rows stay in memory."""
-        with self.lock:
-            if self.file is not None:
-                os.fsync(self.file.fileno())
-                self.file.close()
-            self.file = None
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if self.file is None:
-            return
-        self.file.write(json.dumps(row).encode() + b"\n")
-        self.file.flush()
-        if time.monotonic() - self.synced > SYNC_SECONDS:
-            os.fsync(self.file.fileno())
-            self.synced = time.monotonic()
-
-    def _read(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-            if number > 1:
-                row["problem_id"], row["sample"], row["text"], row["reward"]
-            return dict(row)
-        except (ValueError, KeyError, TypeError):
-            raise ExperimentError(
-                f"{self.path}: line {number} is no sample; remove that line, or take another file"
-            ) from None

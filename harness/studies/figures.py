@@ -136,6 +136,20 @@ def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - members * (members + 1) / 2) / (members * others))
 
 
+def group_advantages(rewards: Floats, groups: NDArray[np.int_]) -> Floats:
+    """GRPO's advantages, (B,): a reward minus its group's mean, by its standard deviation (n - 1) and 1e-4.
+
+    rewards: (B,), NaN where a response could not be judged: its advantage is 0, and it counts nowhere.
+    """
+    advantages = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        members = (groups == group) & np.isfinite(rewards)
+        if members.any():
+            spread = rewards[members].std(ddof=1) if members.sum() > 1 else 0.0
+            advantages[members] = (rewards[members] - rewards[members].mean()) / (spread + 1e-4)
+    return advantages
+
+
 def category(piece: str) -> str | None:
     """ "operators", "digits" or "delimiters" (punctuation and line breaks) where a token's text is nothing else."""
     visible = "".join(piece.split())

@@ -175,23 +175,54 @@ def token_values(
         ]
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            prompts = [
-                [*rows[index]["prompt_ids"], *rows[index]["response_ids"][:spent]] for index, _ in part
-            ]
-            keys = [seeds.key("continuation", rows[index]["key"], spent, number) for index, number in part]
-            items = []
-            for (index, _), one in zip(
-                part, _sample(policy, settings, prompts, keys, spent=spent), strict=True
-            ):
-                ids = [*rows[index]["response_ids"][:spent], *one.ids]
-                text = decoded(policy.tokenizer, ids)
-                items.append((problems[rows[index]["problem_id"]], text, one.finish_reason))
-            for (index, number), verdict in zip(part, task.verify_all(items), strict=True):
-                reward = tasks.reward_of(verdict)
-                values[index][spent, number] = math.nan if reward is None else reward
+            rewards = continued(
+                lambda prompts, keys, tokens: _sample(
+                    policy, settings, prompts, keys, spent=settings.max_response_tokens - tokens
+                ),
+                policy.tokenizer,
+                task,
+                problems,
+                [(rows[index], spent, number) for index, number in part],
+                settings.max_response_tokens,
+            )
+            for (index, number), reward in zip(part, rewards, strict=True):
+                values[index][spent, number] = reward
             done += len(part)
             progress(done, asked)
     return values
+
+
+#: Draws a response to each prompt with the noise that its key names, of at most so many tokens.
+Draw = Callable[[Sequence[Sequence[int]], Sequence[str], int], list[Sample]]
+
+
+def continued(
+    draw: Draw,
+    tokenizer: Any,
+    task: tasks.Task,
+    problems: Mapping[str, tasks.Problem],
+    places: Sequence[tuple[Row, int, int]],
+    longest: int,
+) -> list[float]:
+    """The rewards of continuations of responses, NaN where one could not be judged.
+
+    problems: by their ids. places: a response, how many of its tokens the continuation begins with, and the number of
+    the continuation, which names its noise. longest: tokens of a whole response. All are drawn at once: what goes on
+    for longer than its response had tokens left is cut off there, as if it had been drawn with that limit.
+    """
+    if not places:
+        return []
+    prompts = [[*row["prompt_ids"], *row["response_ids"][:spent]] for row, spent, _ in places]
+    keys = [seeds.key("continuation", row["key"], spent, number) for row, spent, number in places]
+    samples = draw(prompts, keys, longest - min(spent for _, spent, _ in places))
+    items = []
+    for (row, spent, _), one in zip(places, samples, strict=True):
+        ids = one.ids[: longest - spent]
+        text = decoded(tokenizer, [*row["response_ids"][:spent], *ids])
+        reason = one.finish_reason if len(ids) == len(one.ids) else "length"
+        items.append((problems[row["problem_id"]], text, reason))
+    rewards = [tasks.reward_of(verdict) for verdict in task.verify_all(items)]
+    return [math.nan if reward is None else reward for reward in rewards]
 
 
 def value_changes(values: Floats) -> Floats:

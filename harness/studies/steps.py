@@ -39,7 +39,7 @@ from harness.errors import ExperimentError
 from harness.policy import Policy
 from harness.studies.answering import Page
 from harness.studies.edges import Response
-from harness.studies.figures import Level, jackknife, mean_level, roc_auc
+from harness.studies.figures import Level, group_advantages, jackknife, mean_level, roc_auc
 from harness.studies.intervene import ranking
 from leaderboards.estimates import problem_means
 from leaderboards.sheets import Sheet, level
@@ -208,11 +208,7 @@ def advantages_of(responses: Sequence[Response]) -> tuple[list[float], list[floa
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(response.problem.id, len(numbers)) for response in responses]
     rewards = np.array([float(response.verdict == "correct") for response in responses])
-    advantages = np.zeros(len(rewards))
-    for group in range(len(numbers)):
-        members = np.array(groups) == group
-        spread = rewards[members].std(ddof=1) if members.sum() > 1 else 0.0
-        advantages[members] = (rewards[members] - rewards[members].mean()) / (spread + 1e-4)
+    advantages = group_advantages(rewards, np.array(groups))
     return rewards.tolist(), advantages.tolist(), groups
 
 
@@ -258,7 +254,7 @@ def study(
             left_out[name] = str(error)
         else:
             scores = [
-                None if row in silent else step_means(one, _of_response(of_tokens[row], read, row))
+                None if row in silent else step_means(one, of_response(of_tokens[row], read, row))
                 for row, one in enumerate(judged)
             ]
             rows.append(_judged(name, judged, scores))
@@ -266,8 +262,7 @@ def study(
                 assert read.context.scores is not None
                 throughput = read.context.scores.cpu().double().numpy()
                 of_steps = [
-                    step_means(one, _of_response(throughput[row], read, row))
-                    for row, one in enumerate(judged)
+                    step_means(one, of_response(throughput[row], read, row)) for row, one in enumerate(judged)
                 ]
                 carried.append(_carried(name, judged, of_steps))
         progress(done, len(methods))
@@ -305,7 +300,7 @@ def _read(
     )
 
 
-def _of_response(values: Floats, read: Read, row: int) -> Floats:
+def of_response(values: Floats, read: Read, row: int) -> Floats:
     """The part (n,) of a padded row (T,) that belongs to the n tokens of its response."""
     first = len(values) - read.batch.length
     return values[first : first + len(read.response_ids[row])]

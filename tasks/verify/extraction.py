@@ -19,6 +19,10 @@ _BETWEEN = re.compile(
 _BARE_BOX = re.compile(r"\\boxed\s*(\\[a-zA-Z]+|[^\s{}$.,\\])")
 
 
+#: A sign is one only where it cannot be a minus: "9-1" ends in 1.
+_NUMBER = re.compile(r"(?:(?<![0-9)])-)?[0-9]+(?:[.,][0-9]+)*")
+
+
 def boxes(text: str) -> list[tuple[int, int]]:
     """Spans of the contents of all balanced `\\boxed{...}`, in the order in which they open.
 
@@ -82,6 +86,13 @@ def last_hashes(text: str, accept: Callable[[str], bool]) -> tuple[int, int] | N
         if span is not None and accept(text[span[0] : span[1]]):
             return span
     return None
+
+
+def last_number(text: str) -> tuple[int, int] | None:
+    """The last number of a text, digits with dots and commas between them, in its last 10,000 characters; or None."""
+    offset = max(0, len(text) - 10_000)
+    spans = [match.span() for match in _NUMBER.finditer(text, offset)]
+    return spans[-1] if spans else None
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int] | None:

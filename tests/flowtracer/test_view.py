@@ -359,6 +359,58 @@ def test_browser_theme_follows_the_system_and_its_button(show, story):
     assert background(window) > 600
 
 
+#: Font sizes of all text that is drawn, and what reaches beyond the page's sides.
+SIZES_AND_OVERHANG = """
+  const drawn = [...document.querySelectorAll('body *')].filter((node) => node.getClientRects().length);
+  const text = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+  const over = (box) => box.right > innerWidth + 1 || box.left < -1;
+  return [drawn.filter(text).map((node) => parseFloat(getComputedStyle(node).fontSize)),
+    drawn.filter((node) => node.id !== 'live' && over(node.getBoundingClientRect())).map((node) => node.outerHTML)]"""
+
+
+@pytest.fixture
+def resized(browser):
+    yield browser.resize
+    browser.resize(1360, 1000)
+    browser.prefer("light")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_shows_all_of_a_page_and_no_small_text(show, story, resized, browser, width, scheme):
+    resized(width, 800)
+    browser.prefer(scheme)
+    window = show(story)
+    for chosen in (False, True):
+        if chosen:
+            window.run("pin(arguments[0], 0, true)", story.top()[3])
+        assert window.run("return document.documentElement.scrollWidth") == width
+        sizes, overhang = window.run(SIZES_AND_OVERHANG)
+        assert len(sizes) > 40 and min(sizes) >= 11 and overhang == []
+
+
+@needs_chromium
+def test_browser_gives_a_phones_screen_to_the_response(show, long_story, resized):
+    """Two bars that stayed took two thirds of it, and the prompt took the rest."""
+    resized(400, 800)
+    window = show(long_story)
+    top = "return document.querySelector('#columns .tokens').getBoundingClientRect().top"
+    assert window.run(top) < 560
+    stays = """scrollTo(0, 900); return [...document.querySelectorAll('.controls, aside')].filter((bar) => {
+      const box = bar.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; }).length"""
+    assert window.run(stays) == 0
+    position = long_story.top()[3]
+    window.hover(f"#columns [data-i='{position}']", click=True)
+    box = "const box = document.querySelector('aside').getBoundingClientRect(); return [box.top, box.bottom]"
+    above, below = window.run(box)
+    assert below == 800 and below - above <= 0.4 * 800
+    token = window.run("return spans[0][arguments[0]].getBoundingClientRect().bottom", position)
+    assert token < above, "the details leave the token in sight"
+    window.hover(".close", click=True)
+    assert window.run("return [state.pinned, document.querySelectorAll('#arcs path').length]") == [None, 0]
+
+
 @needs_chromium
 def test_browser_stays_quick_at_4000_tokens(show, long_story):
     window = show(long_story)

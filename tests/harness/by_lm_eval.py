@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+from transformers import AutoTokenizer
+
 import tasks
 from harness.engines.base import Sampling
+from harness.policy import FOLDER as POLICIES
 from harness.policy import load_policy
 from harness.runs.evaluate import evaluate
 from tasks.lm_eval import FOLDER
@@ -15,12 +19,22 @@ from tasks.lm_eval import FOLDER
 LENGTH = 48
 
 
-def lm_eval_samples(model, policy, name, problems, folder, *options, **arguments):
+def with_chat_template(folder):
+    """The policy `arithmetic` in a folder, with a template that asks twice: other responses, some right."""
+    shutil.copytree(POLICIES / "arithmetic", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn['content'] + '?' }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def lm_eval_samples(model, name, problems, folder, *options, **arguments):
     """lm-eval's samples of a plug-in task, in the order of its problems, drawn greedily.
 
-    model: lm-eval's name of what samples, "hf" or "vllm". arguments: its --model_args. folder: for what it writes.
+    model: lm-eval's name of what samples, "hf", "vllm" or "local-completions". arguments: its --model_args.
+    folder: for what it writes.
     """
-    given = ",".join(f"{key}={value}" for key, value in {"pretrained": policy, **arguments}.items())
+    given = ",".join(f"{key}={value}" for key, value in arguments.items())
     generation = json.dumps({"max_gen_toks": LENGTH, "do_sample": False, "temperature": 0.0})
     command = [sys.executable, "-m", "tasks.lm_eval", "run", "--model", model, "--model_args", given]
     command += ["--include_path", str(FOLDER), "--tasks", f"flowtracer_{name}", "--limit", str(problems)]

@@ -56,9 +56,20 @@ def test_a_small_experiment_is_run_and_summed_up(file, capsys):
     assert all(0 <= float(line.split("area ")[1].split(",")[0]) <= 1 for line in lines)
 
 
+def test_a_second_set_of_seeds_is_another_one(file, capsys):
+    calibrate.main([file, "--arms", "uniform", "--seeds", "1", "--first", "110", "--set", "steps=2"])
+    assert capsys.readouterr().out.startswith("seed 110 uniform")
+
+
 @pytest.mark.parametrize(
     "change",
-    [["--arms", "uniform,flow"], ["--set", "learning_rat=1"], ["--set", "steps=many"], ["--seeds", "0"]],
+    [
+        ["--arms", "uniform,flow"],
+        ["--set", "learning_rat=1"],
+        ["--set", "steps=many"],
+        ["--seeds", "0"],
+        ["--first", "7"],
+    ],
 )
 def test_a_mistake_is_one_line(file, change, capsys):
     with pytest.raises(SystemExit) as error:

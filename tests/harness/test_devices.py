@@ -94,7 +94,7 @@ def test_what_a_gpu_allows_is_computed():
 @pytest.mark.parametrize(
     "arguments",
     [
-        "replay decision --batches=2 --prompts=2 --methods=flow --valued=2 --continuations=2",
+        "replay decision --batches=2 --set=training.prompts_per_step=2 --methods=flow --valued=2 --continuations=2",
         "intervene decision decision:contexts=4 --problems=4 --samples=2 --methods=flow,random",
         "intervene decision decision:contexts=4 --problems=4 --samples=2 --masking=deletion",
     ],

@@ -43,8 +43,10 @@ def test_activations_are_what_a_forward_keeps(normalised, bfloat16):
 
 
 def test_the_embedded_step_is_estimated_as_it_was_measured():
-    """160 ms for uniform, one run to a core of an AMD EPYC (Zen 4); estimates are upper bounds, and no wild ones."""
-    assert 0.160 < plan.plan(experiment.load("decision"), CPU).step_seconds < 2 * 0.160
+    """160 ms for 64 rollouts of uniform, one run to a core of an AMD EPYC (Zen 4): an upper bound, and no wild one."""
+    training = {"prompts_per_step": 4, "samples_per_prompt": 16}
+    measured = experiment.from_table({"base": "decision", "training": training}, "x")
+    assert 0.160 < plan.plan(measured, CPU).arms["uniform"].seconds < 2 * 0.160
 
 
 def test_the_noise_of_a_large_vocabulary_costs_a_cpu_and_no_gpu(monkeypatch):
@@ -61,12 +63,15 @@ def test_the_noise_of_a_large_vocabulary_costs_a_cpu_and_no_gpu(monkeypatch):
 def test_counts_and_what_they_depend_on():
     built = experiment.load("decision")
     found = plan.plan(built, CPU)
-    assert (found.runs, found.rollouts) == (64, 64 * 160 * 64)
+    runs, step = len(built.methods) * 8, built.training.prompts_per_step * built.training.samples_per_prompt
+    assert (found.runs, found.rollouts) == (runs, runs * 160 * step)
     assert found.tokens == found.rollouts * 32 and found.prompt == 5
-    assert found.samples == 64 * 5 * 64 * 4
+    assert found.samples == runs * 5 * 64 * 4
     # An arm that samples more is counted with what it samples.
-    fairness = plan.plan(experiment.load("fairness"), CPU)
-    assert fairness.rollouts == 8 * 160 * (18 * 64 + 68)
+    fairness = experiment.load("fairness")
+    more = fairness.training_of("uniform_more").rollouts
+    assert more > step
+    assert plan.plan(fairness, CPU).rollouts == 8 * 160 * ((len(fairness.methods) - 1) * step + more)
     # DAPO-Math has no test problems of its own.
     paper = plan.plan(experiment.load("paper-4b-1k"), GPU)
     assert paper.samples == 18 * 8 * 6 * (16 * (30 + 30 + 40) + 4 * (500 + 675))
@@ -162,7 +167,7 @@ def test_responses_longer_than_the_context_are_refused():
 def test_the_command_plans_and_refuses_without_starting(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["reproduce", "decision", "--plan"]) == 0
-    assert "64: 8 arms x 8 seeds" in capsys.readouterr().out
+    assert " arms x 8 seeds, 160 steps each" in capsys.readouterr().out
     for command in (["reproduce", "paper-8b-8k", "--plan"], ["reproduce", "paper-8b-8k"]):
         assert cli.main(command) == 2
         assert "flowtracer: experiment paper-8b-8k does not fit here" in capsys.readouterr().err

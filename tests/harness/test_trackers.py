@@ -1,10 +1,15 @@
 """Protects what trackers are given: who may report, a run's name, group and configuration, its steps, its end.
 
-TensorBoard is the real one, where it is installed. Modules that write down their calls stand for the two others.
+Where they are installed, the real ones are read back after a sweep by two workers. Elsewhere modules that write down
+their calls stand for Trackio and Weights & Biases.
 """
 
 import json
+import os
+import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -13,7 +18,8 @@ from harness import cli, trackers
 from harness.errors import ExperimentError
 from harness.runs import run as runs
 from harness.runs.tracking import Followed, followed
-from leaderboards import read_run
+from leaderboards import load, read_run
+from tests.harness import tiny
 
 LOGGED = {"loss": 0.5, "reward": 0.25, "credit/mean_weight": 1.0, "note": "text", "flag": True}
 
@@ -187,3 +193,82 @@ def test_weights_and_biases_goes_on_with_the_id_of_the_run(shown, monkeypatch):
         assert calls[-2:] == [{"train/loss": 0.5, "step": 3}, "finished"]
     assert ids[0] == ids[1] != ids[2]
     assert (calls[0]["project"], calls[0]["group"], calls[0]["name"]) == ("flowtracer", "tiny", "flow seed 1")
+
+
+def tensorboard_runs(folder, names):
+    """Name -> points (step, value) by tag, and the configuration, of each run as TensorBoard reads it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = {}
+    for name in names:
+        label, _, seed = name.split()
+        events = EventAccumulator(str(folder / "runs" / label / f"seed-{seed:0>4}" / "tensorboard"))
+        events.Reload()
+        points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        (config,) = events.Tensors("config/text_summary")[0].tensor_proto.string_val
+        read[name] = points, json.loads(config.decode().removeprefix("```json\n").removesuffix("\n```"))
+    return read
+
+
+#: Trackio's own command line, several times in one process: it takes seconds to start.
+ASKED = """
+import contextlib, io, json, sys
+from trackio.cli import main
+
+def asked(*words):
+    sys.argv = ["trackio", "get", *words, "--project", "tiny", "--json"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main()
+    return json.loads(said.getvalue())
+
+answers = {}
+for name in sys.argv[1:]:
+    tags = {tag: asked("metric", "--run", name, "--metric", tag) for tag in ("train/reward", "evaluation/decision")}
+    answers[name] = tags, asked("run", "--run", name)["config"]
+print(json.dumps(answers))
+"""
+
+
+def trackio_runs(folder, names):
+    """The same of Trackio, from a process of its own."""
+    environment = {**os.environ, "TRACKIO_DIR": str(folder / "trackio")}
+    command = [sys.executable, "-c", ASKED, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert all(config["_Group"] == "tiny" for _, config in answers.values())
+    return {
+        name: ({tag: [(e["step"], e["value"]) for e in tags[tag]["values"]] for tag in tags}, config)
+        for name, (tags, config) in answers.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tracker", "read"), [("tensorboard", tensorboard_runs), ("trackio", trackio_runs)])
+def test_a_sweep_by_two_workers_is_whole_in_the_real_tracker(tmp_path, tracker, read):
+    """By the command, from a folder of the user's. A worker that opened no run, another's, or one twice would show."""
+    if find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed: pip install 'flowtracer[{tracker}]'")
+    (tmp_path / "tiny.toml").write_text(tiny.toml(tiny.table(steps=3)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+    }
+    command = [sys.executable, "-P", "-m", "harness.cli", "reproduce", "tiny.toml", "--out", "runs"]
+    command += ["--workers", "2", "--report-to", tracker]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"next: {trackers.where(tracker, Path('runs'), 'tiny')}" in done.stderr
+    recorded = {f"{run.method} seed {run.seed}": run for run in load(tmp_path / "runs")}
+    assert len(recorded) == 4
+    for name, (points, config) in read(tmp_path, list(recorded)).items():
+        run = recorded[name]
+        steps = [(row["step"] + 1, pytest.approx(row["reward"])) for row in run.table("steps").to_pylist()]
+        assert points["train/reward"] == steps
+        samples = run.table("samples").to_pylist()
+        for step, value in points["evaluation/decision"]:
+            rewards = [row["reward"] for row in samples if row["step"] == step]
+            assert value == pytest.approx(sum(rewards) / len(rewards))
+        assert [step for step, _ in points["evaluation/decision"]] == [0, 3]
+        assert (config["arm"], config["seed"], config["credit"]) == (run.method, run.seed, run.method)

@@ -61,3 +61,19 @@ def test_golds_follow_from_the_texts():
 def test_bad_options_are_refused(options):
     with pytest.raises(tasks.TaskError, match="word_problems"):
         tasks.get("word_problems", **options)
+
+
+def test_the_last_number_answers_where_no_marker_is_asked_for():
+    task = tasks.get("word_problems", answer="last")
+    problem = task.problem_from("Anna has 3 eggs. Ben gives Anna 4 more eggs. How many now?", 7)
+    assert task.prompt(problem) == f"{problem.question} Answer in one sentence."
+    for text in ("Anna has 3 + 4 = 7 eggs.", "7", "She has 7.0 eggs now.", task.respond("7")):
+        assert task.verify(problem, text, "stop") == "correct"
+    for text in ("She has 7 eggs of 9.", "She has 7.5 eggs.", "-7", "1,007", "#### 7, or 8"):
+        assert task.verify(problem, text, "stop") == "wrong"
+    assert task.verify(problem, "seven", "stop") == "no_answer"
+    assert task.verify(problem, "seven", "length") == "truncated"
+    assert task.extract("9-1") == (2, 3) and task.extract("a" * 20_000 + " 5.") == (20_001, 20_002)
+    assert list(task.respelled("7")) == []
+    with pytest.raises(tasks.TaskError, match="one of either, boxed, hashes, not 'last'"):
+        tasks.get("gsm8k", answer="last")

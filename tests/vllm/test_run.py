@@ -10,6 +10,7 @@ import pytest
 from harness import experiment as experiments
 from harness.engines import vllm
 from harness.engines.base import ENGINES, VLLM, EngineChoice, Sample, Sampling
+from harness.journal import Journal
 from harness.policy import load_policy
 from harness.runs import evaluate, run
 from harness.runs.recorder import RecordedTrainer
@@ -93,7 +94,7 @@ def test_evaluation_on_vllm_goes_on_where_it_was_stopped(tmp_path: Path) -> None
     problems = task.problems("test", 10)
 
     def asked(path: Path, progress: Any = lambda done, total: None) -> list[dict[str, Any]]:
-        journal = evaluate.Journal(path, {"engine": VLLM})
+        journal = Journal(path, {"engine": VLLM})
         try:
             return evaluate.evaluate(
                 held, task, problems, Sampling(32), 3, 16, EngineChoice(VLLM), progress, journal

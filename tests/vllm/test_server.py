@@ -4,11 +4,6 @@ last and of one run alone, and what is wrong with it is one line. Runs where vLL
 
 import fcntl
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +23,7 @@ from harness.runs.checkpoints import policy_folder
 from leaderboards import read_run
 from tests.harness import tiny
 from tests.harness.test_parallel import TINY, launch, same_run
+from tests.vllm.serving import Serving
 from tests.vllm.test_engine import keys
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -35,31 +31,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 ROWS, LENGTH, CONTEXT = 8, 20, 64
 
 
-class Serving:
-    """A server of `decision`, started by the command."""
-
-    def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        command = [sys.executable, "-m", "harness.cli", "serve", "decision", "--port", port]
-        self.process = subprocess.Popen(
-            [*command, "--context", str(CONTEXT), "--vllm=--max-num-seqs=16"],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        self.address = next(line for line in self.process.stdout if "is served at" in line).split()[-1]
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def serving() -> Iterator[Serving]:
-    one = Serving()
+    one = Serving("decision", "--context", str(CONTEXT), "--vllm=--max-num-seqs=16")
     yield one
     one.kill()
 

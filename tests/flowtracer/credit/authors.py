@@ -91,6 +91,7 @@ def ktae(case):
     fisher, information, frequency = (
         case["options"].get(name, 1.0) for name in ("fisher", "information", "frequency")
     )
+    at_one = case["options"].get("at_one", 0.0)  # exp(-2) is what rounding makes of the 0 there
 
     def p_value(a, b):
         sizes = len(correct), len(wrong)
@@ -113,7 +114,7 @@ def ktae(case):
         a, b = (sum(token in ids for ids in texts) for texts in (correct, wrong))
         c, d = len(correct) - a, len(wrong) - b
         p = p_value(a, b)
-        evidence = math.exp(-2.0 * p) if p != 1.0 else 0.0
+        evidence = math.exp(-2.0 * p) if p != 1.0 else at_one
         gain = entropy(a + c, b + d)
         for half in ((a, b), (c, d)):
             gain -= sum(half) / (a + b + c + d) * (entropy(*half) if sum(half) else 0.0)
@@ -199,7 +200,8 @@ def rlsd(case):
     options, rows = case["options"], []
     clip, lam = options.get("epsilon", 0.2), options.get("mix", 0.5)
     if decay := options.get("fade_steps", 0):
-        lam *= max(1.0 - case["step"] / decay, 0.0)
+        global_step = case["step"] + 1  # that code counts a step before it samples for it
+        lam *= max(1.0 - global_step / decay, 0.0)
     for advantage, student, teacher in zip(
         case["advantage"], case["logprobs"], case["teacher_logprobs"], strict=True
     ):
@@ -339,7 +341,7 @@ def cases(name):
                     [source.randint(2, 9) for _ in range(source.randint(4, 9))] + [1] for _ in range(6)
                 ],
             }
-            for options in ({}, {"information": 2.0}, {"frequency": 0.0})
+            for options in ({}, {"information": 2.0}, {"frequency": 0.0}, {"at_one": 0.135335})
         ]
     elif name in ("rlsd", "opsd"):
         made = [

@@ -23,7 +23,7 @@ def test_fisher_exact_equals_scipy(first, second):
             assert float(fisher_exact(*numbers, *sizes)) == pytest.approx(expected, rel=1e-6)
 
 
-def ktae_by_hand(responses, rewards, end, fisher=1.0, information=1.0, frequency=1.0):
+def ktae_by_hand(responses, rewards, end, fisher=1.0, information=1.0, frequency=1.0, at_one=0.0):
     """delta of every token, in loops and double precision, after the authors' compute_key_tokens.py."""
     correct = [ids for ids, reward in zip(responses, rewards, strict=True) if reward > 0]
     wrong = [ids for ids, reward in zip(responses, rewards, strict=True) if reward <= 0]
@@ -43,7 +43,7 @@ def ktae_by_hand(responses, rewards, end, fisher=1.0, information=1.0, frequency
         c, d = len(correct) - a, len(wrong) - b
         n = a + b + c + d
         p = scipy.stats.fisher_exact([[a, b], [c, d]]).pvalue
-        evidence = 0.0 if p > 1 - 1e-9 else math.exp(-2 * p)
+        evidence = at_one if p > 1 - 1e-9 else math.exp(-2 * p)
         gain = entropy((a + c) / n, (b + d) / n)
         for one, other in ((a, b), (c, d)):
             if one + other:
@@ -70,7 +70,9 @@ def context_with(name, ids, rewards, **options):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("options", [{}, {"information": 2.0}, {"frequency": 0.0}, {"fisher": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"information": 2.0}, {"frequency": 0.0}, {"fisher": 0.0}, {"at_one": 0.1353}]
+)
 def test_ktae_is_the_rule_of_its_authors_code(seed, options):
     source = random.Random(seed)
     ids = [[source.randint(2, 9) for _ in range(source.randint(4, 12))] + [1] for _ in range(8)]

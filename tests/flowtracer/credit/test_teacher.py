@@ -31,10 +31,10 @@ def three(name, advantages=(1.0, -1.0, 0.0), rewards=(1.0, 0.0, 0.0), **options)
 
 
 @pytest.mark.parametrize(
-    ("step", "share"), [(0, 1.0), (15, 0.75), (30, 0.5), (59, 1 / 60), (60, 0.0), (999, 0.0)]
+    ("step", "share"), [(0, 59 / 60), (14, 0.75), (29, 0.5), (58, 1 / 60), (59, 0.0), (999, 0.0)]
 )
 def test_rlsd_fades_as_in_the_authors_code(step, share):
-    """target_lambda * max(1 - step / decay_steps, 0), and the rest of the weight with it."""
+    """target_lambda * max(1 - step / decay_steps, 0), its first step being 1, and the rest of the weight with it."""
     whole = three("rlsd", mix=0.5)[0] - 1
     faded = three("rlsd", mix=0.5, fade_steps=60, step=step)[0] - 1
     assert faded.tolist() == pytest.approx((share * whole).tolist(), abs=1e-6)

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from harness import ExperimentError, seeds
 from harness.engines.base import Sampling
 from harness.engines.keyed import sample
+from harness.journal import Journal
 from harness.policy import Policy, character_tokenizer
 from harness.runs import evaluate
 from tasks import Problem, Task, Verdict
@@ -176,7 +177,7 @@ def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path:
     identity = {"policy": "x", "temperature": 1.0}
 
     def asked(path: Path, progress: evaluate.Progress = lambda done, total: None) -> list[dict]:
-        journal = evaluate.Journal(path, identity)
+        journal = Journal(path, identity)
         try:
             return evaluate.evaluate(
                 policy,
@@ -210,18 +211,18 @@ def test_a_stopped_evaluation_goes_on_sample_by_sample(policy: Policy, tmp_path:
 
 def test_a_file_of_other_samples_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kept"
-    evaluate.Journal(path, {"task": "starts", "temperature": 1.0}).close()
+    Journal(path, {"task": "starts", "temperature": 1.0}).close()
     with pytest.raises(ExperimentError, match="holds samples with temperature 1.0, not 0.5"):
-        evaluate.Journal(path, {"task": "starts", "temperature": 0.5})
-    first = evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
-    with pytest.raises(ExperimentError, match="in use by another evaluation"):
-        evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
+        Journal(path, {"task": "starts", "temperature": 0.5})
+    first = Journal(path, {"task": "starts", "temperature": 1.0})
+    with pytest.raises(ExperimentError, match="in use by another command"):
+        Journal(path, {"task": "starts", "temperature": 1.0})
     first.close()
     path.write_text(path.read_text() + '{"problem_id": 3}\n')
     with pytest.raises(ExperimentError, match="line 2 is no sample"):
-        evaluate.Journal(path, {"task": "starts", "temperature": 1.0})
+        Journal(path, {"task": "starts", "temperature": 1.0})
     with pytest.raises(ExperimentError, match="cannot be used"):
-        evaluate.Journal(tmp_path, {})
+        Journal(tmp_path, {})
 
 
 def test_slow_verdicts_are_asked_for_while_samples_are_drawn(
@@ -249,10 +250,10 @@ def test_what_goes_wrong_while_a_sample_is_added_is_not_lost(
 ) -> None:
     """A full disk for one: in a thread it would be forgotten."""
 
-    def full(self: evaluate.Journal, row: dict) -> None:
+    def full(self: Journal, row: dict) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Starts, "slow", True)
-    monkeypatch.setattr(evaluate.Journal, "add", full)
+    monkeypatch.setattr(Journal, "add", full)
     with pytest.raises(OSError, match="No space left"):
         evaluate.evaluate(policy, Starts(), Starts().problems("test", 2), Sampling(4))

@@ -152,7 +152,7 @@ def test_replay_and_trace_open_files_and_records(script, capsys, tmp_path):
         assert "row 9" in capsys.readouterr().out
     for arguments, words in (
         (["replay", files], "does not say which policy and task"),
-        (["replay", files, *of, "--prompts", "2"], "--prompts goes with an experiment"),
+        (["replay", files, *of, "--set", "training.prompts_per_step=2"], "--set goes with an experiment"),
         (["trace", "--from", files, *of, "--row", "99"], "gives rows 0 to 15"),
         (["trace", "--from", str(tmp_path / "no.txt"), *of], "neither a folder of recorded runs nor"),
     ):

@@ -133,13 +133,22 @@ def test_arms_with_options_join_the_registry(tiny_experiment):
 
 def test_the_command_prints_and_exports(tmp_path, capsys):
     export = tmp_path / "replay.json"
-    wanted = ["replay", "decision", "--batches", "2", "--prompts", "2", "--methods", "flow,oracle_10"]
+    wanted = [
+        "replay",
+        "decision",
+        "--batches",
+        "2",
+        "--set",
+        "training.prompts_per_step=2",
+        "--methods",
+        "flow,oracle_3",
+    ]
     assert cli.main([*wanted, "--valued", "2", "--continuations", "2", "--export", str(export)]) == 0
     printed = capsys.readouterr().out
-    assert "oracle_10" in printed and "signal/noise" in printed
+    assert "oracle_3" in printed and "signal/noise" in printed
     assert max(map(len, printed.splitlines())) <= 100
     figures = {one["label"]: one for one in json.loads(export.read_text())["figures"]}
-    assert set(figures) == {"uniform", "flow", "oracle_10"}
+    assert set(figures) == {"uniform", "flow", "oracle_3"}
     assert {"turn", "s/step"} <= set(printed.split())
     assert figures["flow"]["turn"][0] == pytest.approx(1 - figures["flow"]["to_uniform"][0])
     assert figures["flow"]["seconds"] > 0

@@ -1,0 +1,243 @@
+"""values: whether credit goes where the chance of a right answer changes, without training."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from harness.commands.shared import (
+    Commands,
+    add_export,
+    add_policy_options,
+    add_response_limit,
+    closing,
+    command,
+    output,
+    policy_named,
+    response_limit,
+    show_page,
+    task_named,
+    with_bar,
+)
+from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
+from harness.errors import ExperimentError
+
+#: Options that say how a policy is read and asked, which an experiment says itself.
+_OF_EXPERIMENTS = ("samples", "temperature", "max_response_tokens", "engine", "chat", "system")
+#: Responses to each problem, where nothing is said.
+SAMPLES = 8
+
+
+def add(commands: Commands) -> None:
+    """Adds this command."""
+    added = command(
+        commands,
+        "values",
+        _values,
+        "Measure where a response's chance of being right changes, by continuations from its unsure tokens, and see "
+        "which credit methods follow it, without training.",
+    )
+    added.add_argument(
+        "source", help="an experiment (name or .toml), or with TASK a policy: name, folder or hub id"
+    )
+    added.add_argument(
+        "task", nargs="?", help="a task that the policy half solves, NAME or NAME:OPTION=VALUE"
+    )
+    added.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the experiment once, training.temperature=0.7 for one; may be given several times",
+    )
+    added.add_argument("--problems", type=int, default=48, metavar="N", help="the first N (default: 48)")
+    added.add_argument("--split", default="train", help="test or train (default: train)")
+    added.add_argument("--samples", type=int, metavar="K", help=f"responses a problem (default: {SAMPLES})")
+    added.add_argument("--temperature", type=float, help="default: 1")
+    add_response_limit(added)
+    added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
+    added.add_argument(
+        "--cuts", type=int, default=48, metavar="N", help="of a response, at most (default: 48)"
+    )
+    added.add_argument(
+        "--continuations",
+        type=int,
+        default=32,
+        metavar="K",
+        help="of each cut, at most; they come in rounds of 16 (default: 32)",
+    )
+    added.add_argument(
+        "--agreement",
+        type=float,
+        default=0.8,
+        metavar="R",
+        help="rank correlation of the changes by two halves of the continuations, from which on there are enough "
+        "(default: 0.8)",
+    )
+    added.add_argument("--seed", type=int, default=0, help="training seed of the rollouts (default: 0)")
+    added.add_argument("--engine", choices=ENGINES, help=f"what samples (default: {TRANSFORMERS})")
+    add_policy_options(added)
+    added.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="responses sampled at once (default: 64)"
+    )
+    added.add_argument(
+        "--out",
+        type=output,
+        metavar="FILE",
+        help="keep all that is measured in FILE, a JSON line each (default: runs/values-SOURCE-TASK.jsonl); the same "
+        "command again goes on from there",
+    )
+    add_export(added, (".json", ".md"), "also write it to")
+
+
+def _values(options: argparse.Namespace) -> int:
+    for name in ("problems", "batch-size", "max-response-tokens"):
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and value < 1:
+            raise ExperimentError(f"--{name} {value}: give at least 1")
+    if options.seed < 0:
+        raise ExperimentError(f"--seed {options.seed}: give at least 0")
+    from harness.engines import choice
+    from harness.engines.base import ALONE
+    from harness.studies import value_page, values
+
+    wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
+    methods = values.methods_of(wanted)
+    policy, asked, engine_choice, task_name = _asked(options)
+    choice.check(engine_choice)
+    path = options.out or _default(options.source, task_name)
+    identity = _identity(policy, asked, engine_choice, task_name, options.split)
+    journal = values.journal_in(path, identity)
+    prompts = max(len(policy.encode(asked.task.prompt(problem))) for problem in asked.problems)
+    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    context = min(limit or prompts + 2 * asked.longest, prompts + 2 * asked.longest)
+    try:
+        engine = choice.start(engine_choice, policy, context, options.batch_size, ALONE, alike=True)
+        rows = with_bar(lambda at: values.rollouts(policy, engine, asked, journal, at))
+        chosen = values.with_signal(rows)
+        changes, continuations = with_bar(
+            lambda at: values.measure(policy, engine, context, asked, chosen, journal, at)
+        )
+        weights = with_bar(lambda at: values.weigh(policy, asked, chosen, methods, journal, progress=at))
+    finally:
+        journal.close()
+    study = values.study(policy, asked, rows, chosen, changes, continuations, weights, journal)
+    page = value_page.page(options.source, task_name, asked, study, _command(options))
+    status = show_page(page, study, options.export)
+    closing(path, *(() if options.export else ("the same command with --export FILE.md, or FILE.json",)))
+    return status
+
+
+def _asked(options: argparse.Namespace) -> tuple[Any, Any, EngineChoice, str]:
+    """The policy, what is asked of it, the engine, and the task in words."""
+    from harness.studies.values import Asked
+
+    if options.task is None:
+        policy, task, samples, sampling, engine, name = _of_experiment(options)
+    else:
+        policy, task, samples, sampling, engine, name = _of_policy(options)
+    asked = Asked(
+        task=task,
+        problems=task.problems(options.split, options.problems),
+        samples=samples,
+        sampling=sampling,
+        cuts=options.cuts,
+        continuations=options.continuations,
+        agreement=options.agreement,
+        seed=options.seed,
+    )
+    return policy, asked, engine, name
+
+
+def _of_policy(options: argparse.Namespace) -> tuple[Any, Any, int, Sampling, EngineChoice, str]:
+    if options.changes:
+        raise ExperimentError("--set goes with an experiment; a policy and a task have options of their own")
+    task, policy = task_named(options.task), policy_named(options.source, options)
+    problems = task.problems(options.split, options.problems)
+    longest = max(len(policy.encode(task.prompt(problem))) for problem in problems)
+    sampling = Sampling(
+        response_limit(options.max_response_tokens, policy, longest),
+        1.0 if options.temperature is None else options.temperature,
+    )
+    samples = SAMPLES if options.samples is None else options.samples
+    engine = EngineChoice(options.engine or TRANSFORMERS, None, options.dtype)
+    return policy, task, samples, sampling, engine, options.task
+
+
+def _of_experiment(options: argparse.Namespace) -> tuple[Any, Any, int, Sampling, EngineChoice, str]:
+    from harness import experiment as experiments
+    from harness.experiment import task_of
+    from harness.runs.run import policy_of
+
+    given = [name for name in _OF_EXPERIMENTS if getattr(options, name) is not None]
+    given += ["dtype"] if options.dtype != FLOAT32 else []
+    if given:
+        raise ExperimentError(
+            f"--{given[0].replace('_', '-')} goes with a policy and a task, flowtracer values POLICY TASK; "
+            "an experiment says it itself, and --set changes it"
+        )
+    experiment = experiments.load(options.source, changes=options.changes)
+    training, task = experiment.training, task_of(experiment.task)
+    engine = experiment.engine_choice()
+    return policy_of(experiment), task, training.samples_per_prompt, training.sampling, engine, task.name
+
+
+def _identity(policy: Any, asked: Any, engine: EngineChoice, task: str, split: str) -> dict[str, Any]:
+    """The properties that all rows of one journal share. More problems or continuations go on in it."""
+    from dataclasses import asdict
+
+    from harness.runs.checkpoints import parameters_hash
+
+    return {
+        "study": "values",
+        "policy": parameters_hash(policy.model),
+        "chat": policy.chat,
+        "system": policy.system,
+        "task": task,
+        "task_options": dict(getattr(asked.task, "chosen", {})),
+        "split": split,
+        "samples": asked.samples,
+        "sampling": asdict(asked.sampling),
+        "cuts": asked.cuts,
+        "seed": asked.seed,
+        "engine": asdict(engine),
+    }
+
+
+def _default(source: str, task: str) -> Path:
+    """Where records go if nothing is said."""
+    name = re.sub(r"[^\w.=-]+", "-", f"{Path(source).stem}-{task}")
+    return Path("runs") / f"values-{name}.jsonl"
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line again, from what was asked."""
+    words = ["flowtracer", "values", options.source, *([options.task] if options.task else [])]
+    for name in (
+        *(
+            "problems",
+            "split",
+            "samples",
+            "temperature",
+            "max_response_tokens",
+            "methods",
+            "cuts",
+            "continuations",
+        ),
+        *("agreement", "seed", "engine", "chat", "system", "dtype", "batch_size", "out"),
+    ):
+        value = getattr(options, name)
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for change in options.changes:
+        words += ["--set", change]
+    for path in options.export:
+        words += ["--export", str(path)]
+    return shlex.join(words)

@@ -1,0 +1,202 @@
+"""Figures of values: what segments of responses change, and how well rankings of tokens follow it. Plain numbers, no
+policy in sight; `values` says where they come from.
+
+A response is cut before some of its tokens. A segment goes from a cut to the token before the next one, the last to the
+end of the response. What it changes is the value at its end minus the value at its start, the value at the response's
+end being its reward. A ranking's score of a segment is that of the token at its cut, the one that the policy was unsure
+of; or, as the second reading, the mean over the segment's tokens.
+
+size        Spearman's correlation with |change| over a response's segments. Chance makes |change| larger where the
+            value is near a half, whatever the segment does.
+by halves   the same with the product of the changes by two halves of the continuations. Its expectation is the square
+            of the true change, which chance does not move.
+signed      the same with the change in the direction of the response's advantage: what a weight should follow.
+first fall  the area under the ROC curve of the first segment after which the value is 0, and was not before, among all
+            segments of a response that is not right.
+
+A figure is the mean over problems of the mean over a problem's responses; its 95% interval is the percentile bootstrap
+over problems. Fewer than `LEAST` segments rank nothing, and equal scores or equal changes neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import seeds
+from harness.studies.figures import Level, rank_correlations, roc_auc
+from leaderboards.estimates import Interval, problem_means
+
+Floats = NDArray[np.float64]
+
+#: Segments of the shortest response that is ranked: of two, any ranking is at +1 or -1.
+LEAST = 3
+#: Resamples of a bootstrap.
+RESAMPLES = 2000
+#: A segment's score: of the token at its cut, or the mean over its tokens.
+CUT, SEGMENT = READINGS = ("at the cut", "over the segment")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the m segments of one response change.
+
+    places: the m cuts, ascending, counted from the response's first token. length: its tokens. values: (m + 1,) at the
+    cuts and at the end. halves: (2, m + 1), the same by each half of the continuations. direction: the sign of the
+    response's advantage. right: its reward is 1.
+    """
+
+    problem: str
+    places: Sequence[int]
+    length: int
+    values: Floats
+    halves: Floats
+    direction: float
+    right: bool
+
+    @property
+    def change(self) -> Floats:
+        """(m,)"""
+        return np.diff(self.values)
+
+    @property
+    def of_halves(self) -> Floats:
+        """The changes by each half of the continuations, (2, m)."""
+        return np.diff(self.halves, axis=1)
+
+    @property
+    def fall(self) -> int | None:
+        """The first segment after which the value is 0, and was not before; None for a right response and without."""
+        falls = np.flatnonzero((self.values[:-1] > 0) & (self.values[1:] == 0))
+        return None if self.right or not len(falls) else int(falls[0])
+
+    def of_segments(self, scores: Floats, reading: str) -> Floats:
+        """The scores of the segments, (m,), from those of the response's tokens, (length,)."""
+        if reading == CUT:
+            return scores[list(self.places)]
+        ends = [*self.places[1:], self.length]
+        return np.array([scores[start:end].mean() for start, end in zip(self.places, ends, strict=True)])
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How well one ranking of tokens follows the changes. abstained: the share of responses without a judgement."""
+
+    name: str
+    reading: str
+    size: Level
+    by_halves: Level
+    signed: Level
+    fall: Level
+    abstained: float
+
+
+def ranked(name: str, reading: str, responses: Sequence[Changes], scores: Sequence[Floats | None]) -> Ranked:
+    """The figures of one ranking. scores: of each response's tokens, None where the ranking abstains."""
+    figures: dict[str, list[tuple[str, float]]] = {"size": [], "by_halves": [], "signed": [], "fall": []}
+    for one, of_tokens in zip(responses, scores, strict=True):
+        if of_tokens is None:
+            continue
+        of_segments = one.of_segments(of_tokens, reading)
+        targets = {
+            "size": np.abs(one.change),
+            "by_halves": one.of_halves.prod(axis=0),
+            "signed": one.direction * one.change,
+        }
+        for figure, target in targets.items():
+            figures[figure].append((one.problem, correlation(of_segments, target)))
+        if one.fall is not None:
+            positive = np.arange(len(of_segments)) == one.fall
+            figures["fall"].append((one.problem, roc_auc(of_segments, positive)))
+    silent = sum(of_tokens is None for of_tokens in scores)
+    levels: dict[str, Any] = {figure: clustered(pairs) for figure, pairs in figures.items()}
+    return Ranked(
+        name=name,
+        reading=reading,
+        abstained=silent / len(responses) if responses else math.nan,
+        **levels,
+    )
+
+
+def ceiling(responses: Sequence[Changes]) -> Ranked:
+    """One half of the continuations as a ranking, held against the changes by the other half."""
+    size, signed = [], []
+    for one in responses:
+        first, second = one.of_halves
+        size.append((one.problem, correlation(np.abs(first), np.abs(second))))
+        signed.append((one.problem, correlation(one.direction * first, one.direction * second)))
+    return Ranked("(the other half)", CUT, clustered(size), None, clustered(signed), None, 0.0)
+
+
+def correlation(scores: Floats, target: Floats) -> float:
+    """Spearman's correlation over a response's segments; NaN for fewer than `LEAST`, and where either is constant."""
+    if len(scores) < LEAST:
+        return math.nan
+    return float(rank_correlations(np.stack([scores, target]))[0, 1])
+
+
+def agreement(responses: Sequence[Changes]) -> Level:
+    """Spearman's correlation over all segments of all responses between the changes by the two halves."""
+    problems: dict[str, list[Floats]] = {}
+    for one in responses:
+        problems.setdefault(one.problem, []).append(one.of_halves)
+    clusters = [np.concatenate(parts, axis=1) for parts in problems.values()]
+
+    def figure(chosen: Iterable[int]) -> float:
+        halves = np.concatenate([clusters[index] for index in chosen], axis=1)
+        return float(rank_correlations(halves)[0, 1]) if halves.shape[1] >= LEAST else math.nan
+
+    value = figure(range(len(clusters))) if clusters else math.nan
+    if math.isnan(value):
+        return None
+    return value, interval(np.array([figure(chosen) for chosen in resampled(len(clusters))]))
+
+
+def reliability(halves: float) -> float:
+    """Spearman and Brown's: how well all continuations would agree with as many others, from how well halves do."""
+    return 2 * halves / (1 + halves)
+
+
+def clustered(pairs: Iterable[tuple[str, float]]) -> Level:
+    """The mean over problems of the mean over a problem's values, and its interval; None without a finite value."""
+    means = np.array(list(problem_means(pairs).values()))
+    if not len(means):
+        return None
+    return float(means.mean()), interval(means[resampled(len(means))].mean(axis=1))
+
+
+def resampled(clusters: int) -> NDArray[np.int64]:
+    """The clusters of each bootstrap sample, (`RESAMPLES`, clusters); none for a single cluster."""
+    generator = np.random.default_rng(seeds.integer(seeds.key("bootstrap", "values")))
+    return generator.integers(clusters, size=(RESAMPLES if clusters > 1 else 0, clusters))
+
+
+def interval(values: Floats) -> Interval | None:
+    """The 95% percentile interval from the figures of bootstrap samples; None where none has a value."""
+    if np.isnan(values).all():
+        return None
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def rule_scores(pieces: Sequence[str], logprobs: Sequence[float], key: str) -> Mapping[str, Floats]:
+    """The scores of a response's tokens by rules that read no attention: name -> (n,).
+
+    pieces: the tokens' texts. logprobs: of the sampled tokens. key: the rollout's, which names the random ranking.
+    """
+    count = len(pieces)
+    return {
+        "first": -np.arange(count, dtype=np.float64),
+        "last": np.arange(count, dtype=np.float64),
+        "unlikely": -np.array(logprobs, dtype=np.float64),
+        "long": np.array([len(piece.strip()) for piece in pieces], dtype=np.float64),
+        "digit": np.array([any(map(str.isdecimal, piece)) for piece in pieces], dtype=np.float64),
+        "drawn": np.array(
+            [seeds.integer(seeds.key("ranking", key, place)) for place in range(count)], dtype=np.float64
+        ),
+    }
