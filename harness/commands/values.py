@@ -54,21 +54,27 @@ def add(commands: Commands) -> None:
         metavar="KEY=VALUE",
         help="change the experiment once, training.temperature=0.7 for one; may be given several times",
     )
-    added.add_argument("--problems", type=int, default=48, metavar="N", help="the first N (default: 48)")
+    added.add_argument(
+        "--problems",
+        type=int,
+        default=48,
+        metavar="N",
+        help="problems, the first N of the split (default: 48)",
+    )
     added.add_argument("--split", default="train", help="test or train (default: train)")
     added.add_argument("--samples", type=int, metavar="K", help=f"responses a problem (default: {SAMPLES})")
-    added.add_argument("--temperature", type=float, help="default: 1")
+    added.add_argument("--temperature", type=float, help="temperature of sampling (default: 1)")
     add_response_limit(added)
     added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
     added.add_argument(
-        "--cuts", type=int, default=48, metavar="N", help="of a response, at most (default: 48)"
+        "--cuts", type=int, default=48, metavar="N", help="cuts of a response, at most (default: 48)"
     )
     added.add_argument(
         "--continuations",
         type=int,
         default=32,
         metavar="K",
-        help="of each cut, at most; they come in rounds of 16 (default: 32)",
+        help="continuations of each cut, at most; they come in rounds of 16 (default: 32)",
     )
     added.add_argument(
         "--agreement",
