@@ -39,8 +39,22 @@ IMPORTS = {
     "docs": "mkdocs",
 }
 
-#: Tests that need nothing beyond the project without extras.
-CORE = ("tests/flowtracer/test_flow.py", "tests/flowtracer/test_spans.py")
+#: Tests that need nothing beyond the project without extras: half a minute.
+CORE = (
+    "tests/flowtracer/test_flow.py",
+    "tests/flowtracer/test_multihead.py",
+    "tests/flowtracer/test_readings.py",
+    "tests/flowtracer/test_spans.py",
+    "tests/flowtracer/test_versions.py",
+    "tests/flowtracer/test_whitening.py",
+    "tests/tasks/test_arithmetic.py",
+    "tests/tasks/test_countdown.py",
+    "tests/tasks/test_decision.py",
+    "tests/tasks/test_graph.py",
+    "tests/tasks/test_light.py",
+    "tests/tasks/test_sums.py",
+    "tests/tasks/test_word_problems.py",
+)
 
 # Environments are installed uncompiled: the first process must leave its bytecode to the others.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

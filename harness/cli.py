@@ -27,6 +27,7 @@ from harness.commands import (  # noqa: E402
     noise,
     policies,
     problems,
+    profile,
     records,
     values,
 )
@@ -46,6 +47,7 @@ SUBJECTS = (
     causes,
     graphs,
     values,
+    profile,
     problems,
     completion,
 )
@@ -139,20 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subject in (
-        experiments,
-        noise,
-        methods,
-        records,
-        items,
-        claims,
-        policies,
-        causes,
-        graphs,
-        values,
-        problems,
-        completion,
-    ):
+    for subject in SUBJECTS:
         subject.add(commands)
     return parser
 

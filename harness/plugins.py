@@ -165,6 +165,8 @@ def _described(error: BaseException, plugin: Plugin) -> str:
     words = (str(error).strip().splitlines() or [""])[0]
     if type(error).__name__ == "CreditError" or type(error).__name__ == "TaskError":
         return f": {words}"
+    if isinstance(error, ModuleNotFoundError) and plugin.file is None and Path(f"{error.name}.py").is_file():
+        words += f"; did you mean the file {error.name}.py?"  # a command's folder is not on Python's path
     return f" fails to import: {type(error).__name__}: {words}" + (
         f" (line {line} of {plugin.file})" if line else ""
     )

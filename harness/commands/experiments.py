@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +132,8 @@ def _experiments(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, listing.sheets(experiment))
-    closing(None, f"flowtracer reproduce {options.name} --plan")
+    imports = [word for name in options.imports for word in ("--import", name)]
+    closing(None, shlex.join(["flowtracer", "reproduce", options.name, *imports, "--plan"]))
     return 0
 
 
@@ -162,7 +165,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.ray is None:  # a cluster's machines are not this one
         plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
-        closing(None, f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke}")
+        more = ["--until-decided"] * options.until_decided
+        more += ["--more-seeds", str(options.more_seeds)] * bool(options.more_seeds)
+        closing(None, again(options, options.out, more))
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
@@ -227,6 +232,16 @@ def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experime
     return experiment
 
 
+def again(options: argparse.Namespace, folder: Path | None, more: Sequence[str] = ()) -> str:
+    """The line of `reproduce` on the experiment that was asked for, with its plug-ins and changes."""
+    words = ["flowtracer", "reproduce", options.experiment, *["--smoke"] * options.smoke]
+    for name, values in (("--import", options.imports), ("--add", options.add), ("--set", options.changes)):
+        words += [word for value in values for word in (name, value)]
+    words += ["--server", options.server] if options.server else []
+    words += ["--out", str(folder)] if folder is not None else []
+    return shlex.join([*words, *more])
+
+
 def folder_of(options: argparse.Namespace, experiment: Experiment) -> Path:
     """Where the runs go. Raises ExperimentError where nothing can be written there."""
     return writable_folder(options.out or Path("runs") / experiment.name)
@@ -283,7 +298,7 @@ def _train(options: argparse.Namespace) -> int:
             return say(stopped(folder), STOPPED)
     place = run_folder(folder, options.method, options.seed)
     print(place)
-    rest = f"flowtracer reproduce {options.experiment}{' --smoke' * options.smoke} --out {folder}"
+    rest = again(options, folder)
     closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.commands.experiments import add_experiment, folder_of, loaded, stopped
+from harness.commands.experiments import add_experiment, again, folder_of, loaded, stopped
 from harness.commands.shared import (
     STOPPED,
     Bars,
@@ -77,9 +77,7 @@ def _noise(options: argparse.Namespace) -> int:
     print_sheets(screen, noise.sheets(found))
     for path in options.export:
         write(path, _page(path, found, f"{experiment.name}: noise of {options.arm} over seeds"))
-    closing(
-        folder, f"flowtracer reproduce {options.experiment} --out {folder}, which goes on from these runs"
-    )
+    closing(folder, f"{again(options, folder)}, which goes on from these runs")
     return 0
 
 

@@ -112,8 +112,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     else:
         screen = console()
         screen.print(_drawn(_boards(*arguments), screen.width, options.pool))
-        places = " ".join(map(str, options.folders))
-        closing(None, f"flowtracer leaderboard {places} --export FILE.html, a page with every rollout")
+        closing(None, "the same command with --export FILE.html, a page with every rollout")
     return 0
 
 

@@ -52,37 +52,42 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change the experiment once, training.temperature=0.7 for one; may be given several times",
+        help="change a key of the experiment for this command only, such as training.temperature=0.7; may be given "
+        "several times",
     )
     added.add_argument(
         "--problems",
         type=int,
         default=48,
         metavar="N",
-        help="problems, the first N of the split (default: 48)",
+        help="only the first N problems of the split (default: 48)",
     )
     added.add_argument("--split", default="train", help="test or train (default: train)")
     added.add_argument("--samples", type=int, metavar="K", help=f"responses a problem (default: {SAMPLES})")
-    added.add_argument("--temperature", type=float, help="temperature of sampling (default: 1)")
+    added.add_argument("--temperature", type=float, help="default: 1")
     add_response_limit(added)
     added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
     added.add_argument(
-        "--cuts", type=int, default=48, metavar="N", help="cuts of a response, at most (default: 48)"
+        "--cuts",
+        type=int,
+        default=48,
+        metavar="N",
+        help="measure at most N unsure tokens of a response (default: 48)",
     )
     added.add_argument(
         "--continuations",
         type=int,
         default=32,
         metavar="K",
-        help="continuations of each cut, at most; they come in rounds of 16 (default: 32)",
+        help="continuations from before each of these tokens, at most; in rounds of 16 (default: 32)",
     )
     added.add_argument(
         "--agreement",
         type=float,
         default=0.8,
         metavar="R",
-        help="rank correlation of the changes by two halves of the continuations, from which on there are enough "
-        "(default: 0.8)",
+        help="stop sampling once two halves of the continuations agree this well about the changes, by rank "
+        "correlation (default: 0.8)",
     )
     added.add_argument("--seed", type=int, default=0, help="training seed of the rollouts (default: 0)")
     added.add_argument("--engine", choices=ENGINES, help=f"what samples (default: {TRANSFORMERS})")

@@ -59,6 +59,10 @@ def _options(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in metadata.items():
         if key in known:
             raise TaskError(f"--metadata: {key!r} is an option of task {name}: write {written}")
+        if difflib.get_close_matches(key, known, 1, cutoff=0.85):
+            raise TaskError(
+                f"--metadata: {key!r} is no argument of a model; an option of task {name}? write {written}"
+            )
         if isinstance(value, Mapping) and key not in names():
             close = difflib.get_close_matches(key, names(), 1)
             if close:

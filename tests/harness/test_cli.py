@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ import torch
 
 import tasks
 from flowtracer import credit
-from harness import cli
+from harness import cli, plugins
 from harness.commands import experiments, policies
 from harness.policy import SMOLLM2_PACKAGE
 
@@ -160,6 +161,34 @@ def test_methods_are_listed_and_shown(capsys):
 def test_the_version_names_what_results_depend_on(capsys):
     status, output, _ = run(capsys, "--version")
     assert status == 0 and output.startswith("flowtracer ") and f"torch {torch.__version__}" in output
+
+
+def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypatch):
+    """The line is pasted: without them it would be another experiment, or none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from flowtracer.credit import CreditMethod, register\n"
+        "@register\nclass Mine(CreditMethod):\n    name = 'mine'\n"
+    )
+    (tmp_path / "arm.toml").write_text("[methods.mine]\n")
+    given = [
+        "--smoke",
+        "--import",
+        "mine.py",
+        "--add",
+        "arm.toml",
+        "--set",
+        "training.steps=7",
+        "--out",
+        "my runs",
+    ]
+    try:
+        status, _, errors = run(capsys, "reproduce", "decision", *given, "--plan", "--more-seeds", "1")
+    finally:
+        plugins.forget()
+    assert status == 0 and not (tmp_path / "my runs").exists()
+    (line,) = [line for line in errors.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line)[1:] == ["flowtracer", "reproduce", "decision", *given, "--more-seeds", "1"]
 
 
 def test_a_missing_baseline_is_said_before_the_first_run(capsys, tmp_path):

@@ -61,6 +61,12 @@ def test_a_plugin_of_an_experiment_file_that_gives_nothing(mistaken, tmp_path, t
     assert PLUGINS[text] in mistaken("reproduce", "tiny.toml")
 
 
+def test_a_file_that_was_named_as_a_module(mistaken, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    line = mistaken("reproduce", "tiny.toml", "--import", "mine")
+    assert "No module named 'mine'; did you mean the file mine.py?" in line
+
+
 @pytest.mark.parametrize("text", TABLES)
 def test_a_table_that_cannot_be_compared(mistaken, tmp_path, text):
     (tmp_path / "results.csv").write_text(text)

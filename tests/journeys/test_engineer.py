@@ -3,6 +3,8 @@
 The script is the how-to page's, in a loop over two arms and two seeds.
 """
 
+import json
+import re
 import textwrap
 
 import pytest
@@ -47,4 +49,5 @@ def test_a_trl_script_reaches_the_leaderboard(tmp_path):
     assert "flow" in (tmp_path / "board.html").read_text()
     row = ["--from", "runs/mine/flow/seed-0000", "--row", "1", "--policy", "decision", "--task", "decision"]
     flowtracer(tmp_path, "trace", *row, "--layers", "all", "--html", "trace.html")
-    assert runs[0].table("rollouts")["text"].to_pylist()[1][:4] in (tmp_path / "trace.html").read_text()
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "trace.html").read_text())
+    assert runs[0].table("rollouts")["text"].to_pylist()[1] in "".join(json.loads(data[1])["tokens"])

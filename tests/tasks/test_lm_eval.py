@@ -57,12 +57,32 @@ def test_options_of_a_task_are_metadata_under_its_name():
         ({"word_problems": {"stepps": 2}}, "no option .stepps.; did you mean .steps."),
         ({"word_problems": 2}, "are a table"),
         ({"steps": 2}, "is an option of task word_problems: write --metadata"),
+        ({"stepps": 2}, "'stepps' is no argument of a model; an option of task word_problems"),
         ({"word_problem": {"steps": 2}}, "did you mean 'word_problems'"),
     ],
 )
 def test_wrong_options_are_refused(metadata, message):
     with pytest.raises(tasks.TaskError, match=message):
         dataset("word_problems", **metadata)
+
+
+def test_a_wrong_option_is_one_line_of_the_command_line(monkeypatch, capsys):
+    """lm-eval itself would print a traceback of ten frames."""
+    import lm_eval.__main__
+
+    from tasks.lm_eval import __main__ as command
+
+    def refused():
+        dataset("word_problems", word_problems={"stepps": 2})
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", refused)
+    monkeypatch.setattr(command.importlib.metadata, "version", command.importlib.metadata.version)
+    monkeypatch.setattr(sys, "argv", ["lm_eval"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("lm_eval: ") and "did you mean 'steps'" in said
 
 
 def test_the_version_of_the_build_for_cpus_answers_for_vllm(monkeypatch):
