@@ -19,7 +19,8 @@ cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far
                         compare methods on one set of rollouts only.
 turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
                         yardstick is `random`: it turns an update by its noise, towards nothing.
-seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward.
+seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward. On
+                        a CPU the seconds that the process computed, whatever else ran on the machine.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani
 1993, chapter 11), those of cosines Student's over batches, those of figures per response Student's over problems.
@@ -53,6 +54,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, task_of
 from harness.policy import Policy
 from harness.studies import figures
+from harness.studies.arms import names_of
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
 from harness.studies.weighing import Pass, gradients, teacher_trouble
@@ -65,10 +67,12 @@ from leaderboards.sheets import NOTHING, Sheet, level
 class Figures:
     """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply.
 
-    to_uniform: mean of cos(g_i, u_i), 1 - turn.
+    credit: the method's name, or those of several, as `credit.get` takes them with `options`. to_uniform: mean of
+    cos(g_i, u_i), 1 - turn.
     """
 
     label: str
+    credit: str | list[str]
     options: Mapping[str, Any]
     ratio: float | None
     ratio_interval: Interval | None
@@ -221,13 +225,14 @@ def replay(
         figures=[
             Figures(
                 label=label,
+                credit=names_of(method, options),
                 options=dict(options),
                 abstained=len(passes[label].abstained) / len(responses),
                 seconds=float(np.median(passes[label].seconds)),
                 **_of_gradients(moments[label], moments["uniform"], label == "uniform"),
                 **_of_weights(responses, passes[label], values.changes),
             )
-            for label, (_, options) in methods.items()
+            for label, (method, options) in methods.items()
         ],
         correlations=correlations,
         overlaps=overlaps,
@@ -459,7 +464,8 @@ def _gradient_sheet(methods: Sequence[Figures]) -> Sheet:
         rows,
         "Signal-to-noise ratio (power) of one batch's gradient; cosine to the uniform gradient of all other "
         "batches. Turn: 1 - cosine to uniform's gradient on the same batch; random, which knows nothing, is its "
-        "yardstick. s/step: median seconds of an update without sampling. ± 95% intervals over batches.",
+        "yardstick. s/step: median seconds of an update without sampling, on a CPU those of computing. ± 95% intervals "
+        "over batches.",
     )
 
 

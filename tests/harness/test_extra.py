@@ -102,6 +102,16 @@ def test_a_method_of_the_whole_batch_reads_apart_where_the_batch_is_split():
     assert step.flops == uniform.flops
 
 
+def test_the_shipped_teachers_stand_beside_uniform_at_their_cost():
+    """In arithmetic; the teacher of `decision` reads a question as long as the student's."""
+    arms = plan.plan(experiment.load("teachers"), CPU).arms
+    taught = {label for label, step in arms.items() if step.flops > arms["uniform"].flops} - {"uniform_more"}
+    assert taught == {"rlsd", "opsd", "opsd_beside", "oppo"}
+    for label in taught:
+        assert arms["uniform_more"].flops == pytest.approx(arms[label].flops)
+    assert not any(step.further for step in arms.values())
+
+
 def test_the_plan_shows_a_step_of_each_arm_where_arms_differ(capsys):
     assert cli.main(["reproduce", "vine-spo", "--plan"]) == 0
     shown = capsys.readouterr().out
