@@ -20,6 +20,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import step_parts
 import torch
 from datasets import Dataset
 from report import Report, Row, Table, figure, spread
@@ -172,6 +173,15 @@ def measured(
     return found
 
 
+def parts(experiment: Experiment) -> list[Row]:
+    """What a step of ours does beyond stock TRL's, in this process."""
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    measure.progress(f"step: parts of {UNIFORM} on {experiment.engine}")
+    with tempfile.TemporaryDirectory() as folder:
+        return step_parts.measured(experiment, UNIFORM, 0, Path(folder) / UNIFORM, WARM_UP)
+
+
 def run(settings: measure.Settings) -> Report:
     """Short runs of all arms on each engine, `settings.repeats` of each."""
     steps = WARM_UP + 4 if settings.smoke else STEPS
@@ -204,8 +214,12 @@ def run(settings: measure.Settings) -> Report:
         "seconds that the process itself worked, which other work on the machine lengthens less. Memory: the most that "
         "the whole process held during a run.",
         *(line for engine in ENGINES if (line := _compared(engine, rows))),
+        "The second table: what a step of uniform does on transformers that stock TRL's does not, in milliseconds of "
+        "the processor by the thread that does it; the background works beside the next backward. Against it stands "
+        "what only stock TRL does: encoding prompts anew, softmax and multinomial for each token.",
     ]
-    return Report("step", "Seconds of a training step, by phase", text, [Table(COLUMNS, rows)])
+    more = Table(step_parts.COLUMNS, measure.fresh(parts, experiment))
+    return Report("step", "Seconds of a training step, by phase", text, [Table(COLUMNS, rows), more])
 
 
 def _compared(engine: str, rows: list[Row]) -> str:

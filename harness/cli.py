@@ -27,6 +27,7 @@ from harness.commands import (  # noqa: E402
     noise,
     policies,
     problems,
+    profile,
     records,
     values,
 )
@@ -46,6 +47,7 @@ SUBJECTS = (
     causes,
     graphs,
     values,
+    profile,
     problems,
     completion,
 )

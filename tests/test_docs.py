@@ -40,6 +40,7 @@ def command_lines(text: str) -> list[str]:
     """Lines of code blocks that begin with `flowtracer`, continued ones joined."""
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in lines]  # CUDA_VISIBLE_DEVICES=0 in front
     commands = [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
     return [re.sub(r" > \S+$", "", line) for line in commands]  # where its output goes
 
@@ -99,6 +100,7 @@ def test_every_command_line_is_one_that_the_program_takes(page: Path) -> None:
 def test_the_check_of_command_lines_refuses_wrong_ones() -> None:
     """It would pass over everything if it no longer saw them."""
     assert command_lines("```sh\nflowtracer trace \\\n  --html a\n```\n") == ["flowtracer trace    --html a"]
+    assert command_lines("```sh\nA=0 flowtracer trace\n```\n") == ["flowtracer trace"]
     with pytest.raises(ExperimentError, match="unrecognized"):
         parse("flowtracer trace --colour red")
     with pytest.raises(ExperimentError, match="invalid choice"):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -126,3 +127,11 @@ def test_pins_are_exact_and_fit_any_build_of_torch() -> None:
         assert "+" not in str(requirement) and "*" not in str(requirement), str(requirement)
     assert pins()["torch"].specifier.contains(Version("2.13.0+cu130"))
     assert "triton" not in pins(), "every build of torch brings its own"
+
+
+def test_the_first_pages_install_from_the_checkout() -> None:
+    """Nothing is published yet: `pip install flowtracer` would find nothing, or somebody else's package."""
+    for page in ("README.md", "docs/start/install.md", "docs/start/quickstart.md", "CONTRIBUTING.md"):
+        lines = re.findall(r"pip install [^\n`]*", (ROOT / page).read_text())
+        assert [line for line in lines if re.search(r"[ '\"]flowtracer\b", line)] == [], page
+    assert re.search(r"pip install [^\n`]*\.\[harness\]", (ROOT / "README.md").read_text())

@@ -48,6 +48,67 @@ def test_a_page_answers_in_order(page: Path) -> None:
     assert [heading for heading in headings if heading in SECTIONS] == SECTIONS
 
 
+@pytest.mark.parametrize("name", ["profile.json", "profile.md"])
+def test_the_kept_profile_is_what_its_files_say(name: str) -> None:
+    assert RESULTS.kept_profile()[name] == (RESULTS.KEPT / name).read_text(), (
+        "run `python docs/scripts/results.py`"
+    )
+
+
+def test_sentences_on_arithmetic_and_graph_are_what_the_files_say() -> None:
+    """The prose of these pages has no numbers; what it says must hold for those of the files all the same."""
+    outcomes = {
+        RESULTS._outcome(arm)
+        for name in ("arithmetic.json", "comparison-arithmetic.json")
+        for arm in RESULTS.load(name)["arms"]
+    }
+    assert not outcomes & {"better", "worse"}
+    edges = {row["name"]: row["areas"] for row in RESULTS.load("graph-edges.json")["results"]}
+
+    def equals(name: str) -> tuple[float, float]:
+        low, high = edges[name]["among equals"][1]
+        return low, high
+
+    assert equals("edge_flow, middle, own")[0] < 0.5 < equals("edge_flow, middle, own")[1]
+    assert equals("edge_flow, late, emitting")[0] > equals("edge_flow, middle, emitting")[1]
+    assert equals("edge_flow, late, emitting")[0] < equals("one hop, late, emitting")[1]
+    assert equals("flow to the token, late, emitting")[0] > equals("one hop, late, emitting")[1]
+    steps = {row["name"]: row for row in RESULTS.load("graph-steps.json")["results"]["rows"]}
+    assert steps["flow"]["needed"][1][0] > 0.5
+    assert steps["flow"]["needed_matched"][1][0] < 0.5 < steps["flow"]["needed_matched"][1][1]
+    assert 0.5 < steps["flow-late"]["needed_matched"][1][0]
+    assert steps["flow-late"]["needed_matched"][1][1] < steps["named later"]["needed_matched"][1][0]
+    assert steps["flow"]["wrong_matched"][1][0] < 0.5
+    assert all(
+        steps[name]["wrong_matched"][1][0] > 0.6
+        for name in ("gtpo", "low_probability", "entropy_mask", "entropy")
+    )
+
+
+def test_pictures_are_drawn_of_what_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Light and dark; an arm without an interval, and a testbed without the figure, stop nothing."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "scripts"))
+    import pictures
+
+    arms = [
+        {"label": "uniform", "difference": None, "interval_of_difference": None},
+        {"label": "flow_3", "difference": 0.02, "interval_of_difference": [0.01, 0.03]},
+        {"label": "constant_3", "difference": 0.0, "interval_of_difference": None},
+    ]
+    kept = {
+        "arms": arms,
+        "baseline": "uniform",
+        "metric": "training_reward_area",
+        "declaration": {"smallest_difference": 0.01},
+    }
+    RESULTS.draw_training(kept, str(tmp_path / "training"))
+    assert {path.name for path in tmp_path.iterdir()} == {"training-light.png", "training-dark.png"}
+    kinds = {
+        label: pictures.kind_of(label) for label in ("shuffled_flow_3", "oracle_3", "flow_all_3", "one_hop_3")
+    }
+    assert list(kinds.values()) == ["rule", "control", "flow", "method"]
+
+
 def test_a_wrong_number_is_seen() -> None:
     """The check itself: a table whose number was changed by hand is not what the file says."""
     page = next(page for page in RESULTS.PAGES if RESULTS.MARKED.search(page.read_text()))

@@ -1,8 +1,12 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results; `replay` in place of `table` for one of a replay. tests/test_results.py holds the tables to the
-files, and numbers in the text to the tables. With `--draw`, the figure of these pages is drawn too.
+leaderboards/results. In place of `table`: `replay` for a table of a replay, `edges` and `steps` for those of known
+graphs, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`,
+`beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files, and
+numbers in the text to the tables.
+
+The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
 
 from __future__ import annotations
@@ -10,19 +14,69 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from harness.studies import profile as profiles
+from harness.studies.measured import kind_of, read, read_one
+from leaderboards.declaration import METRICS
+from leaderboards.sheets import escaped, to_markdown
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "leaderboards" / "results"
 FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
-MARKED = re.compile(r"<!-- (table|replay) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->", re.DOTALL)
+MARKED = re.compile(
+    r"<!-- (table|replay|edges|steps|facts|command|profile) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->",
+    re.DOTALL,
+)
+#: The training that has a picture.
+TRAINED = "comparison.json"
+#: The testbeds of the profile, in its order: all files of them are in it, and no others.
+TESTBEDS = (
+    "decision",
+    "comparison",
+    "decision-chain",
+    "comparison-chain",
+    "decision-decoy",
+    "comparison-decoy",
+    "arithmetic",
+    "comparison-arithmetic",
+    "graph",
+    "smollm2",
+    "sums",
+    "word_problems",
+)
 #: Arms in plain words.
 WORDS = {
     "uniform": "nobody: uniform credit (GRPO)",
+    "answer_attention": "what the answer attends to, in the last layer",
+    "bottom_flow": "the 40% that flow passes least",
+    "attention_entropy": "tokens whose attention is narrow",
+    "delight": "surprising tokens: more in right answers, less in wrong ones",
+    "gtpo": "the more, the higher the entropy (GTPO)",
+    "hicra": "phrases that plan (HICRA)",
+    "low_probability": "only tokens of less than 0.9",
+    "opsd": "a teacher that knows the answer (OPSD)",
+    "otb": "a baseline for each token",
+    "random_mask": "only a random 20% of the tokens",
+    "rlsd": "a teacher that knows the answer, mildly (RLSD)",
+    "coupled": "coupled rhythm of attention (Li et al.)",
+    "delimiters": "punctuation and line breaks",
+    "entropy": "the 40% of highest entropy",
+    "entropy_advantage": "a bounded bonus on entropy",
+    "entropy_mask": "only the 20% of highest entropy",
+    "global_anchor": "tokens that later ones attend to from afar",
+    "ktae": "tokens that go with right answers in the group (KTAE)",
+    "local_chunk": "where the reach of attention jumps",
+    "oracle_mask": "only the tokens that decide (positive control)",
+    "position": "the later the more",
+    "probability": "likely tokens, a little more",
+    "shuffled_oracle_10": "the oracle's weights on tokens drawn at random, 10 times",
     "constant": "every token, 1.2 times",
     "constant_3": "every token, 1.8 times",
     "random": "a random 40% of the tokens",
@@ -68,17 +122,20 @@ def table(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of the comparison kept in the file `name`, all of them by rank where none is named."""
     kept = load(name)
     arms: Mapping[str, Any] = {arm["label"]: arm for arm in sorted(kept["arms"], key=lambda arm: arm["rank"])}
-    lines = ["| who gets more credit | reward, minus uniform | outcome |", "|---|--:|---|"]
+    metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
+    lines = [_line(["arm", "who gets more credit", f"{metric}, minus {kept['baseline']}", "outcome"])]
+    lines.append("|---|---|--:|---|")
     for label in labels or arms:
-        lines.append(
-            f"| {WORDS.get(label, label)} | {_difference(arms[label], kept)} | {_outcome(arms[label])} |"
-        )
+        arm = arms[label]
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), _difference(arm, kept), _outcome(arm)]))
     return "\n".join(lines)
 
 
 def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if arm["label"] == kept["baseline"]:
         return f"{arm['scores'][kept['metric']]['mean']:.3f}"
+    if arm["interval_of_difference"] is None:  # equal on every seed
+        return _signed(arm["difference"])
     low, high = arm["interval_of_difference"]
     return f"{_signed(arm['difference'])} ± {(high - low) / 2:.3f}"
 
@@ -95,18 +152,95 @@ def _outcome(arm: Mapping[str, Any]) -> str:
 def replayed(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of the replay kept in the file `name`, all of them by ratio where none is named."""
     rows = figures(name)
-    lines = [
-        "| who gets more credit | finds the deciding token | signal to noise, minus uniform's | turn |",
-        "|---|--:|--:|--:|",
-    ]
+    knows = any(row["decisive"] for row in rows.values())
+    heads = ["arm", "who gets more credit", *(["finds the deciding token"] if knows else [])]
+    lines = [_line([*heads, "signal to noise, minus uniform's", "turn"])]
+    lines.append("|---|---|" + "--:|" * len(heads))
     for label in labels or rows:
         row = rows[label]
         low, high = row["ratio_difference_interval"]
-        lines.append(
-            f"| {WORDS.get(label, label)} | {row['decisive'][0]:.2f} | {_signed(row['ratio_difference'])} ± "
-            f"{(high - low) / 2:.3f} | {row['turn'][0]:.3f} |"
-        )
+        # Files of before the turn had a key of its own hold the cosine.
+        turn = row["turn"][0] if "turn" in row else 1 - row["to_uniform"][0]
+        ratio = f"{_signed(row['ratio_difference'])} ± {(high - low) / 2:.3f}"
+        found = [f"{row['decisive'][0]:.2f}"] if knows else []
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *found, ratio, f"{turn:.3f}"]))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def edges(name: str, labels: Sequence[str]) -> str:
+    """The rankings `labels` of a kept file of `flowtracer edges`, spaces in them written as underscores; or all."""
+    rows = {row["name"].replace(" ", "_"): row for row in load(name)["results"]}
+    lines = [_line(["positions ranked by", "among equals", "all"]), "|---|--:|--:|"]
+    for label in labels or rows:
+        areas = rows[label]["areas"]
+        lines.append(_line([rows[label]["name"], _area(areas["among equals"]), _area(areas["all"])]))
+    return "\n".join(lines)
+
+
+def steps(name: str, labels: Sequence[str]) -> str:
+    """The rows `labels` of a kept file of `flowtracer steps`, spaces in them written as underscores; or all."""
+    rows = {row["name"].replace(" ", "_"): row for row in load(name)["results"]["rows"]}
+    keys = ("needed", "needed_matched", "wrong", "wrong_matched")
+    heads = ["steps ranked by", "needed", "needed, matched", "first wrong", "first wrong, matched"]
+    lines = [_line(heads), "|---|--:|--:|--:|--:|"]
+    for label in labels or rows:
+        lines.append(_line([rows[label]["name"], *(_area(rows[label][key]) for key in keys)]))
+    return "\n".join(lines)
+
+
+def _area(level: Sequence[Any] | None) -> str:
+    if level is None:
+        return "-"
+    mean, interval = level
+    return f"{mean:.3f}" + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
+
+
+def facts(name: str, _: Sequence[str]) -> str:
+    """What a kept file was measured on, a line a fact."""
+    kept = load(name)
+    lines = kept["facts"] if "facts" in kept else read_one(KEPT / name).facts
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def command(name: str, more: Sequence[str]) -> str:
+    """The commands that kept files say made them."""
+    return "\n".join(["```sh", *(load(each)["command"] for each in (name, *more)), "```"])
+
+
+# ------------------------------------------------------------------------------------- profile
+
+
+@cache
+def testbeds() -> tuple[profiles.Testbed, ...]:
+    """The testbeds of the kept files, every file under its name."""
+    paths = [path for path in sorted(KEPT.glob("*.json")) if kind_of(load(path.name))]
+    files = [replace(each, path=Path(each.path.name)) for each in read(paths)]
+    every = [bed for bed in profiles.joined(files) if bed.name in TESTBEDS]
+    return tuple(sorted(every, key=lambda bed: TESTBEDS.index(bed.name)))
+
+
+def profile(what: str, more: Sequence[str]) -> str:
+    """The rules, the arms beyond them, or a table for each of the figures that are named."""
+    if what == "rules":
+        sheets = [profiles.rules(testbeds()), *profiles.by_figure(testbeds(), more, ("rule",))]
+    elif what == "beyond":
+        sheets = [profiles.beyond(testbeds())]
+    else:
+        sheets = profiles.by_figure(testbeds(), (what, *more))
+    return "\n".join(to_markdown(sheet) for sheet in sheets).rstrip()
+
+
+def kept_profile() -> dict[str, str]:
+    """The texts of the kept profile by their names."""
+    names = ["profile.json", "profile.md"]
+    files = [path.name for bed in testbeds() for path in bed.sources.values()]
+    words = ["flowtracer", "profile", *files, *(word for name in names for word in ("--export", name))]
+    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), words)
+    return dict(zip(names, (profiles.to_json(page, testbeds()), page.to_markdown()), strict=True))
 
 
 def figures(name: str) -> dict[str, Any]:
@@ -115,67 +249,74 @@ def figures(name: str) -> dict[str, Any]:
     return {row["label"]: row for row in sorted(rows, key=lambda row: -row["ratio_difference"])}
 
 
+MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
+    "table": table,
+    "replay": replayed,
+    "edges": edges,
+    "steps": steps,
+    "facts": facts,
+    "command": command,
+    "profile": profile,
+}
+
+
 def filled(text: str) -> str:
     """A page's text with its tables made anew."""
 
     def made(match: re.Match[str]) -> str:
         opening = match[0].partition("\n")[0]
         words = match[3].split()
-        body = (table if match[1] == "table" else replayed)(match[2], words)
+        body = MAKERS[match[1]](match[2], words)
         return f"{opening}\n\n{body}\n\n<!-- end of table -->"
 
     return MARKED.sub(made, text)
 
 
-def draw(name: str) -> None:
-    """The figure of a replay: every arm's signal to noise, minus uniform's, with its interval; light and dark."""
-    import matplotlib
+def draw() -> None:
+    """Draws the pictures: the replay and the training of `comparison`, and the profile."""
+    import pictures  # stands beside this script
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = list(reversed(figures(name).values()))
-    for theme, (ink, paper) in {"light": ("#333333", "white"), "dark": ("#dddddd", "#1e2129")}.items():
-        figure, axes = plt.subplots(figsize=(9, 0.3 * len(rows) + 1), facecolor=paper)
-        _intervals(axes, rows, ink)
-        figure.savefig(FIGURES / f"replay-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
-
-
-def _colour(label: str) -> str:
-    kinds = {
-        "oracle": "#8a8a8a",
-        "flow": "#1f77b4",
-        "one_hop": "#2ca02c",
-        "raw_flow": "#2ca02c",
-        "gradient": "#2ca02c",
-    }
-    kinds["global_anchor"] = "#2ca02c"
-    return next((colour for start, colour in kinds.items() if label.startswith(start)), "#d9822b")
+    noise = [
+        pictures.Line(
+            label,
+            f"  (area {row['decisive'][0]:.2f})",
+            row["ratio_difference"],
+            row["ratio_difference_interval"],
+        )
+        for label, row in figures("replay-comparison.json").items()
+    ]
+    words = "signal-to-noise ratio of one batch's gradient, minus uniform's; 95% interval"
+    pictures.intervals(noise, words, str(FIGURES / "replay"))
+    if (KEPT / TRAINED).is_file():
+        draw_training(load(TRAINED), str(FIGURES / "training"))
+    pictures.multiples(testbeds(), FIGURES)
 
 
-def _intervals(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str) -> None:
-    axes.set_facecolor("none")
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(ink)
-    axes.axvline(0, color=ink, linewidth=0.8)
-    for height, row in enumerate(rows):
-        colour = _colour(row["label"])
-        axes.plot(row["ratio_difference_interval"], [height, height], color=colour, linewidth=2)
-        axes.plot(row["ratio_difference"], height, "o", color=colour)
-    names = [f"{row['label']}  (area {row['decisive'][0]:.2f})" for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontfamily="monospace", color=ink)
-    axes.tick_params(colors=ink)
-    axes.set_xlabel("signal-to-noise ratio of one batch's gradient, minus uniform's; 95% interval", color=ink)
-    axes.margins(y=0.02)
+def draw_training(kept: Mapping[str, Any], path: str) -> None:
+    """The picture of a training: every arm's difference from the baseline, best first."""
+    import pictures
+
+    arms = [arm for arm in kept["arms"] if arm["difference"] is not None]
+    lines = [
+        pictures.Line(arm["label"], "", arm["difference"], arm["interval_of_difference"])
+        for arm in sorted(arms, key=lambda arm: -arm["difference"])
+    ]
+    smallest = kept["declaration"]["smallest_difference"]
+    words = (
+        f"{METRICS[kept['metric']]}, minus {kept['baseline']}'s on the same seed; 95% interval; "
+        f"shaded: less than {smallest:g}"
+    )
+    pictures.intervals(lines, words, path, smallest)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: fills every page."""
+    for name, text in kept_profile().items():
+        (KEPT / name).write_text(text)
     for page in PAGES:
         page.write_text(filled(page.read_text()))
     if "--draw" in (sys.argv[1:] if arguments is None else arguments):
-        draw("replay-comparison.json")
+        draw()
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="sample from this vLLM, started by `flowtracer serve`, instead of one in the process",
+        help="with engine vllm: sample from this server, started by `flowtracer serve`, instead of in the process",
     )
 
 

@@ -19,6 +19,9 @@ class Ahead:
     """Writes a run's record in the background, step after step: hashing the policy, measuring the step and syncing
     files to the disk take a tenth of an embedded step.
 
+    Much of it is Python, which threads take turns at. A thread that waits for its turn slows the small operations of a
+    generation down; during a backward, which is one long operation, it has Python to itself: hold a step until then.
+
     start: the parameters that a policy's distance is measured from, None where they are too many.
 
     What was lost on the way is an error of the next `write` or `settle`. A checkpoint must not outrun its records:
@@ -29,6 +32,16 @@ class Ahead:
         self.writer, self.start = writer, start
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self.pending: deque[Future[None]] = deque()
+        self.held: list[tuple[list[dict[str, Any]], dict[str, Any], Parameters | None]] = []
+
+    def hold(self, rows: list[dict[str, Any]], measured: dict[str, Any], policy: Parameters | None) -> None:
+        """Takes a step, as `write` does, to be written from the next `release` or `settle` on."""
+        self.held.append((rows, measured, policy))
+
+    def release(self) -> None:
+        """Begins to write the steps that are held."""
+        while self.held:
+            self.write(*self.held.pop(0))
 
     def write(self, rows: list[dict[str, Any]], measured: dict[str, Any], policy: Parameters | None) -> None:
         """Begins to write a step: its rollouts, and its row, of which `measured` has what they do not give.
@@ -41,6 +54,7 @@ class Ahead:
 
     def settle(self) -> None:
         """Returns when everything is on the disk."""
+        self.release()
         while self.pending:
             self.pending.popleft().result()
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import tasks
 from flowtracer import CreditGRPOTrainer
 from harness import parallel, seeds
@@ -114,12 +116,15 @@ class RecordedTrainer(CreditGRPOTrainer):
         seed: int,
         writer: RunWriter,
         report: Report,
-        context: int,
+        prompts: Mapping[str, list[int]],
         engine: EngineChoice,
         **keywords: Any,
     ) -> None:
         self.run_policy, self.run_seed, self.experiment, self.settings = policy, seed, experiment, settings
         self.writer, self.report = writer, report
+        #: Token ids of each problem's prompt. In the data set they would be copied and looked through, id by id, for
+        #: every rollout of every step.
+        self.prompts = prompts
         self.rewards: Rewards = keywords["reward_funcs"]
         super().__init__(
             model=policy.model, processing_class=policy.tokenizer, rollout_func=_rollouts, **keywords
@@ -132,6 +137,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         self.small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
         # The initial policy anew, not the model's state now: a resumed run must measure from the same start.
         self.ahead = Ahead(writer, parameters(self.model) if self.small else None)
+        context = max(map(len, prompts.values())) + settings.max_response_tokens
         self.engine = choice.start(
             engine, policy, context, settings.rollouts // parallel.processes(), BESIDE_TRAINING
         )
@@ -143,11 +149,22 @@ class RecordedTrainer(CreditGRPOTrainer):
         #: Tokens of further responses that the credit method asked for, in this step.
         self.continued_tokens = 0
 
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().train(*arguments, **keywords)
+        finally:
+            self.ahead.settle()  # who is told of a failed run finds every step before it on record
+
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self.batch_began = time.perf_counter()
         self.continued_tokens = 0
         self.batch_step = self.state.global_step // self.settings.updates_per_batch
         return super().roll_out(rows)
+
+    def micro_batch_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss = super().micro_batch_loss(model, inputs)
+        self.ahead.release()  # the step before, while this one's backward runs
+        return loss
 
     def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
         """Samples from the run's engine, with at most the tokens that a response had left: see `further.go_on`."""
@@ -196,7 +213,6 @@ class RecordedTrainer(CreditGRPOTrainer):
     def _stop_on_garbage(self, logs: Mapping[str, float]) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                self.ahead.settle()  # who is told of a failed run finds every step before it on record
                 raise ExperimentError(
                     f"{self.writer.folder}: {name} is {logs[name]} at step {self.state.global_step}; training stopped. "
                     f"{good_until(self.writer.folder)}; lower the learning rate"
@@ -269,7 +285,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         if further:
             # What the credit method had sampled is a cost of its arm.
             measured["tokens"] = sum(len(row["response_ids"]) for row in rows) + further
-        self.ahead.write(rows, measured, policy)
+        self.ahead.hold(rows, measured, policy)
 
 
 def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
@@ -287,7 +303,7 @@ def _rollouts(prompts: list[str], trainer: RecordedTrainer) -> dict[str, Any]:
         seeds.key("rollout", trainer.run_seed, trainer.batch_step, row["problem_id"], number)
         for row, number in zip(rows, numbers, strict=True)
     ]
-    prompt_ids = [row["prompt_ids"] for row in rows]
+    prompt_ids = [trainer.prompts[row["problem_id"]] for row in rows]
 
     def finished(row: int, sample: Sample) -> None:
         trainer.rewards.ask(keys[row], rows[row]["problem_id"], sample)

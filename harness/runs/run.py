@@ -144,7 +144,7 @@ def train(
         seed=seed,
         writer=writer,
         report=report,
-        context=max(len(row["prompt_ids"]) for row in rows) + settings.max_response_tokens,
+        prompts={problem.id: policy.encode(task.prompt(problem)) for problem in order},
         engine=engine or experiment.engine_choice(),
         credit=method,
         whiten=settings.whiten or None,
@@ -179,11 +179,9 @@ def _training_rows(
     golds = {
         problem.id: {"gold": json.dumps(problem.gold, ensure_ascii=False)} for problem in order if taught
     }
-    encoded = {problem.id: policy.encode(task.prompt(problem)) for problem in order}
     return [
         {
             "prompt": policy.render(task.prompt(problem)),
-            "prompt_ids": encoded[problem.id],
             "question": problem.question,
             "problem_id": problem.id,
             **(golds.get(problem.id, {})),

@@ -54,6 +54,7 @@ from harness.errors import ExperimentError
 from harness.experiment import Experiment, task_of
 from harness.policy import Policy
 from harness.studies import figures
+from harness.studies.arms import names_of
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
 from harness.studies.weighing import Pass, gradients, teacher_trouble, values_trouble
@@ -66,10 +67,12 @@ from leaderboards.sheets import NOTHING, Sheet, level
 class Figures:
     """Replay's figures of one credit method; the module's docstring defines each figure. None: does not apply.
 
-    to_uniform: mean of cos(g_i, u_i), 1 - turn.
+    credit: the method's name, or those of several, as `credit.get` takes them with `options`. to_uniform: mean of
+    cos(g_i, u_i), 1 - turn.
     """
 
     label: str
+    credit: str | list[str]
     options: Mapping[str, Any]
     ratio: float | None
     ratio_interval: Interval | None
@@ -224,13 +227,14 @@ def replay(
         figures=[
             Figures(
                 label=label,
+                credit=names_of(method, options),
                 options=dict(options),
                 abstained=len(passes[label].abstained) / len(responses),
                 seconds=float(np.median(passes[label].seconds)),
                 **_of_gradients(moments[label], moments["uniform"], label == "uniform"),
                 **_of_weights(responses, passes[label], values.changes),
             )
-            for label, (_, options) in methods.items()
+            for label, (method, options) in methods.items()
         ],
         correlations=correlations,
         overlaps=overlaps,

@@ -67,7 +67,7 @@ def test_credit_of_a_random_policy_of_a_given_shape(monkeypatch):
 
 
 def test_step(results):
-    (rows,), page = read(results, "step")
+    (rows, parts), page = read(results, "step")
     assert [(row["engine"], row["arm"]) for row in rows] == [
         (engine, arm) for engine in ("transformers", "vllm") for arm in ("stock TRL", "uniform", "flow")
     ]
@@ -85,6 +85,9 @@ def test_step(results):
         assert row["steps"] == 3
         assert row["megabytes"] > 100 and row["processor"]["median"] > 0
     assert "On transformers, flow's credit takes" in page
+    # Each part happens in every step: 0 would say that what is timed is no longer called.
+    assert {part["thread"] for part in parts} == {"training", "background"}
+    assert all(part["milliseconds"] > 0 and f"| {part['part']} |" in page for part in parts)
 
 
 def test_verify(results):

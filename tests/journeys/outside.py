@@ -26,7 +26,7 @@ def run(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     places = [str(SOURCES), str(_metadata(folder))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", *map(str, words)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600)
 
 
 def flowtracer(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:

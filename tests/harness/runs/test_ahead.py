@@ -33,6 +33,21 @@ def test_the_record_does_not_run_behind_the_training_by_more_than_a_few_steps():
     assert written == [(table, step) for step in range(WAITING + 2) for table in ("rollouts", "steps")]
 
 
+@pytest.mark.parametrize("end", ["release", "settle"])
+def test_a_step_that_is_held_is_written_when_the_backward_comes_or_at_the_end(end):
+    """Not before, beside a generation, which it would slow down; and never not at all."""
+    written = []
+    ahead = Ahead(SimpleNamespace(write=lambda table, step, rows: written.append((table, step))), None)
+    for step in range(2):
+        ahead.hold([ROW], {"step": step}, None)
+    assert not ahead.pending and not written
+    getattr(ahead, end)()
+    ahead.thread.shutdown()
+    assert written == [(table, step) for step in range(2) for table in ("rollouts", "steps")]
+    ahead.release()
+    assert not ahead.held, "a step is written once"
+
+
 def test_what_was_lost_is_an_error_of_the_next_step_or_of_the_end():
     def write(table, step, rows):
         raise RecordError("the disk is full")

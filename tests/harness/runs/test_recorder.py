@@ -5,6 +5,7 @@ import math
 import pytest
 
 import tasks
+from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.runs import run
 from harness.runs.measures import duplicate_share, measures
@@ -131,6 +132,22 @@ def test_the_record_says_what_a_verifier_raised(tiny_experiment, tmp_path, monke
     assert errors and all(row["verdict_error"] == "KeyError: 'no such letter'" for row in errors)
     assert all(row["verdict_error"] is None for row in rows if row["verdict"] != "error")
     assert all(row["reward"] is None for row in errors)
+
+
+def test_every_step_before_a_failure_is_on_record(tiny_experiment, tmp_path, monkeypatch):
+    """It waits for a backward that never comes."""
+    original, calls = Rewards.__call__, []
+
+    def call(self, *arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 2:  # before the first checkpoint, which would wait for the record
+            raise ExperimentError("the verifier's machine is gone")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Rewards, "__call__", call)
+    with pytest.raises(ExperimentError, match="machine is gone"):
+        run.train(tiny_experiment(("uniform",)), "uniform", 0, tmp_path)
+    assert read_run(tmp_path).step_numbers("steps") == [0]
 
 
 def test_what_is_lost_in_the_background_ends_the_training(tiny_experiment, tmp_path, monkeypatch):

@@ -1,0 +1,197 @@
+"""The pictures of README and docs/results, light and dark, drawn by `python docs/scripts/results.py --draw`.
+
+intervals       one testbed: a line an arm, its figure with the interval, best first
+multiples       the profile: a picture a figure, a panel a testbed, a line an arm, one order of arms in all. What rules
+                without insight reach is shaded: a method inside the shade does no more than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.studies.arms import RULES, Arm
+from harness.studies.measured import Cell
+from harness.studies.profile import FIGURES, Testbed, with_figure
+
+#: Figures that have a picture, and where a figure says nothing.
+PICTURED = {"difference": 0.0, "decisive": 0.5, "ratio_difference": 0.0, "value_direction": 0.0}
+COLOURS = {"control": "#8a8a8a", "rule": "#d9822b", "flow": "#1f77b4", "method": "#2ca02c"}
+THEMES = {"light": ("#333333", "white"), "dark": ("#dddddd", "#1e2129")}
+#: The most panels in a row of a picture.
+ACROSS = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of `intervals`: the arm's label, more words behind it, its figure and the interval, None for none."""
+
+    label: str
+    more: str
+    value: float
+    interval: Sequence[float] | None
+
+
+def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -> None:
+    """Draws PATH-light.png and PATH-dark.png, the lines from the top. words: of the axis. band: is shaded around 0."""
+    plt = _pyplot()
+    for theme, (ink, paper) in THEMES.items():
+        figure, axes = plt.subplots(figsize=(9, 0.3 * len(lines) + 1), facecolor=paper)
+        _bare(axes, ink)
+        if band:
+            axes.axvspan(-band, band, color=ink, alpha=0.1, linewidth=0)
+        axes.axvline(0, color=ink, linewidth=0.8)
+        for height, line in enumerate(reversed(lines)):
+            colour = COLOURS[kind_of(line.label)]
+            axes.plot(line.interval or (line.value,) * 2, [height, height], color=colour, linewidth=2)
+            axes.plot(line.value, height, "o", color=colour)
+        names = [f"{line.label}{line.more}" for line in reversed(lines)]
+        axes.set_yticks(range(len(names)), names, fontfamily="monospace", color=ink)
+        axes.tick_params(colors=ink)
+        axes.set_xlabel(words, color=ink)
+        axes.margins(y=0.02)
+        figure.savefig(f"{path}-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
+        plt.close(figure)
+
+
+def kind_of(label: str) -> str:
+    """A key of `COLOURS`: what the arm is, by the method's name that its label begins with."""
+    if label.startswith(("oracle", "anti_oracle")):
+        return "control"
+    if label.startswith(tuple(RULES)):
+        return "rule"
+    return "flow" if label.startswith("flow") else "method"
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _bare(axes: Any, ink: str) -> None:
+    """Leaves of the frame only the axis below."""
+    axes.set_facecolor("none")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(ink)
+
+
+# ------------------------------------------------------------------------------------- the profile
+
+
+def multiples(testbeds: Sequence[Testbed], folder: Path) -> None:
+    """Draws every picture into `folder`, light and dark: profile-KEY-THEME.png."""
+    for key in PICTURED:
+        if beds := with_figure(testbeds, key):
+            for theme, (ink, paper) in THEMES.items():
+                _picture(beds, key, ink, paper, folder / f"profile-{key}-{theme}.png")
+
+
+def lines(testbeds: Sequence[Testbed], key: str) -> list[str]:
+    """The lines of a picture from the top: arms by their words without the factor, in the order of the tables."""
+    arms = {
+        row.arm
+        for bed in testbeds
+        for row in bed.rows
+        if row.cells[key].measured and row.arm.role != "baseline"
+    }
+    return list(dict.fromkeys(_line(arm) for arm in sorted(arms, key=lambda arm: arm.place)))
+
+
+def _line(arm: Arm) -> str:
+    return arm.words.replace(f" ×{arm.factor:g}", "") if arm.factor is not None else arm.words
+
+
+def _picture(beds: Sequence[Testbed], key: str, ink: str, paper: str, path: Path) -> None:
+    plt = _pyplot()
+    names = lines(beds, key)
+    down = -(-len(beds) // ACROSS)
+    across = -(-len(beds) // down)
+    size = (9.4, down * (0.155 * len(names) + 0.55) + 0.9)
+    figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True)
+    figure.set_facecolor(paper)
+    panels = list(grid.flat)
+    for axes, bed in zip(panels, beds, strict=False):
+        _panel(axes, bed, key, names, ink)
+    for axes in panels[len(beds) :]:
+        axes.set_visible(False)
+    for row in grid:
+        row[0].set_yticks(range(len(names)), names, fontfamily="monospace", fontsize=8, color=ink)
+        row[0].set_ylim(len(names) - 0.4, -0.6)
+    shown = next(each for each in FIGURES if each.key == key)
+    figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.3 / size[1]), h_pad=1.2, w_pad=0.6)
+    figure.text(
+        0.5, 0.08 / size[1], f"{shown.head}: {shown.means}; 95% intervals", color=ink, fontsize=9, ha="center"
+    )
+    _legend(figure, ink)
+    figure.savefig(path, dpi=130, facecolor=paper)
+    plt.close(figure)
+
+
+def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], ink: str) -> None:
+    _bare(axes, ink)
+    axes.tick_params(colors=ink, labelsize=8, length=2)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(bed.name, color=ink, fontsize=9, fontweight="bold")
+    rows = [row for row in bed.rows if row.cells[key].measured and row.arm.role != "baseline"]
+    ruled = [row.cells[key] for row in rows if row.arm.role == "rule"]
+    if ruled:
+        low, high = (limit(bounds(cell) for cell in ruled) for limit in (_least, _most))
+        axes.axvspan(low, high, color=COLOURS["rule"], alpha=0.15, linewidth=0)
+    axes.axvline(PICTURED[key], color=ink, linewidth=0.7)
+    for row in rows:
+        kind = "flow" if row.arm.credit == "flow" else row.arm.role
+        height, size = names.index(_line(row.arm)), 2.5 + (row.arm.factor or 1.5) ** 0.7
+        # Two factors of one method stand a little apart on its line.
+        height += {1.5: -0.15, 3.0: 0.15}.get(row.arm.factor or 0.0, 0.0)
+        axes.plot(bounds(row.cells[key]), [height, height], color=COLOURS[kind], linewidth=1.4)
+        axes.plot(row.cells[key].value, height, "o", color=COLOURS[kind], markersize=size)
+    axes.locator_params(axis="x", nbins=4)
+    if key == "decisive":
+        axes.set_xlim(-0.04, 1.06)
+    for height in range(len(names)):
+        axes.axhline(height, color=ink, linewidth=0.3, alpha=0.15, zorder=0)
+
+
+def bounds(cell: Cell) -> tuple[float, float]:
+    """The interval of a figure; the figure itself where it has none."""
+    assert cell.value is not None
+    return cell.interval or (cell.value, cell.value)
+
+
+def _least(pairs: Any) -> float:
+    return min(low for low, _ in pairs)
+
+
+def _most(pairs: Any) -> float:
+    return max(high for _, high in pairs)
+
+
+def _legend(figure: Any, ink: str) -> None:
+    from matplotlib.lines import Line2D
+
+    words = {
+        "control": "positive control",
+        "rule": "rule without insight: shaded",
+        "flow": "flow",
+        "method": "other methods; a larger dot, a larger factor",
+    }
+    marks = [
+        Line2D([], [], color=COLOURS[kind], marker="o", linewidth=1.4, label=text)
+        for kind, text in words.items()
+    ]
+    figure.legend(
+        handles=marks,
+        loc="upper center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        labelcolor=ink,
+        bbox_to_anchor=(0.5, 1.0),
+    )

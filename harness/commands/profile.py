@@ -1,0 +1,57 @@
+"""profile: every credit method on every testbed, from files that other commands wrote."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands.shared import Commands, add_export, command, console, print_sheets, write
+
+LAYOUTS = ("testbed", "figure")
+
+
+def add(commands: Commands) -> None:
+    """Adds this command."""
+    added = command(
+        commands,
+        "profile",
+        _profile,
+        "Put what is known of every credit method on every testbed into one place: training, replay, steps, values.",
+    )
+    added.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="JSON that `leaderboard`, `replay`, `steps` or `values` wrote with --export FILE.json; one of each for a "
+        "testbed",
+    )
+    added.add_argument(
+        "--by",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="a table a testbed with a column a figure (default), or a table a figure with a column a testbed",
+    )
+    add_export(added, (".json", ".md"), "also write it to")
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from harness.studies import measured, profile
+
+    testbeds = profile.joined(measured.read(options.files))
+    by_testbed = options.by == LAYOUTS[0]
+    tables = profile.by_testbed(testbeds) if by_testbed else profile.by_figure(testbeds)
+    words = ["flowtracer", "profile", *map(str, options.files), *([] if by_testbed else ["--by", options.by])]
+    words += [word for path in options.export for word in ("--export", str(path))]
+    page = profile.page(testbeds, tables, words)
+    screen = console()
+    screen.print(page.title, style="bold", markup=False, highlight=False)
+    for line in (page.question, *page.facts):
+        screen.print(line, markup=False, highlight=False)
+    print_sheets(screen, page.tables)
+    for path in options.export:
+        if path.suffix == ".md":
+            write(path, page.to_markdown())
+        else:
+            write(path, profile.to_json(page, testbeds))
+    return 0
