@@ -51,4 +51,6 @@ def test_replays_interventions_and_files_of_before(tmp_path):
 
 def test_the_shipped_results_hold_arms_of_flow():
     pages = {each.page for each in results_of("flow")}
-    assert {"decision.md", "replay-decision.md"} <= pages and all((FOLDER / page).is_file() for page in pages)
+    assert {"comparison.md", "replay-decision.md"} <= pages and all(
+        (FOLDER / page).is_file() for page in pages
+    )
