@@ -190,8 +190,8 @@ def run(settings: measure.Settings) -> Report:
     for engine in ENGINES:
         on_it = dataclasses.replace(experiment, engine=engine)
         # TRL's own vLLM and ours do not fit into one process.
-        parts = [ARMS] if engine == TRANSFORMERS else [ARMS[:1], ARMS[1:]]
-        for arms in parts:
+        together = [ARMS] if engine == TRANSFORMERS else [ARMS[:1], ARMS[1:]]
+        for arms in together:
             if engine == VLLM and provenance.vllm_version() is None:
                 rows += [{"engine": engine, "arm": arm, "note": "vLLM not installed"} for arm in arms]
                 continue

@@ -7,6 +7,7 @@ handled here once, so that a method's file holds its rule and nothing else.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -320,7 +321,11 @@ _REGISTRY: dict[str, type[CreditMethod]] = {}
 
 
 def register(method: type[CreditMethod]) -> type[CreditMethod]:
-    """Class decorator: makes a credit method available by its name. Raises CreditError for a name that is taken."""
+    """Class decorator: makes a credit method available by its name.
+
+    Raises CreditError for a name that is taken, and for a class without `weights`.
+    """
+    _check_whole(method)
     taken = _REGISTRY.setdefault(method.name, method)
     if taken is not method:
         raise CreditError(
@@ -328,6 +333,15 @@ def register(method: type[CreditMethod]) -> type[CreditMethod]:
             f"{taken.__module__}.{taken.__qualname__}: give it another name"
         )
     return method
+
+
+def _check_whole(method: type[CreditMethod]) -> None:
+    """Raises CreditError for a class that leaves something abstract, before Python does so at its first use."""
+    if inspect.isabstract(method):
+        missing = ", ".join(sorted(method.__abstractmethods__))
+        raise CreditError(
+            f"the credit method {method.__module__}.{method.__qualname__} does not define {missing}"
+        )
 
 
 def names() -> list[str]:
@@ -350,6 +364,7 @@ def _kind(name: str) -> type[CreditMethod]:
         kind = elsewhere.named(name)
         if not issubclass(kind, CreditMethod):
             raise CreditError(f"credit {name!r} is no subclass of flowtracer.credit.CreditMethod")
+        _check_whole(kind)
         return kind
     if name not in _REGISTRY:
         _load_installed()

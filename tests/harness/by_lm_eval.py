@@ -28,7 +28,7 @@ def with_chat_template(folder):
     return folder
 
 
-def lm_eval_samples(model, name, problems, folder, *options, **arguments):
+def lm_eval_samples(model, name, problems, folder, /, *options, **arguments):
     """lm-eval's samples of a plug-in task, in the order of its problems, drawn greedily.
 
     model: lm-eval's name of what samples, "hf", "vllm" or "local-completions". arguments: its --model_args.

@@ -169,6 +169,7 @@ def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypat
     (tmp_path / "mine.py").write_text(
         "from flowtracer.credit import CreditMethod, register\n"
         "@register\nclass Mine(CreditMethod):\n    name = 'mine'\n"
+        "    def weights(self, context): return context.response.float()\n"
     )
     (tmp_path / "arm.toml").write_text("[methods.mine]\n")
     given = [

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from typing import ClassVar
 
 import numpy
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from flowtracer import CreditError, credit
 from flowtracer.credit.elsewhere import LEFT_OUT
-from flowtracer.credit.method import MAPS, NEEDS, Credit, CreditMethod
+from flowtracer.credit.method import MAPS, NEEDS, Credit, CreditMethod, register
 from flowtracer.readings import HeadVectors
 from tests.flowtracer.credit.cases import ABSTAINS_WITHOUT_ANSWER, NAMES, RANDOM, make, rearranged
 
@@ -336,3 +337,14 @@ def test_negative_attention_is_refused(name):
         getattr(context, need).neg_()
     with pytest.raises(CreditError, match="negative entries"):
         method(context)
+
+
+def test_a_class_without_its_rule_is_refused_when_it_is_registered():
+    """Python itself says so only at the first use, by a traceback."""
+    with pytest.raises(CreditError, match="Halfway does not define weights"):
+
+        @register
+        class Halfway(CreditMethod):
+            name: ClassVar[str] = "halfway"
+
+    assert "halfway" not in credit.names()
