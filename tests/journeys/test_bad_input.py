@@ -12,12 +12,14 @@ from flowtracer.credit import CreditMethod, register
 @register
 class Mine(CreditMethod):
     name = "mine"
+    def weights(self, context): return context.response.float()
 """
 PLUGINS = {
     "import nothing_of_that_name\n": "mine.py fails to import: ModuleNotFoundError",
     "x = (\n": "mine.py fails to import: SyntaxError",
     "x = 1\n": "mine.py registers nothing",
     METHOD.replace('"mine"', '"flow"'): "mine.py: the credit method 'flow' of mine.Mine is there already",
+    METHOD.rpartition("    def")[0]: "mine.py: the credit method mine.Mine does not define weights",
 }
 CSV = "method,seed,accuracy\nuniform,0,0.5\nflow,0,0.6\nuniform,1,0.4\nflow,1,0.55\n"
 TABLES = {
