@@ -15,6 +15,7 @@ from flowtracer.credit import CreditMethod, register
 @register
 class Mine(CreditMethod):
     name = 'mine'
+    def weights(self, context): return context.response.float()
 """
 
 
