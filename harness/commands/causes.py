@@ -11,6 +11,7 @@ from typing import Any
 from harness.commands.shared import (
     Bars,
     Commands,
+    add_changes,
     add_export,
     add_policy_options,
     add_response_limit,
@@ -58,15 +59,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="batches of rollouts, as large as in training (default: 32)",
     )
-    added.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the experiment for this command only, such as training.prompts_per_step=8; may be given "
-        "several times",
-    )
+    add_changes(added, "training.prompts_per_step=8")
     added.add_argument(
         "--methods",
         metavar="A,B",

@@ -15,6 +15,7 @@ from harness.commands.shared import (
     STOPPED,
     Bars,
     Commands,
+    add_changes,
     add_server,
     closing,
     command,
@@ -100,15 +101,7 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         metavar="FILE",
         help="a .toml file with more methods to compare, [methods.LABEL]; may be given several times",
     )
-    added.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the experiment for this command only, such as training.steps=40; may be given several "
-        "times",
-    )
+    add_changes(added, "training.steps=40")
     added.add_argument("--out", type=Path, help="folder of the runs (default: runs/EXPERIMENT)")
     added.add_argument(
         "--report-to",

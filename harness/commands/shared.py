@@ -92,6 +92,18 @@ def add_export(parser: argparse.ArgumentParser, formats: Sequence[str], text: st
     )
 
 
+def add_changes(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds --set KEY=VALUE, as `changes`, for what `experiment.load` applies to an experiment."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"change a key of the experiment for this command only, such as {example}; may be given several times",
+    )
+
+
 def output(file: str) -> Path:
     """A file to be written; where that is hopeless, it is said before the work and not after it."""
     path = Path(file)

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.commands.shared import (
     Commands,
+    add_changes,
     add_export,
     add_policy_options,
     add_response_limit,
@@ -46,15 +47,7 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "task", nargs="?", help="a task that the policy half solves, NAME or NAME:OPTION=VALUE"
     )
-    added.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the experiment for this command only, such as training.temperature=0.7; may be given "
-        "several times",
-    )
+    add_changes(added, "training.temperature=0.7")
     added.add_argument(
         "--problems",
         type=int,

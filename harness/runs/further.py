@@ -24,6 +24,18 @@ class Prefix:
     ids: tuple[int, ...]
 
 
+def prefixes_of(batch: Any, places: Sequence[tuple[int, int]]) -> list[Prefix]:
+    """The prefixes at `places` of a trainer's rollouts: a row, and how many of its response tokens are kept."""
+    return [
+        Prefix(
+            batch.rows[row]["problem_id"],
+            tuple(batch.prompt_ids[row]),
+            tuple(batch.response_ids[row][:spent]),
+        )
+        for row, spent in places
+    ]
+
+
 def go_on(
     prefixes: Sequence[Prefix],
     count: int,

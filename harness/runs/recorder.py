@@ -20,7 +20,7 @@ from harness.experiment import Experiment, Training
 from harness.policy import Policy
 from harness.runs.ahead import Ahead
 from harness.runs.checkpoints import good_until, parameters, policy_folder, save_policy
-from harness.runs.further import Prefix, go_on
+from harness.runs.further import go_on, prefixes_of
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -170,14 +170,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         """Samples from the run's engine, with at most the tokens that a response had left: see `further.go_on`."""
         batch = self.rollouts
         assert batch is not None
-        named = [
-            Prefix(
-                batch.rows[row]["problem_id"],
-                tuple(batch.prompt_ids[row]),
-                tuple(batch.response_ids[row][:spent]),
-            )
-            for row, spent in prefixes
-        ]
+        named = prefixes_of(batch, prefixes)
         with self.accelerator.autocast(), parallel.generating(self, self.engine.forwards) as model:
             self.engine.take(model)
             rewards, tokens = go_on(

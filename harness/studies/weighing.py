@@ -31,7 +31,7 @@ from harness.engines.keyed import Keyed
 from harness.errors import ExperimentError
 from harness.experiment import Training
 from harness.policy import Policy
-from harness.runs.further import Prefix, go_on
+from harness.runs.further import Prefix, go_on, prefixes_of
 from harness.runs.recorder import Rewards
 from harness.runs.settings import grpo_config
 from harness.studies.rollouts import Batches
@@ -107,14 +107,7 @@ class _Continuing(CreditGRPOTrainer):
     def continued(self, prefixes: list[tuple[int, int]], count: int) -> list[list[float | None]]:
         batch = self.rollouts
         assert batch is not None
-        named = [
-            Prefix(
-                batch.rows[row]["problem_id"],
-                tuple(batch.prompt_ids[row]),
-                tuple(batch.response_ids[row][:spent]),
-            )
-            for row, spent in prefixes
-        ]
+        named = prefixes_of(batch, prefixes)
         with self.accelerator.autocast():
             return self.further(named, count, self.state.global_step)
 
