@@ -162,8 +162,8 @@ def replayed(name: str, labels: Sequence[str]) -> str:
         # Files of before the turn had a key of its own hold the cosine.
         turn = row["turn"][0] if "turn" in row else 1 - row["to_uniform"][0]
         ratio = f"{_signed(row['ratio_difference'])} ± {(high - low) / 2:.3f}"
-        found = [f"{row['decisive'][0]:.2f}"] if knows else []
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), *found, ratio, f"{turn:.3f}"]))
+        finds = [f"{row['decisive'][0]:.2f}"] if knows else []
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn:.3f}"]))
     return "\n".join(lines)
 
 

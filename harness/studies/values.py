@@ -343,8 +343,8 @@ def weigh(
             for number, chunk in enumerate(chunks):
                 key = ("weights", chunk[0]["problem_id"], len(chunk), name)
                 if key not in journal.rows:
-                    found = _scores(policy, asked, chunk, method, batch_size)
-                    journal.add({**dict(zip(NAMES, key, strict=True)), "scores": found})
+                    weighed = _scores(policy, asked, chunk, method, batch_size)
+                    journal.add({**dict(zip(NAMES, key, strict=True)), "scores": weighed})
                 of_method += [
                     None if one is None else np.array(one, dtype=np.float64)
                     for one in journal.rows[key]["scores"]
