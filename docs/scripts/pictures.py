@@ -1,13 +1,14 @@
 """The pictures of README and docs/results, light and dark, drawn by `python docs/scripts/results.py --draw`.
 
 intervals       one testbed: a line an arm, its figure with the interval, best first
+lengths         one question at several lengths: a panel an arm
 multiples       the profile: a picture a figure, a panel a testbed, a line an arm, one order of arms in all. What rules
                 without insight reach is shaded: a method inside the shade does no more than they do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,29 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
         axes.tick_params(colors=ink)
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
+        figure.savefig(f"{path}-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
+        plt.close(figure)
+
+
+def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:
+    """Draws PATH-light.png and PATH-dark.png: a panel an arm, its (figure, interval) at each number of tokens."""
+    plt = _pyplot()
+    for theme, (ink, paper) in THEMES.items():
+        figure, every = plt.subplots(1, len(curves), figsize=(11, 2.8), sharey=True, facecolor=paper)
+        for axes, (label, points) in zip(every, curves.items(), strict=True):
+            _bare(axes, ink)
+            axes.axhline(0, color=ink, linewidth=0.8)
+            colour = COLOURS[kind_of(label)]
+            axes.plot(range(len(tokens)), [value for value, _ in points], "o-", color=colour, linewidth=1)
+            for at, (_, interval) in enumerate(points):
+                axes.plot([at, at], interval, color=colour, linewidth=2)
+            axes.set_xticks(range(len(tokens)), [str(count) for count in tokens], color=ink)
+            axes.tick_params(colors=ink)
+            axes.margins(x=0.2)
+            axes.set_title(label, fontsize=8, fontfamily="monospace", color=ink)
+        every[0].set_ylabel(words, color=ink, fontsize=8)
+        figure.supxlabel("tokens of a response", color=ink, fontsize=9)
+        figure.tight_layout()
         figure.savefig(f"{path}-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
         plt.close(figure)
 

@@ -1,10 +1,10 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `replay` for a table of a replay, `edges` and `steps` for those of known
-graphs, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`,
-`beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files, and
-numbers in the text to the tables.
+leaderboards/results. In place of `table`: `replay` for a table of a replay, `length` and `times` for replays of one
+question at several lengths, `edges` and `steps` for those of known graphs, `facts` for what a file was measured on,
+`command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
+testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -12,6 +12,7 @@ The kept profile, leaderboards/results/profile.md and .json, is made anew, too. 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import METRICS
@@ -31,7 +33,8 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|replay|edges|steps|facts|command|profile) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->",
+    r"<!-- (table|replay|length|times|edges|steps|facts|command|profile) (\S+)((?: \S+)*) -->"
+    r"\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
@@ -51,6 +54,8 @@ TESTBEDS = (
     "sums",
     "word_problems",
 )
+#: Keys of a replay's figures.
+RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
 #: Arms in plain words.
 WORDS = {
     "uniform": "nobody: uniform credit (GRPO)",
@@ -171,6 +176,70 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+#: Replays of one question at several lengths. `+` joins files of the same rollouts.
+LENGTHS = ("length-5.json", "replay-comparison.json+replay-decision.json", "length-20.json")
+
+
+@cache
+def tokens_of(name: str) -> int:
+    """How many tokens a response has, the end token counted, in the experiment that the file `name` is a replay of."""
+    task: Any = experiments.task_of(experiments.load(load(name.partition("+")[0])["experiment"]).task)
+    ((_, response),) = task.demonstrations(1, "length")
+    return len(response) + 1
+
+
+def length(name: str, more: Sequence[str]) -> str:
+    """A row an arm, a column a file: the ratio minus uniform's (of uniform the ratio), and the last file's minus the
+    first's with the interval of two independent figures.
+    """
+    files = [name, *more]
+    spans = [f"{tokens_of(each)} tokens" for each in files]
+    lines = [_line(["arm", "who gets more credit", *spans, f"{spans[-1]} minus {spans[0]}"])]
+    lines.append("|---|---|" + "--:|" * (len(files) + 1))
+    for label, rows in _over_lengths(files).items():
+        keys = ("ratio", "ratio_interval") if label == "uniform" else (RATIO, INTERVAL)
+        values = [row[keys[0]] for row in rows]
+        halves = [(row[keys[1]][1] - row[keys[1]][0]) / 2 for row in rows]
+        values.append(values[-1] - values[0])
+        halves.append(math.hypot(halves[0], halves[-1]))
+        cells = [f"{_signed(value)} ± {half:.3f}" for value, half in zip(values, halves, strict=True)]
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
+    return "\n".join(lines)
+
+
+def times(name: str, more: Sequence[str]) -> str:
+    """A row an arm: what it finds at each length, and how many times uniform's its ratio is."""
+    files = [name, *more]
+    spans = [f"{tokens_of(each)} tokens" for each in files]
+    heads = [*(f"finds, {span}" for span in spans), *(f"times uniform's, {span}" for span in spans)]
+    lines = [_line(["arm", *heads]), "|---|" + "--:|" * len(heads)]
+    every = _over_lengths(files)
+    for label, rows in every.items():
+        if label != "uniform":
+            finds = [f"{row['decisive'][0]:.2f}" for row in rows]
+            ratios = [row["ratio"] / base["ratio"] for row, base in zip(rows, every["uniform"], strict=True)]
+            lines.append(_line([f"`{label}`", *finds, *(f"{ratio:.1f}" for ratio in ratios)]))
+    return "\n".join(lines)
+
+
+def _over_lengths(files: Sequence[str]) -> dict[str, list[Any]]:
+    """Label -> its figures in each file, of the arms that all files hold: uniform, then by the first's difference."""
+    every = [_joined(name) for name in files]
+    ordered = ["uniform", *figures(files[0])]
+    return {
+        label: [rows[label] for rows in every] for label in ordered if all(label in rows for rows in every)
+    }
+
+
+def _joined(name: str) -> dict[str, Any]:
+    """Label -> figures of a kept replay, or of several of the same rollouts, joined by `+`."""
+    files = [load(part) for part in name.split("+")]
+    same = [[file[key] for key in ("policy", "source", "batches", "responses", "gap")] for file in files]
+    if same != same[:1] * len(files):
+        raise ValueError(f"{name}: not the same rollouts: {same}")
+    return {row["label"]: row for file in reversed(files) for row in file["figures"]}
+
+
 def edges(name: str, labels: Sequence[str]) -> str:
     """The rankings `labels` of a kept file of `flowtracer edges`, spaces in them written as underscores; or all."""
     rows = {row["name"].replace(" ", "_"): row for row in load(name)["results"]}
@@ -252,6 +321,8 @@ def figures(name: str) -> dict[str, Any]:
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "table": table,
     "replay": replayed,
+    "length": length,
+    "times": times,
     "edges": edges,
     "steps": steps,
     "facts": facts,
@@ -289,7 +360,22 @@ def draw() -> None:
     pictures.intervals(noise, words, str(FIGURES / "replay"))
     if (KEPT / TRAINED).is_file():
         draw_training(load(TRAINED), str(FIGURES / "training"))
+    if all((KEPT / part).is_file() for name in LENGTHS for part in name.split("+")):
+        draw_lengths(str(FIGURES / "length"))
     pictures.multiples(testbeds(), FIGURES)
+
+
+def draw_lengths(path: str) -> None:
+    """The picture of the replays of `LENGTHS`: every arm's difference from uniform's ratio against tokens."""
+    import pictures
+
+    curves = {
+        label: [(row[RATIO], row[INTERVAL]) for row in rows]
+        for label, rows in _over_lengths(LENGTHS).items()
+        if label != "uniform"
+    }
+    words = "signal-to-noise ratio, minus uniform's"
+    pictures.lengths(curves, [tokens_of(name) for name in LENGTHS], words, path)
 
 
 def draw_training(kept: Mapping[str, Any], path: str) -> None:
