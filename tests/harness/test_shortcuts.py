@@ -17,7 +17,7 @@ def test_the_area_is_the_share_of_pairs_that_are_in_order():
 
 @pytest.mark.parametrize(
     ("variant", "places", "count"),
-    [*((variant, 10, 12000) for variant in FORMS), ("aligned", 5, 16000), ("aligned", 20, 12000)],
+    [*((variant, 10, 12000) for variant in FORMS), ("aligned", 5, 12000), ("aligned", 20, 6000)],
 )
 def test_every_rule_of_the_text_is_at_chance(variant, places, count):
     measured = shortcuts.measure_text(Decision(variant, places=places), count)
