@@ -108,7 +108,7 @@ def responses(
 ) -> list[tuple[str, Sample]]:
     """`count` samples of a policy on a task's training problems, with their prompts; only those in its format."""
     problems = list(task.problems("train"))
-    longest = Sampling(2 * len(task.places) + 20)
+    longest = Sampling(2 * len(task.places) + 16)
     asked = [problems[index % len(problems)] for index in range(count)]
     pairs: list[tuple[str, Sample]] = []
     for start in range(0, count, batch):
