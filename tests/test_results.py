@@ -132,6 +132,17 @@ def test_the_oracle_and_flow_get_clearer_with_the_factor_and_chance_gets_noisier
     assert [round(cosine, 2) for cosine in cosines] == [0.98] * 3
 
 
+def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "scripts"))
+    RESULTS.draw_lengths(str(tmp_path / "length"))
+    assert {path.name for path in tmp_path.iterdir()} == {"length-light.png", "length-dark.png"}
+
+
+def test_files_of_other_rollouts_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="not the same rollouts"):
+        RESULTS.length("replay-comparison.json+replay-arithmetic.json", [])
+
+
 def test_a_wrong_number_is_seen() -> None:
     """The check itself: a table whose number was changed by hand is not what the file says."""
     page = next(page for page in RESULTS.PAGES if RESULTS.MARKED.search(page.read_text()))
