@@ -138,11 +138,6 @@ def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"length-light.png", "length-dark.png"}
 
 
-def test_files_of_other_rollouts_are_not_joined() -> None:
-    with pytest.raises(ValueError, match="not the same rollouts"):
-        RESULTS.length("replay-comparison.json+replay-arithmetic.json", [])
-
-
 def test_a_wrong_number_is_seen() -> None:
     """The check itself: a table whose number was changed by hand is not what the file says."""
     page = next(page for page in RESULTS.PAGES if RESULTS.MARKED.search(page.read_text()))

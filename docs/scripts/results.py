@@ -189,14 +189,14 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-#: Replays of one question at several lengths. `+` joins files of the same rollouts.
-LENGTHS = ("length-5.json", "replay-comparison.json+replay-decision.json", "length-20.json")
+#: Replays of one question at several lengths, shortest first.
+LENGTHS = ("length-5.json", "length-10.json", "length-20.json")
 
 
 @cache
 def tokens_of(name: str) -> int:
     """How many tokens a response has, the end token counted, in the experiment that the file `name` is a replay of."""
-    task: Any = experiments.task_of(experiments.load(load(name.partition("+")[0])["experiment"]).task)
+    task: Any = experiments.task_of(experiments.load(load(name)["experiment"]).task)
     ((_, response),) = task.demonstrations(1, "length")
     return len(response) + 1
 
@@ -236,21 +236,9 @@ def times(name: str, more: Sequence[str]) -> str:
 
 
 def _over_lengths(files: Sequence[str]) -> dict[str, list[Any]]:
-    """Label -> its figures in each file, of the arms that all files hold: uniform, then by the first's difference."""
-    every = [_joined(name) for name in files]
-    ordered = ["uniform", *figures(files[0])]
-    return {
-        label: [rows[label] for rows in every] for label in ordered if all(label in rows for rows in every)
-    }
-
-
-def _joined(name: str) -> dict[str, Any]:
-    """Label -> figures of a kept replay, or of several of the same rollouts, joined by `+`."""
-    files = [load(part) for part in name.split("+")]
-    same = [[file[key] for key in ("policy", "source", "batches", "responses", "gap")] for file in files]
-    if same != same[:1] * len(files):
-        raise ValueError(f"{name}: not the same rollouts: {same}")
-    return {row["label"]: row for file in reversed(files) for row in file["figures"]}
+    """Label -> its figures in each file, uniform first and then by the first file's difference."""
+    every = [{row["label"]: row for row in load(name)["figures"]} for name in files]
+    return {label: [rows[label] for rows in every] for label in ("uniform", *figures(files[0]))}
 
 
 def edges(name: str, labels: Sequence[str]) -> str:
@@ -417,7 +405,7 @@ def draw() -> None:
     pictures.intervals(noise, words, str(FIGURES / "replay"))
     if (KEPT / TRAINED).is_file():
         draw_training(load(TRAINED), str(FIGURES / "training"))
-    if all((KEPT / part).is_file() for name in LENGTHS for part in name.split("+")):
+    if all((KEPT / name).is_file() for name in LENGTHS):
         draw_lengths(str(FIGURES / "length"))
     pictures.multiples(testbeds(), FIGURES)
     if (KEPT / TURNED).is_file():

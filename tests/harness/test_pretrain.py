@@ -190,8 +190,10 @@ def test_an_order_is_obeyed_where_it_stands(name: str) -> None:
     ordered = [pair for pair in task.demonstrations(256, "test") if not pair[0].endswith("?")]
     wanted = [LETTERS.index(prompt[-1]) for prompt, _ in ordered]
     obeyed = deciding(load_policy(name), task, ordered)[torch.arange(len(ordered)), wanted]
-    # Among the two places that a decoy's prompt names, its policy takes the wrong one in some prompts.
-    assert len(ordered) == 128 and obeyed.mean() > (0.85 if name == "decision-decoy" else 0.95)
+    # Among the two places that a decoy's prompt names, its policy takes the wrong one in some prompts; decision-20 does
+    # not know one of its twenty places.
+    least = {"decision-decoy": 0.85, "decision-20": 0.9}
+    assert len(ordered) == 128 and obeyed.mean() > least.get(name, 0.95)
 
 
 def test_arithmetic_can_be_improved() -> None:
