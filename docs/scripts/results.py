@@ -221,7 +221,10 @@ def length(name: str, more: Sequence[str]) -> str:
 
 
 def times(name: str, more: Sequence[str]) -> str:
-    """A row an arm: what it finds at each length, and how many times uniform's its ratio is."""
+    """A row an arm: what it finds at each length, and how many times uniform's its ratio is.
+
+    No number of times where uniform's interval reaches 0.
+    """
     files = [name, *more]
     spans = [f"{tokens_of(each)} tokens" for each in files]
     heads = [*(f"finds, {span}" for span in spans), *(f"times uniform's, {span}" for span in spans)]
@@ -230,8 +233,11 @@ def times(name: str, more: Sequence[str]) -> str:
     for label, rows in every.items():
         if label != "uniform":
             finds = [f"{row['decisive'][0]:.2f}" for row in rows]
-            ratios = [row["ratio"] / base["ratio"] for row, base in zip(rows, every["uniform"], strict=True)]
-            lines.append(_line([f"`{label}`", *finds, *(f"{ratio:.1f}" for ratio in ratios)]))
+            ratios = [
+                f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
+                for row, base in zip(rows, every["uniform"], strict=True)
+            ]
+            lines.append(_line([f"`{label}`", *finds, *ratios]))
     return "\n".join(lines)
 
 
