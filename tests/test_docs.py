@@ -57,7 +57,7 @@ def experiment_files(text: str) -> list[str]:
 
 
 def test_every_snippet_that_is_marked_runs_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """A reader pastes it. The counts keep a broken pattern from passing over all of them."""
     monkeypatch.chdir(tmp_path)
@@ -69,6 +69,8 @@ def test_every_snippet_that_is_marked_runs_as_it_stands(
             exec(compile(code, name_of(page), "exec"), names)
             run += 1
     assert run >= 4
+    # Responses that were cut off before their answer: the training runs, and its credit does nothing.
+    assert [str(each.message) for each in recwarn if "judged none" in str(each.message)] == []
 
 
 def parse(line: str) -> argparse.Namespace:

@@ -1,9 +1,8 @@
 """Photographs a page of `flowtracer trace`, light and dark: docs/figures/trace-light.png and trace-dark.png.
 
-    flowtracer trace --policy smollm2-135m-instruct --task word_problems --problem 0 --html trace.html
     python docs/scripts/screens.py trace.html
 
-It needs chromium and chromedriver, as the tests of that page do. The pointer rests on the token of the response that
+trace.html is made by the command that docs/start/first-model.md shows. This needs chromium and chromedriver, as the tests of that page do. The pointer rests on the token of the response that
 most flow passes without being part of the answer; one_hop stands beside flow.
 """
 
@@ -16,7 +15,7 @@ from pathlib import Path
 from style import THEMES, file_of
 
 ROOT = Path(__file__).parents[2]
-SIZE = (1360, 857)
+SIZE = (1360, 700)
 #: Of the tokens behind the prompt and outside the answer, the number of the one with most flow.
 BUSIEST = """
     const numbers = data.flow.keys().filter((i) => i >= start && !answer.has(i));
