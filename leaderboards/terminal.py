@@ -70,13 +70,15 @@ def _ranking(comparison: Comparison) -> Sheet:
         if outcome in ("better", "worse") and within:
             outcome += f", by less than {comparison.smallest_difference:g}"
         rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), outcome))
-    test = "e-process" if comparison.declaration.sequential else "paired t"
+    # Student's interval holds for a number of seeds that was fixed beforehand.
+    sequential = comparison.declaration.sequential
+    test, fixed = ("e-process", ", as if their number had been fixed") if sequential else ("paired t", "")
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", "outcome"),
         tuple(rows),
         f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
-        f"interval over seeds; p of the {test}, which decides.",
+        f"interval over seeds{fixed}; p of the {test}, which decides.",
         words=(0, 4),
     )
 

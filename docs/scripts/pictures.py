@@ -1,13 +1,14 @@
 """The pictures of README and docs/results, light and dark, drawn by `python docs/scripts/results.py --draw`.
 
 intervals       one testbed: a line an arm, its figure with the interval, best first
+against         a panel a figure, a point an arm: the figure against another one
 multiples       the profile: a picture a figure, a panel a testbed, a line an arm, one order of arms in all. What rules
                 without insight reach is shaded: a method inside the shade does no more than they do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,57 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
         axes.tick_params(colors=ink)
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of `against`: the arm's label, where it stands, and its figure with the interval, None for none."""
+
+    label: str
+    across: float
+    value: float
+    interval: Sequence[float] | None
+
+
+def against(panels: Mapping[str, Sequence[Point]], words: str, path: str) -> None:
+    """Draws PATH-light.png and PATH-dark.png, a panel beside the other. panels: by their titles. words: of the axis.
+
+    Arms of a kind, such as oracles, are joined by a line in the order in which they stand.
+    """
+    plt = _pyplot()
+    for theme, (ink, paper) in THEMES.items():
+        figure, grid = plt.subplots(
+            1, len(panels), figsize=(10, 4), facecolor=paper, squeeze=False, sharex=True
+        )
+        for axes, (title, points) in zip(grid[0], panels.items(), strict=True):
+            _bare(axes, ink)
+            axes.axhline(0, color=ink, linewidth=0.8)
+            for kind in dict.fromkeys(kind_of(point.label) for point in points):
+                chosen = sorted(
+                    (point for point in points if kind_of(point.label) == kind), key=lambda each: each.across
+                )
+                colour = COLOURS[kind]
+                places, values = [each.across for each in chosen], [each.value for each in chosen]
+                axes.plot(places, values, "o-", color=colour, linewidth=1, markersize=4)
+                for each in chosen:
+                    if each.interval is not None:
+                        axes.plot([each.across] * 2, each.interval, color=colour, linewidth=2, alpha=0.6)
+                    axes.annotate(
+                        each.label,
+                        (each.across, each.value),
+                        textcoords="offset points",
+                        xytext=(5, -9 if kind == "flow" else 4),
+                        fontsize=7,
+                        fontfamily="monospace",
+                        color=ink,
+                    )
+            axes.set_title(title, color=ink, fontsize=10)
+            axes.tick_params(colors=ink, labelsize=8)
+            axes.set_xlabel(words, color=ink, fontsize=8)
+            axes.margins(x=0.15)
+        figure.tight_layout()
+        figure.savefig(f"{path}-{theme}.png", dpi=130, facecolor=paper)
+        plt.close(figure)
 
 
 def kind_of(label: str) -> str:

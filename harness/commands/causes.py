@@ -154,7 +154,7 @@ def _replay(options: argparse.Namespace) -> int:
         batches = rollouts.fresh(experiment, policy, options.batches, options.seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
-        found = replays.replay(
+        result = replays.replay(
             experiment,
             policy,
             batches,
@@ -166,10 +166,10 @@ def _replay(options: argparse.Namespace) -> int:
             progress.at,
         )
     _print(
-        found,
-        f"Replay of {found.experiment}",
-        [*replays.facts(found), *lacks, *_not_replayed(wanted, methods)],
-        replays.sheets(found),
+        result,
+        f"Replay of {result.experiment}",
+        [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
+        replays.sheets(result),
         options.export,
     )
     return 0
@@ -217,7 +217,7 @@ def _intervene(options: argparse.Namespace) -> int:
     tokens = response_limit(options.max_response_tokens, policy, longest, responses=2)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)
-        found = interventions.intervene(
+        result = interventions.intervene(
             policy,
             task,
             problems,
@@ -229,8 +229,8 @@ def _intervene(options: argparse.Namespace) -> int:
             options.policy,
             progress.at,
         )
-    title = f"Intervention on {found.task}"
-    _print(found, title, interventions.facts(found), interventions.sheets(found), options.export)
+    title = f"Intervention on {result.task}"
+    _print(result, title, interventions.facts(result), interventions.sheets(result), options.export)
     return 0
 
 
