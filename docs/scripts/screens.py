@@ -2,8 +2,9 @@
 
     python docs/scripts/screens.py trace.html
 
-trace.html is made by the command that docs/start/first-model.md shows. This needs chromium and chromedriver, as the tests of that page do. The pointer rests on the token of the response that
-most flow passes without being part of the answer; one_hop stands beside flow.
+trace.html is made by the command that docs/start/first-model.md shows. It takes chromium and chromedriver, as the
+tests of that page do. The pointer rests on the token outside the answer that most flow passes; one_hop stands beside
+flow.
 """
 
 from __future__ import annotations
