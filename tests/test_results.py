@@ -135,6 +135,14 @@ def test_the_oracle_and_flow_get_clearer_with_the_factor_and_chance_gets_noisier
     assert [round(cosine, 2) for cosine in cosines] == [0.98] * 3
 
 
+def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_readme_says() -> None:
+    rows = RESULTS.figures("turn-replay.json")
+    arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / "turn-replay.json").rows}
+    turns = [rows[label]["turn"][0] for label, arm in arms.items() if arm.factor == 1.5]
+    assert len(turns) > 15 and max(turns) <= 0.02
+    assert "at most 0.02 here (1 - cosine)" in (ROOT / "README.md").read_text()
+
+
 def test_a_wrong_number_is_seen() -> None:
     """The check itself: a table whose number was changed by hand is not what the file says."""
     page = next(page for page in RESULTS.PAGES if RESULTS.MARKED.search(page.read_text()))
