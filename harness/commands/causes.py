@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.commands.shared import (
     add_response_limit,
     closing,
     command,
+    command_again,
     console,
     policy_named,
     response_limit,
@@ -165,6 +166,8 @@ def _replay(options: argparse.Namespace) -> int:
             options.policy or experiment.policy.name,
             progress.at,
         )
+    asked = ("policy", "task", "seed", "batches", "methods", "valued", "continuations")
+    found = replace(found, changes=options.changes, command=command_again(options, ("source",), asked))
     _print(
         found,
         f"Replay of {found.experiment}",
@@ -229,6 +232,9 @@ def _intervene(options: argparse.Namespace) -> int:
             options.policy,
             progress.at,
         )
+    asked = ("methods", "problems", "split", "samples", "temperature", "masking", "max_response_tokens")
+    of_policy = ("dtype", "chat", "system", "batch_size")
+    found = replace(found, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
     title = f"Intervention on {found.task}"
     _print(found, title, interventions.facts(found), interventions.sheets(found), options.export)
     return 0
@@ -243,7 +249,7 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
         screen.print(fact, markup=False, highlight=False)
     screen.print(render(sheets, screen.width))
     for path in export:
-        page = page_to_markdown(title, facts, sheets)
+        page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{found.command}\n```\n"
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
     if not export:
         closing(None, "the same command with --export FILE.md, or FILE.json")
