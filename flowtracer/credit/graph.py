@@ -195,7 +195,7 @@ class AnswerAttention(CreditMethod):
         rule="w = floor + (1 - floor) of the rescaled sigmoid of the answer's log-attention, last layer",
         source="ATPO, Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient",
         fidelity="our reading of extract_attention_weights in grpo.py of the ATPO repository (no commit is known to "
-        "us): the same weights for the same attention; there the answer is all that follows </think>, the prompt unread",
+        "us): the same weights for the same attention; there the answer is what follows </think>, the prompt unread",
         defaults={
             "layers": "that code's: the last, with which it trains",
             "floor": "that code's default: 0.5; its script sets 0",
