@@ -58,7 +58,7 @@ class Turn(TrainerCallback):
         if not pairs:
             return
         product, ours, theirs = (
-            sum(float((one * other).sum(dtype=torch.float64)) for one, other in chosen)
+            sum(float((left * right).sum(dtype=torch.float64)) for left, right in chosen)
             for chosen in (pairs, [(g, g) for g, _ in pairs], [(u, u) for _, u in pairs])
         )
         if ours > 0 and theirs > 0:

@@ -182,14 +182,14 @@ def _arm_step(
     training, engine = experiment.training_of(label), experiment.engine
     extra = extra_of(experiment, label, _characters(shape))
     bfloat16, longest = experiment.policy.dtype == BFLOAT16, training.max_response_tokens
-    own = _own_flops(shape, training, prompt, extra)
+    flops = _own_flops(shape, training, prompt, extra)
 
     def seconds(on: Device) -> float:
         further = sum(
             _sampling(shape, engine, training, prompt, spent, count, bfloat16, on)
             for spent, count in extra.cuts
         )
-        return _seconds(shape, training, engine, prompt, bfloat16, on) + further + own / _reached(on)
+        return _seconds(shape, training, engine, prompt, bfloat16, on) + further + flops / _reached(on)
 
     return Step(
         rollouts=training.rollouts,
@@ -197,7 +197,7 @@ def _arm_step(
         further=extra.responses,
         further_tokens=extra.tokens(longest),
         flops=sum(_step(shape, training, engine, prompt))
-        + own
+        + flops
         + extra.responses * shape.forward(prompt + longest),
         seconds=seconds(device),
         gpu_seconds=seconds(gpu),

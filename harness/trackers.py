@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import netrc
 import os
+import shlex
+import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlparse
 
 from harness.errors import ExperimentError
 
@@ -28,6 +30,8 @@ TRACKIO, WANDB, TENSORBOARD = TRACKERS = ("trackio", "wandb", "tensorboard")
 PROJECT = "flowtracer"
 #: The file in a run's folder that holds its id in Weights & Biases.
 WANDB_ID = "wandb.id"
+#: The file in a run's folder that holds the points of a run which is kept offline, a JSON line each.
+WANDB_POINTS = "wandb.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,22 +87,30 @@ def check(name: str | None, cluster: bool = False) -> None:
 
 
 def _wandb_login() -> bool:
-    """True where Weights & Biases would not ask who one is."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+    """True where Weights & Biases would not ask who one is.
+
+    Its settings, hosts and files are its own. So it is asked, in a process without a terminal: there it raises instead
+    of asking back.
+    """
+    if os.environ.get("WANDB_API_KEY") or _offline():
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    command = [sys.executable, "-P", "-c", "import wandb; wandb.login(verify=False)"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def _offline() -> bool:
+    """True where the user keeps runs of Weights & Biases here."""
+    return os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
 
 
 def where(name: str, folder: Path, experiment: str) -> str:
     """How a sweep's runs are looked at in the tracker: a command, or a place."""
     if name == TENSORBOARD:
-        return f"tensorboard --logdir {folder}"
+        return f"tensorboard --logdir {shlex.quote(str(folder))}"
     if name == TRACKIO:
-        return f"trackio show --project {experiment}"
+        return f"trackio show --project {shlex.quote(experiment)}"
+    if _offline():
+        return f"wandb sync {shlex.quote(str(folder))}/*/*/wandb/offline-run-*"
     return f"project {os.environ.get('WANDB_PROJECT') or PROJECT} of Weights & Biases, group {experiment}"
 
 
@@ -129,14 +141,23 @@ def tracked(experiment: Experiment, label: str, seed: int, folder: Path) -> Trac
 def opened(name: str, run: Tracked, resumed: bool, after: int | None = None) -> Tracker:
     """The run in the tracker called `name`.
 
-    resumed: it was there before. after: the last step whose points stay; later ones are written anew.
+    resumed: it was there before. after: the last step whose points stay; later ones are written anew. Raises
+    ExperimentError where the tracker does not take the run: a wrong key, no network.
     """
     kinds: dict[str, Callable[[Tracked, bool, int | None], Tracker]] = {
         TRACKIO: _Trackio,
         WANDB: _Wandb,
         TENSORBOARD: _TensorBoard,
     }
-    return kinds[name](run, resumed, after)
+    try:
+        return kinds[name](run, resumed, after)
+    except Exception as error:  # each library has errors of its own
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        offline = ", or set WANDB_MODE=offline to keep runs here" if name == WANDB else ""
+        raise ExperimentError(
+            f"--report-to {name}: it does not take {run.name}: {words}; records need no tracker: leave --report-to "
+            f"out{offline}"
+        ) from error
 
 
 class _Trackio:
@@ -174,7 +195,11 @@ def _silently() -> Iterator[None]:
 
 
 class _Wandb:
-    """Steps are a column of their own: evaluations come after the training whose steps they belong to."""
+    """Steps are a column of their own: evaluations come after the training whose steps they belong to.
+
+    Offline, each opening makes files of its own, and `wandb sync` lets the last of a run replace those before it. So
+    they are made anew with all points so far, which a file beside them keeps.
+    """
 
     def __init__(self, run: Tracked, resumed: bool, after: int | None) -> None:
         import wandb
@@ -182,6 +207,7 @@ class _Wandb:
         place = run.folder / WANDB_ID
         if not resumed or not place.exists():
             place.write_text(uuid.uuid4().hex)
+        before = list((run.folder / "wandb").glob("offline-run-*"))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             group=run.experiment,
@@ -194,9 +220,26 @@ class _Wandb:
         )
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step", step_sync=True)
+        self.points = run.folder / WANDB_POINTS if self.run.offline else None
+        if self.points is not None:
+            self._again(self.points, resumed, after)
+            for folder in before:
+                shutil.rmtree(folder)
+
+    def _again(self, points: Path, resumed: bool, after: int | None) -> None:
+        lines = points.read_text().splitlines() if resumed and points.exists() else []
+        points.write_text("")
+        for values in map(json.loads, lines):
+            step = values.pop("step")
+            if after is None or step <= after:
+                self.log(step, values)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log({**values, "step": step})
+        row = {**values, "step": step}
+        self.run.log(row)
+        if self.points is not None:
+            with self.points.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
         self.run.finish()

@@ -109,10 +109,10 @@ def _noise(
     worst = None if interval is None else of_difference(interval[1], NOTHING_SHARED)
     reaches = []
     for count in sorted({*SEEDS, seeds} - {1, 2}):
-        found = [estimates.detectable(each, count, alpha) for each in (half, independent)]
-        if found[0] is not None and found[1] is not None:
+        detectable = [estimates.detectable(each, count, alpha) for each in (half, independent)]
+        if detectable[0] is not None and detectable[1] is not None:
             at_worst = None if worst is None else estimates.detectable(worst, count, alpha)
-            reaches.append(Reach(count, found[0], found[1], at_worst))
+            reaches.append(Reach(count, detectable[0], detectable[1], at_worst))
     return Noise(
         arm=arm,
         metric=declaration.metric,

@@ -79,13 +79,15 @@ def _ranking(comparison: Comparison) -> Sheet:
         if turned:
             cells.append(number(arm.training["turn"], 4) if "turn" in arm.training else NOTHING)
         rows.append((*cells, outcome))
-    test = "e-process" if comparison.declaration.sequential else "paired t"
+    # Student's interval holds for a number of seeds that was fixed beforehand.
+    sequential = comparison.declaration.sequential
+    test, fixed = ("e-process", ", as if their number had been fixed") if sequential else ("paired t", "")
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", *(["turn"] * turned), "outcome"),
         tuple(rows),
         f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
-        f"interval over seeds; p of the {test}, which decides.{_TURN * turned}",
+        f"interval over seeds{fixed}; p of the {test}, which decides.{_TURN * turned}",
         words=(0, 4 + turned),
     )
 

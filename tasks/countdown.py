@@ -202,9 +202,9 @@ def _search(values: list[tuple[Fraction, str]], target: int) -> str | None:
             if b:
                 made.append((a / b, f"({left}/{right})"))
             for item in made:
-                found = _search([item, *rest], target)
-                if found is not None:
-                    return found
+                solution = _search([item, *rest], target)
+                if solution is not None:
+                    return solution
     return None
 
 

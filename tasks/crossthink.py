@@ -49,16 +49,16 @@ class CrossThink(ExpressionTask):
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
             raise self.unknown_split(split)
-        found = load(
+        problems = load(
             self, split, "crossthink_qa.jsonl", self.hub, _question, rule_gold, "train_qa", repeated=True
         )
-        order = list(range(len(found)))
+        order = list(range(len(problems)))
         random.Random("crossthink/split").shuffle(order)
-        held_out = set(order[: min(TEST_PROBLEMS, len(found) // 5)])
-        test = [problem for index, problem in enumerate(found) if index in held_out]
+        held_out = set(order[: min(TEST_PROBLEMS, len(problems) // 5)])
+        test = [problem for index, problem in enumerate(problems) if index in held_out]
         if split == "test":
             return test[:limit]
-        rest = [problem for index, problem in enumerate(found) if index not in held_out]
+        rest = [problem for index, problem in enumerate(problems) if index not in held_out]
         kept, self.removed = without_overlap(rest, test)
         return kept[:limit]
 

@@ -80,7 +80,7 @@ class System:
 
     def operands(self, variable: str) -> list[str]:
         """The variables that a definition reads; none where it states a value."""
-        return [one for one in self.definitions[variable] if one in NAMES]
+        return [item for item in self.definitions[variable] if item in NAMES]
 
     @cached_property
     def needed(self) -> frozenset[str]:
@@ -100,8 +100,12 @@ class System:
             return int(right)
         left, sign, other = tuple(right)
         values = [
-            int(one) if one.isdigit() else known[one] if known and one in known else self.value(one, known)
-            for one in (left, other)
+            int(item)
+            if item.isdigit()
+            else known[item]
+            if known and item in known
+            else self.value(item, known)
+            for item in (left, other)
         ]
         return OPERATIONS[sign](*values) % 10
 
@@ -136,7 +140,9 @@ def _order(system: System, source: random.Random) -> list[str]:
     """All variables in a random order in which every operand comes before what reads it."""
     waiting, order = list(system.definitions), list[str]()
     while waiting:
-        ready = [one for one in waiting if all(operand in order for operand in system.operands(one))]
+        ready = [
+            variable for variable in waiting if all(operand in order for operand in system.operands(variable))
+        ]
         order.append(source.choice(ready))
         waiting.remove(order[-1])
     return order
@@ -154,9 +160,11 @@ def worked(question: str, variables: Sequence[str], guesses: random.Random | Non
             if operand not in known and guesses is not None:
                 known[operand] = guesses.randrange(10)
         value = system.value(variable, known)
-        stated = "".join(str(known.get(one, system.value(one))) if one in NAMES else one for one in right)
+        stated = "".join(
+            str(known.get(item, system.value(item))) if item in NAMES else item for item in right
+        )
         steps.append(f"{variable}={right}" if len(right) == 1 else f"{variable}={right}={stated}={value}")
-        known = {one: known[one] for one in known if one in variables[: len(steps)]} | {variable: value}
+        known = {name: known[name] for name in known if name in variables[: len(steps)]} | {variable: value}
     return ";".join(steps) + f"#{known[variables[-1]]}"
 
 
@@ -299,8 +307,12 @@ class Graph(Task):
 
 def _plan(system: System, skipped: float, source: random.Random) -> list[str]:
     """The variables of a demonstration in its order, the asked one last. skipped: how often a needed one is missing."""
-    order = [one for one in _order(system, source) if one != system.asked]
-    chosen = [one for one in order if source.random() < (1 - skipped if one in system.needed else ADDED)]
+    order = [variable for variable in _order(system, source) if variable != system.asked]
+    chosen = [
+        variable
+        for variable in order
+        if source.random() < (1 - skipped if variable in system.needed else ADDED)
+    ]
     return [*chosen, system.asked]
 
 

@@ -209,9 +209,9 @@ def without_overlap(
     for problem in (problem for test in tests for problem in test):
         text = words(problem.question)
         same.setdefault(text, problem.id)
-        found = {text[start : start + RUN] for start in range(len(text) - RUN + 1)}
-        counts[problem.id] = len(found)
-        for run in found:
+        runs_of_text = {text[start : start + RUN] for start in range(len(text) - RUN + 1)}
+        counts[problem.id] = len(runs_of_text)
+        for run in runs_of_text:
             runs.setdefault(run, set()).add(problem.id)
     kept, removed = [], []
     for problem in train:

@@ -44,8 +44,10 @@ class Sums(Task):
         tests = len(pairs) // TEST_SHARE
         chosen = pairs[:tests] if split == "test" else pairs[tests:]
         return [
-            Problem(id=f"sums/{split}/{one}+{other}", question=f"What is {one} + {other}?", gold=one + other)
-            for one, other in chosen[:limit]
+            Problem(
+                id=f"sums/{split}/{left}+{right}", question=f"What is {left} + {right}?", gold=left + right
+            )
+            for left, right in chosen[:limit]
         ]
 
     def prompt(self, problem: Problem) -> str:
@@ -53,9 +55,9 @@ class Sums(Task):
 
     def extract(self, text: str) -> tuple[int, int] | None:
         # A sign is one only where it cannot be a minus: "9-1" ends in 1.
-        found = list(re.finditer(r"(?:(?<![0-9)])-)?[0-9]+", text[-10_000:]))
+        numbers = list(re.finditer(r"(?:(?<![0-9)])-)?[0-9]+", text[-10_000:]))
         offset = max(0, len(text) - 10_000)
-        return None if not found else (found[-1].start() + offset, found[-1].end() + offset)
+        return None if not numbers else (numbers[-1].start() + offset, numbers[-1].end() + offset)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         right = len(answer) < 20 and int(answer) == int(problem.gold)

@@ -60,13 +60,13 @@ def validate(task: Task, split: str | None = None, limit: int | None = None) -> 
     if split is not None and split not in task.splits:
         raise task.unknown_split(split)
     splits = task.splits if split is None else (split,)
-    found = [_validate_split(task, name, limit) for name in splits]
+    validations = [_validate_split(task, name, limit) for name in splits]
     if len(task.splits) > 1:
         asked = [{problem.question for problem in task.problems(name)} for name in task.splits]
         shared = sorted(set.intersection(*asked))
-        for validation in found:
+        for validation in validations:
             validation.shared = shared
-    return found
+    return validations
 
 
 def _validate_split(task: Task, split: str, limit: int | None) -> Validation:

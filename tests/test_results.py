@@ -135,6 +135,36 @@ def test_pictures_are_drawn_of_what_they_are_given(tmp_path: Path, monkeypatch: 
     assert list(kinds.values()) == ["rule", "control", "flow", "method"]
 
 
+def test_arms_of_a_turn_are_joined_by_method_and_not_by_label() -> None:
+    """`flow_emitting_1.5` of the replay is `flow_emitting` of the comparison; what was not trained says so."""
+    arms = {arm.label: arm for arm in RESULTS.turned("turn-replay.json", "comparison.json")}
+    assert list(arms) == list(RESULTS.TURNS)
+    trained = arms["flow_emitting_1.5"].trained
+    assert trained is not None and trained["label"] == "flow_emitting"
+    assert arms["oracle_10"].trained is None
+    rows = RESULTS.turns("turn-replay.json", ["comparison.json"]).splitlines()
+    assert next(row for row in rows if "`oracle_10`" in row).endswith("| not trained |  |")
+
+
+def test_the_oracle_and_flow_get_clearer_with_the_factor_and_chance_gets_noisier() -> None:
+    """What the page on the turn says in words."""
+    rows = RESULTS.figures("turn-replay.json")
+    for names, sign in ((RESULTS.TURNS[:8], 1), (RESULTS.TURNS[8:], -1)):
+        for start in range(0, len(names), 4):
+            ratios = [sign * rows[name]["ratio_difference"] for name in names[start : start + 4]]
+            assert ratios == sorted(ratios) and ratios[0] > 0
+    cosines = [1 - rows[name]["turn"][0] for name in ("oracle", "flow_emitting_1.5", "random")]
+    assert [round(cosine, 2) for cosine in cosines] == [0.98] * 3
+
+
+def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_readme_says() -> None:
+    rows = RESULTS.figures("turn-replay.json")
+    arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / "turn-replay.json").rows}
+    turns = [rows[label]["turn"][0] for label, arm in arms.items() if arm.factor == 1.5]
+    assert len(turns) > 15 and max(turns) <= 0.02
+    assert "at most 0.02 here (1 - cosine)" in (ROOT / "README.md").read_text()
+
+
 def test_a_wrong_number_is_seen() -> None:
     """The check itself: a table whose number was changed by hand is not what the file says."""
     page = next(page for page in RESULTS.PAGES if RESULTS.MARKED.search(page.read_text()))

@@ -2,9 +2,9 @@
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
 leaderboards/results. In place of `table`: `replay` for a table of a replay, `edges` and `steps` for those of known
-graphs, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`,
-`beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files, and
-numbers in the text to the tables.
+graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on, `command`
+for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all testbeds.
+tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import METRICS
+from leaderboards.estimates import seeds_to_detect, spread
 from leaderboards.sheets import escaped, to_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +32,19 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|replay|edges|steps|facts|command|profile) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->",
+    r"<!-- (table|replay|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
 TRAINED = "comparison.json"
+#: The replay of the study of the turn.
+TURNED = "turn-replay.json"
+#: Its arms in the table and the picture: those that tokens of three kinds are up-weighted in.
+TURNS = (
+    *("oracle", "oracle_3", "oracle_10", "oracle_mask"),
+    *("flow_emitting_1.5", "flow_emitting_3", "flow_emitting_10", "flow_emitting_mask"),
+    *("random", "random_3", "random_10", "random_mask"),
+)
 #: The testbeds of the profile, in its order: all files of them are in it, and no others.
 TESTBEDS = (
     "decision",
@@ -158,13 +167,16 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     lines.append("|---|---|" + "--:|" * len(heads))
     for label in labels or rows:
         row = rows[label]
-        low, high = row["ratio_difference_interval"]
         # Files of before the turn had a key of its own hold the cosine.
         turn = row["turn"][0] if "turn" in row else 1 - row["to_uniform"][0]
-        ratio = f"{_signed(row['ratio_difference'])} ± {(high - low) / 2:.3f}"
         finds = [f"{row['decisive'][0]:.2f}"] if knows else []
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn:.3f}"]))
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, _ratio(row), f"{turn:.3f}"]))
     return "\n".join(lines)
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    low, high = row["ratio_difference_interval"]
+    return f"{_signed(row['ratio_difference'])} ± {(high - low) / 2:.3f}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -189,6 +201,49 @@ def steps(name: str, labels: Sequence[str]) -> str:
     lines = [_line(heads), "|---|--:|--:|--:|--:|"]
     for label in labels or rows:
         lines.append(_line([rows[label]["name"], *(_area(rows[label][key]) for key in keys)]))
+    return "\n".join(lines)
+
+
+class Turned(NamedTuple):
+    """An arm: how far it turns an update (1 - cosine to uniform's, with interval), and its difference in training.
+
+    trained: the arm in a kept comparison, by method and options and not by label; None where none trained it.
+    """
+
+    label: str
+    turn: float
+    interval: Sequence[float]
+    ratio: str
+    trained: Mapping[str, Any] | None
+
+
+def turned(name: str, comparison: str) -> list[Turned]:
+    """The arms `TURNS` of the replay kept in the file `name` beside those of a kept comparison, in their order."""
+    by_label = {arm["label"]: arm for arm in load(comparison)["arms"]}
+    trained = {row.arm.words: by_label[row.label] for row in read_one(KEPT / comparison).rows}
+    arms = {row.label: row.arm.words for row in read_one(KEPT / name).rows}
+    rows = figures(name)
+    return [
+        Turned(label, *rows[label]["turn"], _ratio(rows[label]), trained.get(arms[label])) for label in TURNS
+    ]
+
+
+def turns(name: str, more: Sequence[str]) -> str:
+    """How far arms of a kept replay turn an update, what they gained in training, and the seeds to see that.
+
+    more: the file of the kept comparison.
+    """
+    heads = ["arm", "turn", "signal to noise, minus uniform's", "reward, minus uniform", "seeds to see it"]
+    lines = [_line(heads), "|---|--:|--:|--:|--:|"]
+    for arm in turned(name, *more):
+        gain, seeds = "not trained", ""
+        if arm.trained is not None:
+            low, high = arm.trained["interval_of_difference"]
+            gain = f"{_signed(arm.trained['difference'])} ± {(high - low) / 2:.3f}"
+            values = list(arm.trained["differences"].values())
+            needed = seeds_to_detect(arm.trained["difference"], spread(values))
+            seeds = "more than 10,000" if needed is None else f"{needed:,}"
+        lines.append(_line([f"`{arm.label}`", f"{arm.turn:.3f}", arm.ratio, gain, seeds]))
     return "\n".join(lines)
 
 
@@ -254,6 +309,7 @@ MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "replay": replayed,
     "edges": edges,
     "steps": steps,
+    "turns": turns,
     "facts": facts,
     "command": command,
     "profile": profile,
@@ -273,7 +329,7 @@ def filled(text: str) -> str:
 
 
 def draw() -> None:
-    """Draws the pictures: the replay and the training of `comparison`, and the profile."""
+    """Draws the pictures: the replay and the training of `comparison`, the profile, and the turn."""
     import pictures  # stands beside this script
 
     noise = [
@@ -290,6 +346,26 @@ def draw() -> None:
     if (KEPT / TRAINED).is_file():
         draw_training(load(TRAINED), str(FIGURES / "training"))
     pictures.multiples(testbeds(), FIGURES)
+    if (KEPT / TURNED).is_file():
+        draw_turns(str(FIGURES / "turn"))
+
+
+def draw_turns(path: str) -> None:
+    """The picture of the turn: signal to noise and the gain in training of every arm of its table against the turn."""
+    import pictures
+
+    arms, rows = turned(TURNED, TRAINED), figures(TURNED)
+    noise = [
+        pictures.Point(arm.label, arm.turn, row["ratio_difference"], row["ratio_difference_interval"])
+        for arm, row in ((arm, rows[arm.label]) for arm in arms)
+    ]
+    gains = [
+        pictures.Point(arm.label, arm.turn, arm.trained["difference"], arm.trained["interval_of_difference"])
+        for arm in arms
+        if arm.trained is not None
+    ]
+    panels = {"signal to noise, minus uniform's": noise, "reward in training, minus uniform's": gains}
+    pictures.against(panels, "turn: 1 - cosine to uniform's update; 95% intervals", path)
 
 
 def draw_training(kept: Mapping[str, Any], path: str) -> None:

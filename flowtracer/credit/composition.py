@@ -159,9 +159,9 @@ def get(name: str | Sequence[str], **options: Any) -> CreditMethod:
     Raises CreditError for an unknown name or option, and for methods that cannot be put together.
     """
     if isinstance(name, str):
-        own = methods.options_of(name)
+        of_method = methods.options_of(name)
         outer: dict[str, Any] = {
-            key: options[key] for key in ("sign", "as_mask") if key in options and key not in own
+            key: options[key] for key in ("sign", "as_mask") if key in options and key not in of_method
         }
         if outer and "mean_one" in options:  # of what is left: of the mask, and of the one sign
             outer["mean_one"] = options["mean_one"]

@@ -334,8 +334,8 @@ def _from_answer(matrix: Capacity, answer: Tensor, diagonal: bool = True) -> Ten
     total = torch.zeros(answer.shape, dtype=matrix.dtype, device=answer.device)
     with full_float32():
         for rows, strip in strips(matrix, answer.any(0)):
-            own = answer[:, rows].to(strip.dtype).unsqueeze(1)
+            of_rows = answer[:, rows].to(strip.dtype).unsqueeze(1)
             total[:, : rows.stop] += torch.matmul(
-                own, strip if diagonal else strip.tril(rows.start - 1)
+                of_rows, strip if diagonal else strip.tril(rows.start - 1)
             ).squeeze(1)
     return total

@@ -85,8 +85,8 @@ class _Rhythm(TwoLevel):
 
     @staticmethod
     def _distances(vectors: HeadVectors, response: Tensor) -> Tensor:
-        own = response.unsqueeze(1).to(vectors.distance.dtype)
-        return (vectors.distance * own).sum(2) / own.sum(2).clamp(min=1.0)
+        inside = response.unsqueeze(1).to(vectors.distance.dtype)
+        return (vectors.distance * inside).sum(2) / inside.sum(2).clamp(min=1.0)
 
     def _mean_of_heads(self, vectors: Tensor, order: Tensor) -> Tensor:
         """The mean (B, T) of the share `heads` of vectors (B, H, T) that is highest in `order` (B, H); at least one."""

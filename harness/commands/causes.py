@@ -155,7 +155,7 @@ def _replay(options: argparse.Namespace) -> int:
         batches = rollouts.fresh(experiment, policy, options.batches, options.seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
-        found = replays.replay(
+        result = replays.replay(
             experiment,
             policy,
             batches,
@@ -167,12 +167,13 @@ def _replay(options: argparse.Namespace) -> int:
             progress.at,
         )
     asked = ("policy", "task", "seed", "batches", "methods", "valued", "continuations")
-    found = replace(found, changes=options.changes, command=command_again(options, ("source",), asked))
+    again = command_again(options, ("source",), asked)
+    result = replace(result, changes=options.changes, command=again)
     _print(
-        found,
-        f"Replay of {found.experiment}",
-        [*replays.facts(found), *lacks, *_not_replayed(wanted, methods)],
-        replays.sheets(found),
+        result,
+        f"Replay of {result.experiment}",
+        [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
+        replays.sheets(result),
         options.export,
     )
     return 0
@@ -220,7 +221,7 @@ def _intervene(options: argparse.Namespace) -> int:
     tokens = response_limit(options.max_response_tokens, policy, longest, responses=2)
     with Bars("", lines=False) as progress:
         progress.begin(3 + 3 * len(methods), 0)
-        found = interventions.intervene(
+        result = interventions.intervene(
             policy,
             task,
             problems,
@@ -234,13 +235,13 @@ def _intervene(options: argparse.Namespace) -> int:
         )
     asked = ("methods", "problems", "split", "samples", "temperature", "masking", "max_response_tokens")
     of_policy = ("dtype", "chat", "system", "batch_size")
-    found = replace(found, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
-    title = f"Intervention on {found.task}"
-    _print(found, title, interventions.facts(found), interventions.sheets(found), options.export)
+    result = replace(result, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
+    title = f"Intervention on {result.task}"
+    _print(result, title, interventions.facts(result), interventions.sheets(result), options.export)
     return 0
 
 
-def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
+def _print(result: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
     from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
@@ -249,7 +250,7 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
         screen.print(fact, markup=False, highlight=False)
     screen.print(render(sheets, screen.width))
     for path in export:
-        page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{found.command}\n```\n"
-        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
+        page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{result.command}\n```\n"
+        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(result)), indent=1) + "\n")
     if not export:
         closing(None, "the same command with --export FILE.md, or FILE.json")

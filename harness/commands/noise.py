@@ -71,12 +71,12 @@ def _noise(options: argparse.Namespace) -> int:
     runs = _finished(experiment, options.arm, folder)
     # Arms that are compared, each with the baseline.
     arms = len(experiment.methods) - (BASELINE in experiment.methods)
-    found = noise.noise_of(runs, options.arm, experiment.declaration, arms, experiment.seeds)
+    spread = noise.noise_of(runs, options.arm, experiment.declaration, arms, experiment.seeds)
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
-    print_sheets(screen, noise.sheets(found))
+    print_sheets(screen, noise.sheets(spread))
     for path in options.export:
-        write(path, _page(path, found, f"{experiment.name}: noise of {options.arm} over seeds"))
+        write(path, _page(path, spread, f"{experiment.name}: noise of {options.arm} over seeds"))
     closing(folder, f"{again(options, folder)}, which goes on from these runs")
     return 0
 

@@ -197,9 +197,11 @@ def _drawn(screen: Any, folders: Sequence[Path], baseline: str, board: Callable[
             while True:
                 try:
                     runs = _runs(folders)
-                    found = state(runs, baseline, curves)
-                    words = line(found, clock.left(found))
-                    under_way = render([sheet(found, baseline)], screen.width) if found.going else Text("")
+                    progress = state(runs, baseline, curves)
+                    words = line(progress, clock.left(progress))
+                    under_way = (
+                        render([sheet(progress, baseline)], screen.width) if progress.going else Text("")
+                    )
                     now = ([(run.folder, run.finished) for run in runs], screen.width)
                     if now != seen:
                         shown = board()
@@ -220,8 +222,8 @@ def _listed(screen: Any, folders: Sequence[Path], baseline: str, board: Callable
     while True:
         done = False
         try:
-            found = state(_runs(folders), baseline, curves)
-            words, done = line(found, clock.left(found)), found.finished == found.whole
+            progress = state(_runs(folders), baseline, curves)
+            words, done = line(progress, clock.left(progress)), progress.finished == progress.whole
         except (RecordError, ExperimentError) as error:
             words = str(error)
         print(f"{time.strftime('%H:%M:%S')}  {words}", flush=True)

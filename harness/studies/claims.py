@@ -137,15 +137,15 @@ def _compared(runs: Sequence[Run]) -> list[Comparison]:
 
 def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
     tested = {
-        name: next((one for one in comparisons if _tests(name, one)), None)
+        name: next((comparison for comparison in comparisons if _tests(name, comparison)), None)
         for name in (claim.experiment, claim.more_than)
         if name is not None
     }
     beside = tuple(
-        Beside(str(one.experiment.get("name", "experiment")), measured)
-        for one in comparisons
-        if all(one is not other for other in tested.values())
-        if (measured := _beside(claim, one)) is not None
+        Beside(str(comparison.experiment.get("name", "experiment")), measured)
+        for comparison in comparisons
+        if all(comparison is not other for other in tested.values())
+        if (measured := _beside(claim, comparison)) is not None
     )
     if claim.experiment is None:
         how = f"counted by {claim.command}" if claim.command else "no experiment tests it"
@@ -173,7 +173,7 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
             claim, NOT_RUN, reason=f"no evaluation on all of {', '.join(claim.tasks)}", beside=beside
         )
     negligible = 100 * comparison.smallest_difference
-    verdicts = [(_status(claim, one, negligible), one) for one in each if one is not None]
+    verdicts = [(_status(claim, estimate, negligible), estimate) for estimate in each if estimate is not None]
     # What fails first speaks for an ordering of several.
     order = (CONTRADICTED, NOT_REPRODUCED, CANNOT_TELL, SMALLER, REPRODUCED)
     status, worst = min(verdicts, key=lambda pair: order.index(pair[0]))
@@ -295,7 +295,11 @@ def _beside(claim: Claim, comparison: Comparison) -> Measured | None:
         _measured({seed: 100 * value for seed, value in (pair or {}).items()}, comparison.alpha)
         for pair in pairs
     ]
-    return min((one for one in measured if one is not None), key=lambda one: one.value, default=None)
+    return min(
+        (estimate for estimate in measured if estimate is not None),
+        key=lambda estimate: estimate.value,
+        default=None,
+    )
 
 
 # ------------------------------------------------------------------------------------- in words
@@ -396,7 +400,7 @@ def about(comparison: Comparison, runs: Sequence[Run]) -> list[Sheet]:
     """The tables of those claims of which these runs of one experiment, compared already, say anything."""
     comparisons = [comparison] if comparison.baseline == BASELINE else _compared(runs)
     every = (_judge(claim, comparisons) for claim in load())
-    findings = [one for one in every if one.status != NOT_RUN or one.beside]
+    findings = [finding for finding in every if finding.status != NOT_RUN or finding.beside]
     others = beside(runs)
     return [*sheets(findings), *([others] if others else [])] if findings else []
 

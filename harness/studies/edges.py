@@ -396,12 +396,12 @@ LIMITS = (
 
 def facts(policy_name: str, task: Graph, responses: Sequence[Response], asked: int) -> list[str]:
     """Facts about the responses that maps or methods are read on."""
-    steps = [step for one in responses for step in task.steps(one.problem, one.sample.text)]
+    steps = [step for response in responses for step in task.steps(response.problem, response.sample.text)]
     right = [step.right for step in steps if step.workable]
-    correct = sum(one.verdict == "correct" for one in responses)
+    correct = sum(response.verdict == "correct" for response in responses)
     return [
         f"policy {policy_name}; {len(responses)} responses in format of {asked}, to "
-        f"{len({one.problem.id for one in responses})} problems; {correct / asked:.1%} correct",
+        f"{len({response.problem.id for response in responses})} problems; {correct / asked:.1%} correct",
         f"{len(steps)} steps; {len(right) / max(len(steps), 1):.1%} have all operands worked out, and "
         f"{sum(right) / max(len(right), 1):.1%} of these state the right value",
     ]
@@ -411,8 +411,11 @@ def page(rankings: Sequence[Ranking], facts: Sequence[str], command: str) -> Pag
     """The study's page."""
 
     def of_rows(rows: str) -> list[Ranking]:
-        chosen = [one for one in rankings if one.name.endswith(f", {rows}")]
-        return [*chosen, *(one for one in rankings if one.name == "gradient" and rows == EMITTING)]
+        chosen = [ranking for ranking in rankings if ranking.name.endswith(f", {rows}")]
+        return [
+            *chosen,
+            *(ranking for ranking in rankings if ranking.name == "gradient" and rows == EMITTING),
+        ]
 
     note = (
         "The chance that a true source outranks another position, ties half; 0.5 is chance. Means over problems, 95% "
@@ -430,7 +433,7 @@ def page(rankings: Sequence[Ranking], facts: Sequence[str], command: str) -> Pag
             FORETOLD,
             ADDED,
         ],
-        rules=sheet("Rules that read no model", [one for one in rankings if one.name in DUMB]),
+        rules=sheet("Rules that read no model", [ranking for ranking in rankings if ranking.name in DUMB]),
         sheets=[
             sheet("Rows of the tokens themselves", of_rows(OWN)),
             sheet("Rows that emit the tokens", of_rows(EMITTING), note),
@@ -447,13 +450,13 @@ def sheet(title: str, chosen: Sequence[Ranking], note: str = "") -> Sheet:
         ("positions ranked by", EQUALS, "minus the published", ALL, *ROLES),
         tuple(
             (
-                one.name,
-                _words(one.areas.get(EQUALS)),
-                _words(one.minus_published.get(EQUALS), "+"),
-                _words(one.areas.get(ALL)),
-                *(_words(one.areas.get(role)) for role in ROLES),
+                ranking.name,
+                _words(ranking.areas.get(EQUALS)),
+                _words(ranking.minus_published.get(EQUALS), "+"),
+                _words(ranking.areas.get(ALL)),
+                *(_words(ranking.areas.get(role)) for role in ROLES),
             )
-            for one in chosen
+            for ranking in chosen
         ),
         note,
     )

@@ -49,12 +49,12 @@ def moments(gradients: NDArray[Any], uniform: NDArray[Any]) -> Moments:
     total = gradients.sum(0, dtype=np.float64)
     large = uniform.sum(0, dtype=np.float64)
     squares, with_sum, with_large, with_uniform = [], [], [], []
-    for one, other in zip(gradients, uniform, strict=True):
-        own, plain = one.astype(np.float64), other.astype(np.float64)
-        squares.append(own @ own)
-        with_sum.append(own @ total)
-        with_large.append(_cosine(own, large - plain))
-        with_uniform.append(_cosine(own, plain))
+    for gradient, other in zip(gradients, uniform, strict=True):
+        of_method, plain = gradient.astype(np.float64), other.astype(np.float64)
+        squares.append(of_method @ of_method)
+        with_sum.append(of_method @ total)
+        with_large.append(_cosine(of_method, large - plain))
+        with_uniform.append(_cosine(of_method, plain))
     return Moments(*map(np.array, (squares, with_sum, with_large, with_uniform)))
 
 

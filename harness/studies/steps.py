@@ -239,11 +239,11 @@ def study(
 ) -> Steps:
     """Every method and every rule on all responses. Raises ExperimentError where no response has steps to compare."""
     judged = [known(task, response) for response in responses]
-    if not any(one.compares or one.mistaken for one in judged):
+    if not any(case.compares or case.mistaken for case in judged):
         raise ExperimentError("no response has a useless step or a wrong one: take more problems or samples")
     rows, carried, left_out = [], [], dict[str, str]()
     for name in (*DUMB, *READERS):
-        rows.append(_judged(name, judged, [rule_scores(task, one)[name] for one in judged]))
+        rows.append(_judged(name, judged, [rule_scores(task, case)[name] for case in judged]))
     given = advantages_of(responses)
     for done, (name, method) in enumerate(methods.items(), start=1):
         try:
@@ -254,15 +254,16 @@ def study(
             left_out[name] = str(error)
         else:
             scores = [
-                None if row in silent else step_means(one, of_response(of_tokens[row], read, row))
-                for row, one in enumerate(judged)
+                None if row in silent else step_means(case, of_response(of_tokens[row], read, row))
+                for row, case in enumerate(judged)
             ]
             rows.append(_judged(name, judged, scores))
             if method.name == "flow":
                 assert read.context.scores is not None
                 throughput = read.context.scores.cpu().double().numpy()
                 of_steps = [
-                    step_means(one, of_response(throughput[row], read, row)) for row, one in enumerate(judged)
+                    step_means(case, of_response(throughput[row], read, row))
+                    for row, case in enumerate(judged)
                 ]
                 carried.append(_carried(name, judged, of_steps))
         progress(done, len(methods))
@@ -270,8 +271,8 @@ def study(
         rows=rows,
         carried=carried,
         left_out=left_out,
-        compared=sum(one.compares for one in judged),
-        mistaken=sum(one.mistaken for one in judged),
+        compared=sum(case.compares for case in judged),
+        mistaken=sum(case.mistaken for case in judged),
     )
 
 
@@ -314,18 +315,18 @@ def step_means(one: _Known, scores: Floats) -> list[float]:
 def _judged(name: str, judged: Sequence[_Known], scores: Sequence[Sequence[float] | None]) -> Judged:
     needed, wrong, silent = [], [], 0
     of_needs, of_wrongs = list[tuple[str, Pair]](), list[tuple[str, Pair]]()
-    for one, of_steps in zip(judged, scores, strict=True):
-        problem = one.response.problem.id
+    for case, of_steps in zip(judged, scores, strict=True):
+        problem = case.response.problem.id
         if of_steps is None:
             silent += 1
             continue
-        if one.compares:
-            needed.append((problem, of_needed(of_steps, one.useful)))
-            of_needs += [(problem, pair) for pair in pairs_of(one.steps, of_steps, one.useful)]
-        if one.mistaken:
-            wrong.append((problem, of_first(of_steps, one.first)))
-            blamed = [index == one.first for index in range(len(one.steps))]
-            of_wrongs += [(problem, pair) for pair in pairs_of(one.steps, of_steps, blamed)]
+        if case.compares:
+            needed.append((problem, of_needed(of_steps, case.useful)))
+            of_needs += [(problem, pair) for pair in pairs_of(case.steps, of_steps, case.useful)]
+        if case.mistaken:
+            wrong.append((problem, of_first(of_steps, case.first)))
+            blamed = [index == case.first for index in range(len(case.steps))]
+            of_wrongs += [(problem, pair) for pair in pairs_of(case.steps, of_steps, blamed)]
     return Judged(
         name=name,
         needed=mean_level(problem_means(needed).values()),
@@ -338,11 +339,11 @@ def _judged(name: str, judged: Sequence[_Known], scores: Sequence[Sequence[float
 
 def _carried(name: str, judged: Sequence[_Known], scores: Sequence[Sequence[float]]) -> Carried:
     needed, useless, difference = [], [], []
-    for one, of_steps in zip(judged, scores, strict=True):
-        if not one.compares:
+    for case, of_steps in zip(judged, scores, strict=True):
+        if not case.compares:
             continue
-        problem, values = one.response.problem.id, np.array(of_steps)
-        kinds = np.array([-1 if useful is None else int(useful) for useful in one.useful])
+        problem, values = case.response.problem.id, np.array(of_steps)
+        kinds = np.array([-1 if useful is None else int(useful) for useful in case.useful])
         high, low = float(values[kinds == 1].mean()), float(values[kinds == 0].mean())
         needed.append((problem, high))
         useless.append((problem, low))

@@ -99,20 +99,20 @@ class Ranked:
 def ranked(name: str, reading: str, responses: Sequence[Changes], scores: Sequence[Floats | None]) -> Ranked:
     """The figures of one ranking. scores: of each response's tokens, None where the ranking abstains."""
     figures: dict[str, list[tuple[str, float]]] = {"size": [], "by_halves": [], "signed": [], "fall": []}
-    for one, of_tokens in zip(responses, scores, strict=True):
+    for changes, of_tokens in zip(responses, scores, strict=True):
         if of_tokens is None:
             continue
-        of_segments = one.of_segments(of_tokens, reading)
+        of_segments = changes.of_segments(of_tokens, reading)
         targets = {
-            "size": np.abs(one.change),
-            "by_halves": one.of_halves.prod(axis=0),
-            "signed": one.direction * one.change,
+            "size": np.abs(changes.change),
+            "by_halves": changes.of_halves.prod(axis=0),
+            "signed": changes.direction * changes.change,
         }
         for figure, target in targets.items():
-            figures[figure].append((one.problem, correlation(of_segments, target)))
-        if one.fall is not None:
-            positive = np.arange(len(of_segments)) == one.fall
-            figures["fall"].append((one.problem, roc_auc(of_segments, positive)))
+            figures[figure].append((changes.problem, correlation(of_segments, target)))
+        if changes.fall is not None:
+            positive = np.arange(len(of_segments)) == changes.fall
+            figures["fall"].append((changes.problem, roc_auc(of_segments, positive)))
     silent = sum(of_tokens is None for of_tokens in scores)
     levels: dict[str, Any] = {figure: clustered(pairs) for figure, pairs in figures.items()}
     return Ranked(
@@ -126,10 +126,10 @@ def ranked(name: str, reading: str, responses: Sequence[Changes], scores: Sequen
 def ceiling(responses: Sequence[Changes]) -> Ranked:
     """One half of the continuations as a ranking, held against the changes by the other half."""
     size, signed = [], []
-    for one in responses:
-        first, second = one.of_halves
-        size.append((one.problem, correlation(np.abs(first), np.abs(second))))
-        signed.append((one.problem, correlation(one.direction * first, one.direction * second)))
+    for changes in responses:
+        first, second = changes.of_halves
+        size.append((changes.problem, correlation(np.abs(first), np.abs(second))))
+        signed.append((changes.problem, correlation(changes.direction * first, changes.direction * second)))
     return Ranked("(the other half)", CUT, clustered(size), None, clustered(signed), None, 0.0)
 
 
@@ -143,8 +143,8 @@ def correlation(scores: Floats, target: Floats) -> float:
 def agreement(responses: Sequence[Changes]) -> Level:
     """Spearman's correlation over all segments of all responses between the changes by the two halves."""
     problems: dict[str, list[Floats]] = {}
-    for one in responses:
-        problems.setdefault(one.problem, []).append(one.of_halves)
+    for changes in responses:
+        problems.setdefault(changes.problem, []).append(changes.of_halves)
     clusters = [np.concatenate(parts, axis=1) for parts in problems.values()]
 
     def figure(chosen: Iterable[int]) -> float:

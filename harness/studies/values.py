@@ -213,7 +213,7 @@ def measure(
                 journal.add(_round(policy, engine, context, asked, problems, row, part))
             progress(part * len(cut) + index + 1, rounds * len(cut))
         changes = _changes(asked, rows, journal, part + 1)
-        reached = agreement([one for one in changes if one is not None])
+        reached = agreement([change for change in changes if change is not None])
         if part + 1 == rounds or (reached is not None and reached[0] >= asked.agreement):
             return changes, (part + 1) * ROUND
     raise AssertionError("at least one round")
@@ -346,8 +346,8 @@ def weigh(
                     weighed = _scores(policy, asked, chunk, method, batch_size)
                     journal.add({**dict(zip(NAMES, key, strict=True)), "scores": weighed})
                 of_method += [
-                    None if one is None else np.array(one, dtype=np.float64)
-                    for one in journal.rows[key]["scores"]
+                    None if of_response is None else np.array(of_response, dtype=np.float64)
+                    for of_response in journal.rows[key]["scores"]
                 ]
                 progress(place * len(chunks) + number + 1, len(methods) * len(chunks))
         except CreditError as error:
@@ -442,8 +442,8 @@ def study(
 
     Raises ExperimentError where no response can be ranked.
     """
-    valued = [index for index, one in enumerate(changes) if one is not None]
-    judged = [one for one in changes if one is not None]
+    valued = [index for index, change in enumerate(changes) if change is not None]
+    judged = [change for change in changes if change is not None]
     if not judged:
         raise ExperimentError(
             f"no response has a token of probability below {UNSURE:g}: there is nothing to cut; sample at a higher "
@@ -470,8 +470,8 @@ def study(
         signal=len({row["problem_id"] for row in chosen}),
         with_signal=len(chosen),
         ranked=len(judged),
-        cuts=sum(len(one.places) for one in judged),
-        falls=sum(one.fall is not None and len(one.places) > 1 for one in judged),
+        cuts=sum(len(change.places) for change in judged),
+        falls=sum(change.fall is not None and len(change.places) > 1 for change in judged),
         seconds=math.fsum(row["seconds"] for row in used),
         left_out={
             **left_out,

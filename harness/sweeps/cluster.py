@@ -89,7 +89,9 @@ class Cluster:
                 "join this machine to it, or give --ray local"
             ) from None
         machines = self._machines()
-        self.gpus = gpus if gpus is not None else float(any(one.get("GPU", 0) >= 1 for one in machines))
+        self.gpus = (
+            gpus if gpus is not None else float(any(machine.get("GPU", 0) >= 1 for machine in machines))
+        )
         if not self._room():
             ray.shutdown()
             needs = "1 CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
@@ -107,8 +109,8 @@ class Cluster:
     def _room(self) -> int:
         """How many runs the machines can do at once."""
         return sum(
-            int(min(one.get("CPU", 0), one.get("GPU", 0) / self.gpus if self.gpus else float("inf")))
-            for one in self._machines()
+            int(min(machine.get("CPU", 0), machine.get("GPU", 0) / self.gpus if self.gpus else float("inf")))
+            for machine in self._machines()
         )
 
     def limit(self) -> int:

@@ -24,6 +24,8 @@ const colour = label => `var(--c${arms.get(label).colour})`;
 // The bands of many arms hide each other: beyond a few, only that of the arm under the pointer is drawn.
 const MOST_BANDS = 5;
 const NARROW = 560;
+// Fewer may leave a single label on an axis, which says nothing of its scale.
+const LEAST_TICKS = 4;
 const fade = label => chosen !== null && chosen !== label ? " faded" : "";
 const number = (value, sign) => {
   const text = Math.abs(value) < 1e-9 ? "0" : String(Number(value.toPrecision(3)));
@@ -127,7 +129,7 @@ function differences(figure, chart, labels) {
   make("rect", {x: x(-chart.near), y: 0, width: x(chart.near) - x(-chart.near), height: height - 26,
     fill: "var(--panel)"}, svg);
   make("line", {class: "zero", x1: x(0), x2: x(0), y1: 0, y2: height - 26}, svg);
-  for (const tick of ticks(low, high, Math.max(2, Math.floor((right - left) / 90))))
+  for (const tick of ticks(low, high, Math.max(LEAST_TICKS, Math.floor((right - left) / 60))))
     make("text", {class: "soft", "text-anchor": "middle", x: x(tick), y: height - 8}, svg, number(tick, true));
   labels.forEach((label, index) => {
     const arm = chart.arms[label], y = row * index + (narrow ? 30 : 16), tone = `var(--${arm.tone})`;
@@ -163,7 +165,8 @@ function curves(figure, chart, labels) {
     make("line", {class: "axis", x1: left, x2: right, y1: y(tick), y2: y(tick)}, svg);
     make("text", {class: "soft", "text-anchor": "end", x: left - 8, y: y(tick) + 4}, svg, number(tick));
   }
-  for (const tick of ticks(first, last, Math.max(2, Math.floor((right - left) / 80))))
+  const most = Math.max(LEAST_TICKS, Math.floor((right - left) / 50));
+  for (const tick of ticks(first, last, most).filter(Number.isInteger))
     make("text", {class: "soft", "text-anchor": "middle", x: x(tick), y: bottom + 20}, svg, number(tick));
   make("text", {class: "soft", "text-anchor": "end", x: right, y: bottom + 37}, svg, "training step");
   // The baseline last, so that it lies on top and can be compared with every other.

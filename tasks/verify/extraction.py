@@ -117,9 +117,9 @@ def lenient(text: str) -> tuple[int, int] | None:
     It is reported beside the strict verdict, to show what a missing marker costs, and never rewarded.
     """
     for pattern in (_STATED, _ANY_NUMBER):
-        found = list(pattern.finditer(text[-20_000:]))
-        if found:
+        matches = list(pattern.finditer(text[-20_000:]))
+        if matches:
             group = 1 if pattern.groups else 0
             offset = max(0, len(text) - 20_000)
-            return trim(text, found[-1].start(group) + offset, found[-1].end(group) + offset)
+            return trim(text, matches[-1].start(group) + offset, matches[-1].end(group) + offset)
     return None

@@ -6,6 +6,7 @@ their calls stand for Trackio and Weights & Biases.
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -44,22 +45,34 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_runs(
     assert "did you mean 'trackio'?" in capsys.readouterr().err
 
 
-def test_nobody_logged_in(monkeypatch, tmp_path):
+#: Stands for Weights & Biases in a process of its own: logged in where KNOWN is set.
+ASKED_WANDB = """
+import os, sys
+def login(verify):
+    assert not verify and not sys.stdin.isatty()
+    if "KNOWN" not in os.environ:
+        raise RuntimeError("api_key not configured (no-tty)")
+    print("logged in as somebody")
+"""
+
+
+def test_nobody_logged_in(monkeypatch, tmp_path, capfd):
+    """Weights & Biases itself is asked: it has hosts, settings and files of its own, and each version others."""
     monkeypatch.setattr(trackers, "find_spec", lambda name: object())
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
         monkeypatch.delenv(name, raising=False)
-    secrets = tmp_path / "netrc"
-    monkeypatch.setenv("NETRC", str(secrets))
+    (tmp_path / "wandb.py").write_text(ASKED_WANDB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ExperimentError, match="nobody is logged in to Weights & Biases: run `wandb login`"):
         trackers.check("wandb")
-    secrets.write_text("machine api.wandb.ai login user password secret\n")
-    secrets.chmod(0o600)
+    monkeypatch.setenv("KNOWN", "1")
     trackers.check("wandb")
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    with pytest.raises(ExperimentError, match="nobody is logged in"):
-        trackers.check("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    trackers.check("wandb")
+    assert capfd.readouterr() == ("", ""), "neither its lines nor its questions are the user's"
+    monkeypatch.delenv("KNOWN")
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "secret")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            trackers.check("wandb")
     trackers.check("trackio")
     trackers.check(None)
     with pytest.raises(ExperimentError, match="each machine would keep its runs to itself"):
@@ -68,6 +81,26 @@ def test_nobody_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/board")
     with pytest.raises(ExperimentError, match="run `hf auth login`"):
         trackers.check("trackio", cluster=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("wandb", "or set WANDB_MODE=offline"), ("trackio", "leave --report-to out")]
+)
+def test_a_tracker_that_does_not_take_a_run_is_one_line(shown, monkeypatch, name, way):
+    """A wrong key, or no network: it shows when the first run is opened, which is before its first step."""
+    stand_in = ModuleType(name)
+    stand_in.Settings = dict
+
+    def init(**_):
+        raise RuntimeError("no such host\nwhile retrying")
+
+    stand_in.init = init
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    with pytest.raises(ExperimentError) as refused:
+        trackers.opened(name, shown, resumed=False)
+    line = str(refused.value)
+    assert f"--report-to {name}: it does not take flow seed 1: no such host;" in line and way in line
+    assert "\n" not in line
 
 
 def test_steps_reach_a_tracker_and_what_sums_a_training_up_does_not(shown):
@@ -174,25 +207,66 @@ def test_trackio_keeps_one_run_over_a_stop(shown, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == "", "standard output is for results"
 
 
-def test_weights_and_biases_goes_on_with_the_id_of_the_run(shown, monkeypatch):
+@pytest.fixture
+def wandb_calls(monkeypatch):
+    """What a stand-in for Weights & Biases is told. `offline` of its run is that of the environment."""
     calls = []
     stand_in = ModuleType("wandb")
-    run = SimpleNamespace(
-        log=calls.append, define_metric=lambda *_, **__: None, finish=lambda: calls.append("finished")
-    )
-    stand_in.init = lambda **options: calls.append(options) or run
-    stand_in.Settings = dict
+
+    def init(**options):
+        calls.append(options)
+        (folder := Path(options["dir"], "wandb", f"offline-run-{len(calls)}-{options['id']}")).mkdir(
+            parents=True
+        )
+        return SimpleNamespace(
+            log=calls.append,
+            define_metric=lambda *_, **__: None,
+            finish=lambda: calls.append("finished"),
+            offline=os.environ.get("WANDB_MODE") == "offline" or folder.rmdir(),
+        )
+
+    stand_in.init, stand_in.Settings = init, dict
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for name in ("WANDB_PROJECT", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def test_weights_and_biases_goes_on_with_the_id_of_the_run(shown, wandb_calls):
     ids = []
     for resumed in (False, True, False):
         tracker = trackers.opened("wandb", shown, resumed)
         tracker.log(3, {"train/loss": 0.5})
         tracker.close()
-        ids.append(calls[-3]["id"])
-        assert calls[-2:] == [{"train/loss": 0.5, "step": 3}, "finished"]
+        ids.append(wandb_calls[-3]["id"])
+        assert wandb_calls[-2:] == [{"train/loss": 0.5, "step": 3}, "finished"]
     assert ids[0] == ids[1] != ids[2]
-    assert (calls[0]["project"], calls[0]["group"], calls[0]["name"]) == ("flowtracer", "tiny", "flow seed 1")
+    options = wandb_calls[0]
+    assert (options["project"], options["group"], options["name"]) == ("flowtracer", "tiny", "flow seed 1")
+    assert (
+        trackers.where("wandb", Path("runs/tiny"), "tiny")
+        == "project flowtracer of Weights & Biases, group tiny"
+    )
+
+
+def test_the_last_files_of_a_run_that_is_kept_offline_hold_all_of_it(shown, wandb_calls, monkeypatch):
+    """`wandb sync` lets the files of a later opening replace those of an earlier one: its curves would be gone."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for resumed, after, steps in ((False, None, (1, 2, 3)), (True, 2, (3, 4)), (True, None, (0,))):
+        tracker = trackers.opened("wandb", shown, resumed, after)
+        for step in steps:
+            tracker.log(step, {"value": float(step)})
+        tracker.close()
+    last = max(place for place, call in enumerate(wandb_calls) if isinstance(call, dict) and "id" in call)
+    assert [row["step"] for row in wandb_calls[last + 1 : -1]] == [1, 2, 3, 4, 0]
+    assert len(list((shown.folder / "wandb").iterdir())) == 1
+    trackers.opened("wandb", shown, resumed=False).log(1, {"value": 7.0})
+    assert wandb_calls[-2]["id"] != wandb_calls[last]["id"] and wandb_calls[-1] == {"value": 7.0, "step": 1}
+    assert len(list((shown.folder / "wandb").iterdir())) == 1, (
+        "a run made anew leaves nothing of the old one to sync"
+    )
+    command = trackers.where("wandb", Path("my runs"), "tiny")
+    assert command == "wandb sync 'my runs'/*/*/wandb/offline-run-*"
 
 
 def tensorboard_runs(folder, names):
@@ -243,12 +317,56 @@ def trackio_runs(folder, names):
     }
 
 
+def wandb_runs(folder, names):
+    """The same of Weights & Biases, from the files that `wandb sync` would send: a run has one."""
+    from wandb.proto import wandb_internal_pb2
+
+    read = {}
+    for name in names:
+        label, _, seed = name.split()
+        place = folder / "runs" / label / f"seed-{seed:0>4}" / "wandb"
+        (file,) = place.glob("offline-run-*/run-*.wandb")
+        config, points = {}, {}
+        for content in logged(file.read_bytes()):
+            record = wandb_internal_pb2.Record.FromString(content)
+            if record.WhichOneof("record_type") == "run":
+                assert (record.run.run_group, record.run.display_name) == ("tiny", name)
+                config = {update.key: json.loads(update.value_json) for update in record.run.config.update}
+            items = {
+                (item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item
+            }
+            for tag in items.keys() & {"train/reward", "evaluation/decision"}:
+                points.setdefault(tag, []).append((items["step"], items[tag]))
+        read[name] = points, config
+    return read
+
+
+def logged(content, block=32768):
+    """The records of LevelDB's log format: blocks of parts with checksum, length and kind (1 whole, 4 last)."""
+    at, record = 7, b""
+    while at < len(content):
+        room = block - at % block
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        record += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+READERS = {"tensorboard": tensorboard_runs, "trackio": trackio_runs, "wandb": wandb_runs}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("tracker", "read"), [("tensorboard", tensorboard_runs), ("trackio", trackio_runs)])
-def test_a_sweep_by_two_workers_is_whole_in_the_real_tracker(tmp_path, tracker, read):
+@pytest.mark.parametrize(("tracker", "read"), READERS.items())
+def test_a_sweep_by_two_workers_is_whole_in_the_real_tracker(tmp_path, monkeypatch, tracker, read):
     """By the command, from a folder of the user's. A worker that opened no run, another's, or one twice would show."""
     if find_spec(tracker) is None:
         pytest.skip(f"{tracker} is not installed: pip install 'flowtracer[{tracker}]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "tiny.toml").write_text(tiny.toml(tiny.table(steps=3)))
     environment = {
         **os.environ,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_nothing_is_cut_off_and_no_text_is_small(show, width: int, scheme: str) 
     assert browser.run(outside) == []
     dark = "return getComputedStyle(document.body).backgroundColor"
     assert browser.run(dark) == ("rgb(20, 24, 29)" if scheme == "dark" else "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize("width", [320, 400, 1280])
+def test_every_axis_has_labels_enough_for_a_scale_and_none_touch(show, width: int) -> None:
+    """With one label on it, an axis says nothing of how large a difference is."""
+    labels = """return [...document.querySelectorAll('.chart svg')].map(svg =>
+      [...svg.querySelectorAll('text.soft[text-anchor=middle]')].map(node => node.getBoundingClientRect())
+        .map(box => [box.left, box.right]))"""
+    axes = show(width).run(labels)
+    assert len(axes) >= 3
+    for places in axes:
+        assert len(places) >= 2
+        assert all(right + 4 < left for (_, right), (left, _) in itertools.pairwise(sorted(places)))
 
 
 def test_the_verdict_and_the_ranking_are_read_first_on_a_phone(show) -> None:

@@ -181,6 +181,8 @@ def test_sequential_declarations_show_the_e_value(tmp_path: Path) -> None:
     lines = printed(comparison, runs)
     assert max(map(len, lines)) <= 80
     assert any("e-value" in line for line in lines) and any("e-process" in line for line in lines)
+    assert "as if their number had been fixed" in " ".join(line.strip() for line in lines)
+    assert "as if their number" not in " ".join(printed(*sweep(tmp_path / "fixed", 3)))
 
 
 @pytest.mark.parametrize(
