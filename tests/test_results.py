@@ -129,6 +129,9 @@ def test_pictures_are_drawn_of_what_they_are_given(tmp_path: Path, monkeypatch: 
     }
     RESULTS.draw_training(kept, str(tmp_path / "training"))
     assert {path.name for path in tmp_path.iterdir()} == {"training-light.png", "training-dark.png"}
+    points = [pictures.Point("flow_3", 0.1, 0.02, (0.01, 0.03)), pictures.Point("oracle_3", 0.2, 0.0, None)]
+    pictures.against({"reward": points}, "turn", str(tmp_path / "turn"))
+    assert {path.name for path in tmp_path.glob("turn*")} == {"turn-light.png", "turn-dark.png"}
     kinds = {
         label: pictures.kind_of(label) for label in ("shuffled_flow_3", "oracle_3", "flow_all_3", "one_hop_3")
     }

@@ -70,36 +70,40 @@ def against(panels: Mapping[str, Sequence[Point]], words: str, path: str) -> Non
 
     Arms of a kind, such as oracles, are joined by a line in the order in which they stand.
     """
-    for figure, theme in canvases(path, (10, 4)):
-        ink = theme.ink
+    for figure, theme in canvases(path, (10, 4), tight=False):
         grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)
         for axes, (title, points) in zip(grid[0], panels.items(), strict=True):
-            bare(axes, theme)
-            axes.axhline(0, color=ink, linewidth=0.8)
-            for kind in dict.fromkeys(kind_of(point.label) for point in points):
-                chosen = sorted(
-                    (point for point in points if kind_of(point.label) == kind), key=lambda each: each.across
-                )
-                colour = COLOURS[kind]
-                places, values = [each.across for each in chosen], [each.value for each in chosen]
-                axes.plot(places, values, "o-", color=colour, linewidth=1, markersize=4)
-                for each in chosen:
-                    if each.interval is not None:
-                        axes.plot([each.across] * 2, each.interval, color=colour, linewidth=2, alpha=0.6)
-                    axes.annotate(
-                        each.label,
-                        (each.across, each.value),
-                        textcoords="offset points",
-                        xytext=(5, -9 if kind == "flow" else 4),
-                        fontsize=7,
-                        fontfamily="monospace",
-                        color=ink,
-                    )
-            axes.set_title(title, color=ink, fontsize=10)
-            axes.tick_params(colors=ink, labelsize=8)
-            axes.set_xlabel(words, color=ink, fontsize=8)
-            axes.margins(x=0.15)
+            _joined(axes, points, theme)
+            axes.set_title(title, color=theme.ink, fontsize=10)
+            axes.set_xlabel(words, color=theme.ink, fontsize=8)
         figure.tight_layout()
+
+
+def _joined(axes: Any, points: Sequence[Point], theme: Theme) -> None:
+    """The points of a panel with their labels, those of a kind joined by a line."""
+    bare(axes, theme)
+    axes.axhline(0, color=theme.ink, linewidth=0.8)
+    for kind in dict.fromkeys(kind_of(point.label) for point in points):
+        chosen = sorted(
+            (point for point in points if kind_of(point.label) == kind), key=lambda each: each.across
+        )
+        colour = COLOURS[kind]
+        places, values = [each.across for each in chosen], [each.value for each in chosen]
+        axes.plot(places, values, "o-", color=colour, linewidth=1, markersize=4)
+        for each in chosen:
+            if each.interval is not None:
+                axes.plot([each.across] * 2, each.interval, color=colour, linewidth=2, alpha=0.6)
+            axes.annotate(
+                each.label,
+                (each.across, each.value),
+                textcoords="offset points",
+                xytext=(5, -9 if kind == "flow" else 4),
+                fontsize=7,
+                fontfamily="monospace",
+                color=theme.ink,
+            )
+    axes.tick_params(colors=theme.ink, labelsize=8)
+    axes.margins(x=0.15)
 
 
 def kind_of(label: str) -> str:
