@@ -20,6 +20,7 @@ from harness.commands.shared import (
     console,
     policy_named,
     response_limit,
+    same,
     task_named,
     task_table,
     write,
@@ -166,6 +167,7 @@ def _replay(options: argparse.Namespace) -> int:
             progress.at,
         )
     _print(
+        options,
         result,
         f"Replay of {result.experiment}",
         [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
@@ -230,11 +232,11 @@ def _intervene(options: argparse.Namespace) -> int:
             progress.at,
         )
     title = f"Intervention on {result.task}"
-    _print(result, title, interventions.facts(result), interventions.sheets(result), options.export)
+    _print(options, result, title, interventions.facts(result), interventions.sheets(result))
     return 0
 
 
-def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
+def _print(options: argparse.Namespace, found: Any, title: str, facts: list[str], sheets: list[Any]) -> None:
     from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
@@ -242,8 +244,8 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
     screen.print(render(sheets, screen.width))
-    for path in export:
+    for path in options.export:
         page = page_to_markdown(title, facts, sheets)
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
-    if not export:
-        closing(None, "the same command with --export FILE.md, or FILE.json")
+    if not options.export:
+        closing(None, same(options, "--export", f"{options.command}.md"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -222,6 +223,16 @@ def closing(records: Path | None, *following: str) -> None:
         print(f"records: {records}", file=sys.stderr)
     for line in following:
         print(f"next: {line}", file=sys.stderr)
+
+
+def same(options: argparse.Namespace, *more: str) -> str:
+    """The command that was typed, with more words."""
+    return shlex.join(["flowtracer", *options.typed, *more])
+
+
+def imports(options: argparse.Namespace) -> list[str]:
+    """The words that import again what the command imported."""
+    return [word for name in options.imports for word in ("--import", name)]
 
 
 class Bars:
