@@ -105,6 +105,29 @@ def add_changes(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def command_again(options: argparse.Namespace, places: Sequence[str], names: Iterable[str]) -> str:
+    """The command line again, from what was asked: to be kept beside what it wrote.
+
+    places: the names of its positional arguments. names: of its options, in their order; those without a value are left
+    out. Files of --import, changes of --set and files of --export are added.
+    """
+    words = [
+        "flowtracer",
+        options.command,
+        *(str(value) for value in map(vars(options).get, places) if value),
+    ]
+    for name in names:
+        value, option = getattr(options, name), name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for option, name in (("import", "imports"), ("set", "changes"), ("export", "export")):
+        for value in getattr(options, name, ()):
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
+
+
 def output(file: str) -> Path:
     """A file to be written; where that is hopeless, it is said before the work and not after it."""
     path = Path(file)
