@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from harness.commands import watch
-from harness.commands.shared import MISTAKE, Commands, add_export, closing, command, console, status, write
+from harness.commands.shared import (
+    MISTAKE,
+    Commands,
+    add_export,
+    closing,
+    command,
+    console,
+    same,
+    status,
+    write,
+)
 from harness.errors import ExperimentError
 from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
@@ -112,7 +123,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     else:
         screen = console()
         screen.print(_drawn(_boards(*arguments), screen.width, options.pool))
-        closing(None, "the same command with --export FILE.html, a page with every rollout")
+        closing(None, same(options, "--export", "board.html"))
     return 0
 
 
@@ -253,7 +264,10 @@ def _compare(options: argparse.Namespace) -> int:
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
     if same < len(pairs):
-        closing(None, f"flowtracer doctor {options.one}, and {options.other}: whether one of them is damaged")
+        closing(
+            None,
+            *(shlex.join(["flowtracer", "doctor", str(folder)]) for folder in (options.one, options.other)),
+        )
     return 0 if same == len(pairs) else DIFFERENT
 
 
@@ -288,5 +302,7 @@ def _doctor(options: argparse.Namespace) -> int:
         for line in wrong:
             print(f"  {line}")
     repeats = "the command that made these runs, with what is damaged removed"
-    closing(options.folder, repeats if faults else f"flowtracer leaderboard {options.folder}")
+    closing(
+        options.folder, repeats if faults else shlex.join(["flowtracer", "leaderboard", str(options.folder)])
+    )
     return MISTAKE if faults else 0
