@@ -18,6 +18,9 @@ nox.options.default_venv_backend = "virtualenv"  # uv does not look where pip fi
 SHARED = Path(".nox", f"shared-{sys.version_info.major}.{sys.version_info.minor}").absolute()
 CONSTRAINTS = ("-c", "constraints.txt")
 DIST = Path("build", "dist")
+PACKAGES = ("flowtracer", "tasks", "leaderboards", "harness")
+#: Percent of the lines of each package that the tests must run.
+LEAST_COVERAGE = 90.0
 
 #: Each extra, and a module that it brings.
 IMPORTS = {
@@ -92,7 +95,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def coverage(session: nox.Session) -> None:
-    """The suite under coverage; fails where a package has less than 90% of its lines run. Slower than `tests`."""
+    """The suite under coverage; fails where less than 90% of a package's lines run. Twice the time of `tests`."""
     programs = shared_environment(session, ".[dev,kernels]")
     program = str(programs / "coverage")
     environment = {"HF_HUB_OFFLINE": "1"}
@@ -103,9 +106,17 @@ def coverage(session: nox.Session) -> None:
     # The program and not `-m pytest`, as in `tests`.
     session.run(program, "run", str(programs / "pytest"), *session.posargs, env=environment, external=True)
     session.run(program, "combine", "--quiet", external=True)
-    session.run(program, "report", "--fail-under", "0", external=True)
-    for package in ("flowtracer", "tasks", "leaderboards", "harness"):
-        session.run(program, "report", "--include", f"{package}/*", "--format", "total", external=True)
+    session.run(program, "report", external=True)
+    shares = {}
+    for package in PACKAGES:
+        total = (program, "report", "--include", f"{package}/*", "--format", "total")
+        # Status 1: no line of the package was run at all, as by a part of the tests.
+        text = str(session.run(*total, external=True, silent=True, success_codes=[0, 1])).strip()
+        shares[package] = 0.0 if text == "No data to report." else float(text)
+        session.log("%s: %.1f%%", package, shares[package])
+    short = [f"{package} {share:.1f}%" for package, share in shares.items() if share < LEAST_COVERAGE]
+    if short:
+        session.error(f"less than {LEAST_COVERAGE:g}% of the lines run: {', '.join(short)}")
 
 
 @nox.session(reuse_venv=True)
@@ -120,7 +131,9 @@ def wheel(session: nox.Session) -> None:
     """Source archive and wheel in build/dist, the wheel made from the archive; twine checks both."""
     session.install(*CONSTRAINTS, "build", "twine")
     shutil.rmtree(DIST, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(DIST))
+    # The backend is installed in an environment of build's own, which sees this variable and not -c.
+    environment = {"PIP_CONSTRAINT": str(Path("constraints.txt").absolute())}
+    session.run("python", "-m", "build", "--outdir", str(DIST), env=environment)
     session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
 
 

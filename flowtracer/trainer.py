@@ -304,6 +304,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         if not self.model.training:
             return super().roll_out(rows)
         self.credit_seconds = 0.0
+        if self.turn is not None:
+            self.turn.of_batch.clear()
         batch = self.rollouts = RolloutBatch(rows=rows, step=self.state.global_step)
         output = super().roll_out(rows)
         begin = time.perf_counter()

@@ -18,12 +18,19 @@ class Turn(TrainerCallback):
     replay` measures it. g: the gradient of the update, over all its micro-batches. u: the gradient of the same loss on
     the same micro-batches with every weight 1. Nothing is measured where one of them is 0: no group has a signal.
 
-    every: measure each so many optimizer steps. note: takes a turn.
+    every: measure each so many optimizer steps. note: takes a turn. of_batch: the turns of updates on the generation
+    batch in training, those that were measured; whoever trains empties it before the next batch.
     """
 
     def __init__(self, every: int, note: Callable[[float], None]) -> None:
         self.every, self.note = every, note
+        self.of_batch: list[float] = []
         self._uniform: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def mean(self) -> float | None:
+        """The mean turn of updates on the generation batch in training; None where none was measured."""
+        return sum(self.of_batch) / len(self.of_batch) if self.of_batch else None
 
     def due(self, step: int) -> bool:
         """True if the update after so many optimizer steps is measured."""
@@ -56,7 +63,8 @@ class Turn(TrainerCallback):
         )
         if ours > 0 and theirs > 0:
             cosine = product / (ours * theirs) ** 0.5
-            self.note(min(max(1.0 - cosine, 0.0), 2.0))  # rounding may put a cosine a hair above 1
+            self.of_batch.append(min(max(1.0 - cosine, 0.0), 2.0))  # rounding may put a cosine a hair above 1
+            self.note(self.of_batch[-1])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from flowtracer.credit import CreditMethod
 
 UNKNOWN = "not said: it has no card"
+#: Of a method whose credit has no mean to hold.
+_READ = "what is read to judge a response; mean_one is not defined"
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ def _facts(method: CreditMethod) -> list[tuple[str, str]]:
     facts = [("rule", card.rule if card else UNKNOWN), ("source", card.source if card else UNKNOWN)]
     if card and card.url:
         facts.append(("link", card.url))
+    has_mean = not (method.additive or method.signed)
     facts += [
         ("fidelity", card.fidelity if card else UNKNOWN),
         ("needs", "; ".join(f"{need}, {NEEDS[need]}" for need in sorted(method.needs)) or "nothing"),
-        ("scope", f"{method.scope}: mean_one conserves the total over it"),
+        ("scope", f"{method.scope}: {'mean_one conserves the total over it' if has_mean else _READ}"),
         ("acts as", _kind(method)),
         ("cost", f"{price}: {COSTS.get(price, 'a need whose cost nobody says')}"),
     ]
@@ -112,6 +116,10 @@ def value_in_words(value: object) -> str:
     """A default as an experiment file writes it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "not set"
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
     if isinstance(value, tuple) and len(value) > 3:
         return f"{len(value)} of them, {value[0]!r} first"
     return str(value)

@@ -37,7 +37,7 @@ LEAST_CAP = 30
 #: Options that came after runs had been recorded. At their defaults they stand in no record and no hash: an experiment
 #: that does not use them stays what it was.
 LATER = {
-    "training": ("false_rewards", "false_refusals", "dual_clip", "whiten", "advantage_clip"),
+    "training": ("false_rewards", "false_refusals", "dual_clip", "whiten", "advantage_clip", "turn_every"),
     "evaluation": ("top_k", "top_p"),
 }
 #: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
@@ -67,7 +67,8 @@ class Training:
     on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and of
     correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
     whiten: "before" or "after" the token weights, advantages are whitened over the batch's tokens; "": not at all.
-    advantage_clip: advantages are clamped to so much at last; 0: off.
+    advantage_clip: advantages are clamped to so much at last; 0: off. turn_every: at every so many steps, measure how
+    far credit turns the update away from uniform's, by one more forward and backward, in one process; 0: never.
     """
 
     steps: int
@@ -101,6 +102,7 @@ class Training:
     lora_rank: int = 0
     optimizer: str = "adamw"
     save_every: int = 25
+    turn_every: int = 0
 
     @property
     def pays_verdicts(self) -> bool:
@@ -277,6 +279,7 @@ def _check_training(training: Training, place: str) -> None:
         (training.dual_clip == 0 or training.dual_clip > 1, "dual_clip must be above 1, or 0 for none"),
         (training.whiten in WHITENED, "whiten must be before or after, the token weights, or empty for none"),
         (training.advantage_clip >= 0, "advantage_clip must not be negative"),
+        (training.turn_every >= 0, "turn_every must not be negative; 0 is never"),
         (training.reward in REWARDS, f"reward must be one of {', '.join(REWARDS)}"),
         (0 <= training.false_rewards <= 1, "false_rewards must be a share, 0 to 1"),
         (0 <= training.false_refusals <= 1, "false_refusals must be a share, 0 to 1"),

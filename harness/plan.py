@@ -7,6 +7,7 @@ upper bounds, except where a rate is assumed. A step of 64 rollouts of uniform o
 =============  ======================================================================================================
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
 training       3 forwards; 4 with gradient checkpointing; with adapters 2 and 3: frozen weights get no gradient
+turn           a training pass more at every `turn_every`-th step
 old log-probs  1 more forward where a batch feeds several updates, or where another engine sampled
 credit         what a method has computed or sampled beside the rollouts: `harness.extra`
 decoding       the longest of: FLOPs; reading weights and cache once a token; 0.5 ms a layer of Python and launches
@@ -495,7 +496,8 @@ def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[f
     passes = 2 if training.lora_rank else 3
     passes += training.gradient_checkpointing
     old = training.updates_per_batch > 1 or engine == VLLM
-    return forward, forward * (passes * training.updates_per_batch + old)
+    turns = passes / training.turn_every if training.turn_every else 0.0
+    return forward, forward * (passes * training.updates_per_batch + old + turns)
 
 
 def _seconds(

@@ -378,7 +378,12 @@ def _rank(arm: Arm, baseline: str) -> tuple[float, bool, str]:
 
 
 def _mean_of(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: math.fsum(entry[name] for entry in entries) / len(entries) for name in entries[0]}
+    """The mean of each value over the runs that have it."""
+    result = {}
+    for name in dict.fromkeys(name for entry in entries for name in entry):
+        values = [entry[name] for entry in entries if name in entry]
+        result[name] = math.fsum(values) / len(values)
+    return result
 
 
 def _describe(

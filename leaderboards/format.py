@@ -66,6 +66,7 @@ TABLES: dict[str, pa.Schema] = {
         verdict_error=_TEXT,
     ),
     "steps": _schema(
+        nullable=("turn",),
         step=_INT,
         reward=_FLOAT,
         loss=_FLOAT,
@@ -83,6 +84,7 @@ TABLES: dict[str, pa.Schema] = {
         duplicate_share=_FLOAT,
         signal_share=_FLOAT,
         mean_weight=_FLOAT,
+        turn=_FLOAT,
         distance_from_start=_FLOAT,
         sampler_gap=_FLOAT,
         tokens=pa.int64(),
@@ -108,8 +110,8 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 #: Columns that older records lack. They read as missing there, and no content hash takes them in: what a verifier
-#: raised may be worded otherwise by another version of a library.
-ADDED = frozenset({"verdict_error"})
+#: raised may be worded otherwise by another version of a library, and whether a turn is measured changes no training.
+ADDED = frozenset({"verdict_error", "turn"})
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "timeout", "error")
 
 

@@ -20,7 +20,7 @@ class Kept:
     """One line of a kept result: the page that holds it, the arm, and what came out for it.
 
     page: the file beside the data, `comparison.md`. says: the difference from the baseline with its interval and the
-    outcome, or the figures of a replay or an intervention.
+    outcome, or the figures of a replay, with what to hold them against, or of an intervention.
     """
 
     page: str
@@ -55,9 +55,13 @@ def _said(table: Mapping[str, Any], method: str) -> Iterator[tuple[str, str]]:
             yield arm["label"], _outcome(arm, table)
         elif "changed" in arm and str(arm.get("name", "")).partition(",")[0] == method:
             yield arm["name"], f"hiding its tokens changed the answer in {100 * arm['changed'][0]:.0f}%"
-    for figures in table.get("figures", ()):
-        if "ratio" in figures and figures["label"] == method:
-            yield figures["label"], _replayed(figures)
+    replayed = [figures for figures in table.get("figures", ()) if "ratio" in figures]
+    random = next((figures for figures in replayed if figures["label"] == "random"), None)
+    for figures in replayed:
+        # Files of before name the method by the label only.
+        credit = figures.get("credit", figures["label"])
+        if method in ([credit] if isinstance(credit, str) else credit):
+            yield figures["label"], _replayed(figures, random)
 
 
 def _methods(credit: str) -> list[str]:
@@ -78,10 +82,17 @@ def _outcome(arm: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     return f"{difference}: {outcome}; {seeds}, positive control {control}"
 
 
-def _replayed(figures: Mapping[str, Any]) -> str:
+def _replayed(figures: Mapping[str, Any], random: Mapping[str, Any] | None) -> str:
     parts = [f"signal to noise {number(figures['ratio'], 3)}"]
+    if figures.get("ratio_difference") is not None:
+        interval = figures.get("ratio_difference_interval")
+        difference = level(figures["ratio_difference"], tuple(interval) if interval else None, 3, "+")
+        parts[0] += f" ({difference} from uniform's)"
     if figures.get("to_uniform"):
-        parts.append(f"turn {number(1 - figures['to_uniform'][0], 3)}")
+        turn = f"turn {number(1 - figures['to_uniform'][0], 3)}"
+        if random is not None and random is not figures and random.get("to_uniform"):
+            turn += f" (random's {number(1 - random['to_uniform'][0], 3)})"
+        parts.append(turn)
     if figures.get("decisive"):
         parts.append(f"AUC of the decisive token {number(figures['decisive'][0], 2)}")
     return ", ".join(parts)

@@ -35,7 +35,7 @@ class RunScores:
     tasks: dict[str, float]
     problems: dict[Problem, float] = field(repr=False)
     verdicts: dict[str, dict[str, int]]
-    #: Means over training steps; `distance_from_start` is the last step's.
+    #: Means over training steps; `distance_from_start` is the last step's. `turn` where it was measured.
     training: dict[str, float]
     #: Seconds a step by phase, `seconds_total`, `tokens`.
     cost: dict[str, float]
@@ -86,6 +86,7 @@ def _training(run: Run) -> dict[str, Any]:
         "abstained",
         "distance_from_start",
         "tokens",
+        "turn",
         *_TRAINING,
         *_SECONDS,
         *VERDICTS,
@@ -105,6 +106,8 @@ def _training(run: Run) -> dict[str, Any]:
     training["timeout"] = sum(steps["timeout"])
     training["error"] = sum(steps["error"])
     training["abstained"] = sum(steps["abstained"]) / rollouts
+    if turns := [value for value in steps["turn"] if value is not None]:
+        training["turn"] = math.fsum(turns) / len(turns)
     training["distance_from_start"] = steps["distance_from_start"][-1]
     cost = {name: math.fsum(steps[name]) / len(rewards) for name in _SECONDS}
     cost["seconds_total"] = math.fsum(steps["seconds_step"])

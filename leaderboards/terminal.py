@@ -59,27 +59,36 @@ def decimals(comparison: Comparison) -> int:
 
 # ------------------------------------------------------------------------------------- sheets
 
+_TURN = (
+    " turn: 1 - cosine between an update and that of uniform credit on the same rollouts, mean over the updates that "
+    "were measured; random, which knows nothing, is its yardstick."
+)
+
 
 def _ranking(comparison: Comparison) -> Sheet:
     digits = decimals(comparison)
     rows = []
+    turned = any("turn" in arm.training for arm in comparison.arms)
     for arm in comparison.arms:
         difference = level(arm.difference, arm.interval_of_difference, digits, "+")
         outcome = arm.outcome
         within = arm.decision is not None and (arm.decision.equivalence_p_holm or 1.0) <= comparison.alpha
         if outcome in ("better", "worse") and within:
             outcome += f", by less than {comparison.smallest_difference:g}"
-        rows.append((arm.label, str(arm.rank), difference, p_value(arm.p_holm), outcome))
+        cells = [arm.label, str(arm.rank), difference, p_value(arm.p_holm)]
+        if turned:
+            cells.append(number(arm.training["turn"], 4) if "turn" in arm.training else NOTHING)
+        rows.append((*cells, outcome))
     # Student's interval holds for a number of seeds that was fixed beforehand.
     sequential = comparison.declaration.sequential
     test, fixed = ("e-process", ", as if their number had been fixed") if sequential else ("paired t", "")
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
-        ("method", "#", "difference", "p (Holm)", "outcome"),
+        ("method", "#", "difference", "p (Holm)", *(["turn"] * turned), "outcome"),
         tuple(rows),
         f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
-        f"interval over seeds{fixed}; p of the {test}, which decides.",
-        words=(0, 4),
+        f"interval over seeds{fixed}; p of the {test}, which decides.{_TURN * turned}",
+        words=(0, 4 + turned),
     )
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -57,7 +57,7 @@ def experiment_files(text: str) -> list[str]:
 
 
 def test_every_snippet_that_is_marked_runs_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """A reader pastes it. The counts keep a broken pattern from passing over all of them."""
     monkeypatch.chdir(tmp_path)
@@ -69,6 +69,8 @@ def test_every_snippet_that_is_marked_runs_as_it_stands(
             exec(compile(code, name_of(page), "exec"), names)
             run += 1
     assert run >= 4
+    # Responses that were cut off before their answer: the training runs, and its credit does nothing.
+    assert [str(each.message) for each in recwarn if "judged none" in str(each.message)] == []
 
 
 def parse(line: str) -> argparse.Namespace:
@@ -131,6 +133,31 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     )
     relative = [link for link in links if not re.match(r"[a-z]+:", link)]
     assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_picture_is_there_for_light_and_for_dark_pages(page: Path) -> None:
+    """The site's hook takes the dark one for granted; README names both."""
+    text = page.read_text()
+    shown = re.findall(r"!\[[^\]]*\]\((\S+)\)|<img [^>]*src=\"(\S+)\"|srcset=\"(\S+)\"", text)
+    for name in {name for names in shown for name in names if name}:
+        assert re.search(r"-(light|dark)\.png$", name), name
+        for theme in ("light", "dark"):
+            assert (page.parent / re.sub(r"-(light|dark)\.png$", f"-{theme}.png", name)).exists(), name
+
+
+def test_every_picture_is_shown() -> None:
+    """One that no page shows is forgotten at the next change."""
+    text = "".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
+    assert [file.name for file in (DOCS / "figures").glob("*-light.png") if file.name not in text] == []
+
+
+def test_the_site_takes_the_picture_that_suits_its_colours() -> None:
+    """The fragments are those that the theme's style sheet looks for."""
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="concepts/flow.md"))
+    shown = script("outside").on_page_markdown("![six](../figures/six-light.png) [a](b.md)", page)
+    pair = "![six](../figures/six-light.png#only-light)\n![six](../figures/six-dark.png#only-dark)"
+    assert shown == f"{pair} [a](b.md)"
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -86,6 +86,31 @@ def test_sentences_on_arithmetic_and_graph_are_what_the_files_say() -> None:
     )
 
 
+def test_sentences_on_the_replays_of_graph_and_arithmetic_are_what_the_files_say() -> None:
+    """On docs/results/graph.md, arithmetic.md and the kept page: who is told from uniform, who finds the letters."""
+
+    def told(name: str) -> tuple[set[str], set[str]]:
+        """The methods whose ratio lies above uniform's, and below it, by their intervals."""
+        rows = {label: row["ratio_difference_interval"] for label, row in RESULTS.figures(name).items()}
+        above = {label for label, interval in rows.items() if interval and interval[0] > 0}
+        return above, {label for label, interval in rows.items() if interval and interval[1] < 0}
+
+    assert told("graph-replay.json") == (set(), {"random_mask", "oppo", "rlsd"})
+    assert told("replay-arithmetic.json") == (set(), {"oar_perturb"})
+    assert len(RESULTS.figures("replay-arithmetic.json")) == 34
+    rows = RESULTS.figures("graph-replay.json")
+    assert len(rows) == 41
+    for name in ("low_probability", "entropy_mask", "gtpo"):
+        assert rows[name]["decisive"][0] > 0.94 and rows[name]["turn"][0] < 0.02
+    assert (
+        0.25 < rows["oracle_mask"]["turn"][0] < 0.26 and round(rows["oracle_mask"]["mean_weight"], 3) == 0.106
+    )
+    low, high = rows["shuffled_oracle_10"]["ratio_difference_interval"]
+    assert f"{rows['shuffled_oracle_10']['ratio_difference']:.3f} ±{(high - low) / 2:.3f}" == "-0.008 ±0.042"
+    page = (RESULTS.KEPT / "graph-replay.md").read_text()
+    assert "undecided (-0.008 ±0.042)" in page and "is 0.257" in page
+
+
 def test_pictures_are_drawn_of_what_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Light and dark; an arm without an interval, and a testbed without the figure, stop nothing."""
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "scripts"))
@@ -104,6 +129,9 @@ def test_pictures_are_drawn_of_what_they_are_given(tmp_path: Path, monkeypatch: 
     }
     RESULTS.draw_training(kept, str(tmp_path / "training"))
     assert {path.name for path in tmp_path.iterdir()} == {"training-light.png", "training-dark.png"}
+    points = [pictures.Point("flow_3", 0.1, 0.02, (0.01, 0.03)), pictures.Point("oracle_3", 0.2, 0.0, None)]
+    pictures.against({"reward": points}, "turn", str(tmp_path / "turn"))
+    assert {path.name for path in tmp_path.glob("turn*")} == {"turn-light.png", "turn-dark.png"}
     kinds = {
         label: pictures.kind_of(label) for label in ("shuffled_flow_3", "oracle_3", "flow_all_3", "one_hop_3")
     }
@@ -136,6 +164,14 @@ def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "scripts"))
     RESULTS.draw_lengths(str(tmp_path / "length"))
     assert {path.name for path in tmp_path.iterdir()} == {"length-light.png", "length-dark.png"}
+
+
+def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_readme_says() -> None:
+    rows = RESULTS.figures("turn-replay.json")
+    arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / "turn-replay.json").rows}
+    turns = [rows[label]["turn"][0] for label, arm in arms.items() if arm.factor == 1.5]
+    assert len(turns) > 15 and max(turns) <= 0.02
+    assert "at most 0.02 here (1 - cosine)" in (ROOT / "README.md").read_text()
 
 
 def test_a_wrong_number_is_seen() -> None:

@@ -139,8 +139,11 @@ def test_dependabot_moves_actions_and_packages() -> None:
 
 def test_coverage_measures_the_four_packages_and_asks_for_ninety_percent() -> None:
     tool = PYPROJECT["tool"]
-    assert tool["coverage"]["run"]["source_pkgs"] == tool["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert tool["coverage"]["report"]["fail_under"] == 90
+    packages = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert tool["coverage"]["run"]["source_pkgs"] == packages == list(value("PACKAGES"))
+    assert value("LEAST_COVERAGE") == 90
+    # A limit of coverage's own would end the session before every package is named.
+    assert "fail_under" not in tool["coverage"]["report"]
 
 
 def test_the_core_tests_exist() -> None:

@@ -1,11 +1,13 @@
-"""A hook of MkDocs: files outside docs/ become pages, so that one relative link works on the site and on a forge."""
+"""A hook of MkDocs, so that one page reads well on the site and on a forge.
+
+Files outside docs/ become pages: one relative link works in both places. A picture NAME-light.png gets NAME-dark.png
+beside it, and the site shows the one that suits its colours; a forge shows the light one.
+"""
 
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
-
-from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
 #: A file of the repository -> its page on the site.
@@ -21,18 +23,22 @@ PAGES |= {
     for folder in ("benchmarks", "leaderboards")
     for name in (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder / "results").iterdir()))
 }
+_PICTURE = re.compile(r"!\[([^\]]*)\]\((\S+)-light\.png\)")
 _LINK = re.compile(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages."""
+    from mkdocs.structure.files import File  # the tests of the other function have no mkdocs
+
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_bytes()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links to those files into links to their pages."""
+    """Turns links to those files into links to their pages, and pictures into pairs."""
+    markdown = _PICTURE.sub(r"![\1](\2-light.png#only-light)\n![\1](\2-dark.png#only-dark)", markdown)
     here = page.file.src_uri
     source = {page: file for file, page in PAGES.items()}.get(here, f"docs/{here}")
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from style import Theme, bare, canvases
+
 from harness.studies.arms import RULES, Arm
 from harness.studies.measured import Cell
 from harness.studies.profile import FIGURES, Testbed, with_figure
@@ -21,7 +23,6 @@ from harness.studies.profile import FIGURES, Testbed, with_figure
 #: Figures that have a picture, and where a figure says nothing.
 PICTURED = {"difference": 0.0, "decisive": 0.5, "ratio_difference": 0.0, "value_direction": 0.0}
 COLOURS = {"control": "#8a8a8a", "rule": "#d9822b", "flow": "#1f77b4", "method": "#2ca02c"}
-THEMES = {"light": ("#333333", "white"), "dark": ("#dddddd", "#1e2129")}
 #: The most panels in a row of a picture.
 ACROSS = 5
 
@@ -38,10 +39,9 @@ class Line:
 
 def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -> None:
     """Draws PATH-light.png and PATH-dark.png, the lines from the top. words: of the axis. band: is shaded around 0."""
-    plt = _pyplot()
-    for theme, (ink, paper) in THEMES.items():
-        figure, axes = plt.subplots(figsize=(9, 0.3 * len(lines) + 1), facecolor=paper)
-        _bare(axes, ink)
+    for figure, theme in canvases(path, (9, 0.3 * len(lines) + 1)):
+        axes, ink = figure.subplots(), theme.ink
+        bare(axes, theme)
         if band:
             axes.axvspan(-band, band, color=ink, alpha=0.1, linewidth=0)
         axes.axvline(0, color=ink, linewidth=0.8)
@@ -54,8 +54,6 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
         axes.tick_params(colors=ink)
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
-        figure.savefig(f"{path}-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
-        plt.close(figure)
 
 
 def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:
@@ -96,40 +94,40 @@ def against(panels: Mapping[str, Sequence[Point]], words: str, path: str) -> Non
 
     Arms of a kind, such as oracles, are joined by a line in the order in which they stand.
     """
-    plt = _pyplot()
-    for theme, (ink, paper) in THEMES.items():
-        figure, grid = plt.subplots(
-            1, len(panels), figsize=(10, 4), facecolor=paper, squeeze=False, sharex=True
-        )
+    for figure, theme in canvases(path, (10, 4), tight=False):
+        grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)
         for axes, (title, points) in zip(grid[0], panels.items(), strict=True):
-            _bare(axes, ink)
-            axes.axhline(0, color=ink, linewidth=0.8)
-            for kind in dict.fromkeys(kind_of(point.label) for point in points):
-                chosen = sorted(
-                    (point for point in points if kind_of(point.label) == kind), key=lambda each: each.across
-                )
-                colour = COLOURS[kind]
-                places, values = [each.across for each in chosen], [each.value for each in chosen]
-                axes.plot(places, values, "o-", color=colour, linewidth=1, markersize=4)
-                for each in chosen:
-                    if each.interval is not None:
-                        axes.plot([each.across] * 2, each.interval, color=colour, linewidth=2, alpha=0.6)
-                    axes.annotate(
-                        each.label,
-                        (each.across, each.value),
-                        textcoords="offset points",
-                        xytext=(5, -9 if kind == "flow" else 4),
-                        fontsize=7,
-                        fontfamily="monospace",
-                        color=ink,
-                    )
-            axes.set_title(title, color=ink, fontsize=10)
-            axes.tick_params(colors=ink, labelsize=8)
-            axes.set_xlabel(words, color=ink, fontsize=8)
-            axes.margins(x=0.15)
+            _joined(axes, points, theme)
+            axes.set_title(title, color=theme.ink, fontsize=10)
+            axes.set_xlabel(words, color=theme.ink, fontsize=8)
         figure.tight_layout()
-        figure.savefig(f"{path}-{theme}.png", dpi=130, facecolor=paper)
-        plt.close(figure)
+
+
+def _joined(axes: Any, points: Sequence[Point], theme: Theme) -> None:
+    """The points of a panel with their labels, those of a kind joined by a line."""
+    bare(axes, theme)
+    axes.axhline(0, color=theme.ink, linewidth=0.8)
+    for kind in dict.fromkeys(kind_of(point.label) for point in points):
+        chosen = sorted(
+            (point for point in points if kind_of(point.label) == kind), key=lambda each: each.across
+        )
+        colour = COLOURS[kind]
+        places, values = [each.across for each in chosen], [each.value for each in chosen]
+        axes.plot(places, values, "o-", color=colour, linewidth=1, markersize=4)
+        for each in chosen:
+            if each.interval is not None:
+                axes.plot([each.across] * 2, each.interval, color=colour, linewidth=2, alpha=0.6)
+            axes.annotate(
+                each.label,
+                (each.across, each.value),
+                textcoords="offset points",
+                xytext=(5, -9 if kind == "flow" else 4),
+                fontsize=7,
+                fontfamily="monospace",
+                color=theme.ink,
+            )
+    axes.tick_params(colors=theme.ink, labelsize=8)
+    axes.margins(x=0.15)
 
 
 def kind_of(label: str) -> str:
@@ -141,23 +139,6 @@ def kind_of(label: str) -> str:
     return "flow" if label.startswith("flow") else "method"
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _bare(axes: Any, ink: str) -> None:
-    """Leaves of the frame only the axis below."""
-    axes.set_facecolor("none")
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(ink)
-
-
 # ------------------------------------------------------------------------------------- the profile
 
 
@@ -165,8 +146,7 @@ def multiples(testbeds: Sequence[Testbed], folder: Path) -> None:
     """Draws every picture into `folder`, light and dark: profile-KEY-THEME.png."""
     for key in PICTURED:
         if beds := with_figure(testbeds, key):
-            for theme, (ink, paper) in THEMES.items():
-                _picture(beds, key, ink, paper, folder / f"profile-{key}-{theme}.png")
+            _picture(beds, key, folder / f"profile-{key}")
 
 
 def lines(testbeds: Sequence[Testbed], key: str) -> list[str]:
@@ -184,34 +164,31 @@ def _line(arm: Arm) -> str:
     return arm.words.replace(f" ×{arm.factor:g}", "") if arm.factor is not None else arm.words
 
 
-def _picture(beds: Sequence[Testbed], key: str, ink: str, paper: str, path: Path) -> None:
-    plt = _pyplot()
+def _picture(beds: Sequence[Testbed], key: str, path: Path) -> None:
     names = lines(beds, key)
     down = -(-len(beds) // ACROSS)
     across = -(-len(beds) // down)
     size = (9.4, down * (0.155 * len(names) + 0.55) + 0.9)
-    figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True)
-    figure.set_facecolor(paper)
-    panels = list(grid.flat)
-    for axes, bed in zip(panels, beds, strict=False):
-        _panel(axes, bed, key, names, ink)
-    for axes in panels[len(beds) :]:
-        axes.set_visible(False)
-    for row in grid:
-        row[0].set_yticks(range(len(names)), names, fontfamily="monospace", fontsize=8, color=ink)
-        row[0].set_ylim(len(names) - 0.4, -0.6)
     shown = next(each for each in FIGURES if each.key == key)
-    figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.3 / size[1]), h_pad=1.2, w_pad=0.6)
-    figure.text(
-        0.5, 0.08 / size[1], f"{shown.head}: {shown.means}; 95% intervals", color=ink, fontsize=9, ha="center"
-    )
-    _legend(figure, ink)
-    figure.savefig(path, dpi=130, facecolor=paper)
-    plt.close(figure)
+    words = f"{shown.head}: {shown.means}; 95% intervals"
+    for figure, theme in canvases(path, size, tight=False):
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        panels = list(grid.flat)
+        for axes, bed in zip(panels, beds, strict=False):
+            _panel(axes, bed, key, names, theme)
+        for axes in panels[len(beds) :]:
+            axes.set_visible(False)
+        for row in grid:
+            row[0].set_yticks(range(len(names)), names, fontfamily="monospace", fontsize=8, color=theme.ink)
+            row[0].set_ylim(len(names) - 0.4, -0.6)
+        figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.3 / size[1]), h_pad=1.2, w_pad=0.6)
+        figure.text(0.5, 0.08 / size[1], words, color=theme.ink, fontsize=9, ha="center")
+        _legend(figure, theme.ink)
 
 
-def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], ink: str) -> None:
-    _bare(axes, ink)
+def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], theme: Theme) -> None:
+    bare(axes, theme)
+    ink = theme.ink
     axes.tick_params(colors=ink, labelsize=8, length=2)
     axes.tick_params(axis="y", length=0)
     axes.set_title(bed.name, color=ink, fontsize=9, fontweight="bold")

@@ -99,6 +99,8 @@ def defaults_of(method: CreditMethod) -> list[tuple[str, Any, str]]:
     """Every option of a method with its default, and where that comes from; `?` where nobody says."""
     card = card_of(method)
     sources = {**EVERY, **(card.defaults if card else {})}
+    if method.additive or method.signed:
+        sources["mean_one"] = "false: not defined for credit that may be negative"
     return [
         (option.name, getattr(method, option.name), sources.get(option.name, "?"))
         for option in fields(method)

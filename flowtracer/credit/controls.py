@@ -253,10 +253,14 @@ class Position(CreditMethod):
     """Weights that rise with the position from `floor` to 1: the controls of the ATPO trainer.
 
     shape: "linear"; "exponential", decay ** (tokens to the end), rescaled to start at 0; "sigmoid", an S-curve
-    sigmoid(3 sharpness x) over x from -1 to 1, rescaled to 0 and 1. Then w = floor + (1 - floor) shape. floor 0.5 and
-    sharpness 2 are that trainer's defaults; its decay is unpublished, 0.99 is ours, and so is the rescaling, without
-    which a short response would have no contrast. It stops the rise before the answer; here it runs over the whole
-    response, so that nothing need be known of the answer. A response of one token gets 1.
+    sigmoid(3 sharpness x) over x from -1 to 1, rescaled to 0 and 1. Then w = floor + (1 - floor) shape. A response of
+    one token gets 1.
+
+    "linear" and "sigmoid" give what _compute_token_weights in grpo.py of the ATPO repository gives, if all of the
+    response is reasoning: there the rise ends at `</think>`, here it runs over the whole response, so that nothing need
+    be known of the answer. "exponential" is rescaled here only: without it a short response would have no contrast.
+    floor 0.5 and sharpness 2 are the arguments' defaults in that code; its script trains with 0 and 3, and a decay of
+    0.995.
 
     Ten response tokens, linear: 0.5 0.5556 0.6111 0.6667 0.7222 0.7778 0.8333 0.8889 0.9444 1.
     """
@@ -265,12 +269,13 @@ class Position(CreditMethod):
     card: ClassVar[Card | None] = Card(
         rule="w = floor + (1 - floor) shape(position): linear, exponential or sigmoid",
         source="controls in the trainer of ATPO, Credit Where Credit Is Due",
-        fidelity="our reading of ATPO's position controls: over the whole response and rescaled to 0 and 1",
+        fidelity="our reading of _compute_token_weights in grpo.py of the ATPO repository (no commit is known to us): "
+        "linear and sigmoid give what it gives for a response that is all reasoning; exponential is rescaled here only",
         defaults={
             "shape": "ours: linear, the simplest of that trainer's three",
-            "floor": "that trainer's 0.5",
-            "decay": "ours: 0.99; unpublished",
-            "sharpness": "that trainer's 2",
+            "floor": "that code's default: 0.5; its script sets 0",
+            "decay": "ours: 0.99; its script sets 0.995",
+            "sharpness": "that code's default: 2; its script sets 3",
         },
         estimand="the share of answer_attention's gain that position explains",
         evidence="that trainer ran it beside its method and dropped the attention as noise on Qwen3-0.6B",

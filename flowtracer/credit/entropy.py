@@ -49,8 +49,10 @@ class EntropyMask(CreditMethod):
     """Loss only where the entropy is in the batch's top 20%: w = 1 there, 0 elsewhere ("80/20", arXiv 2506.01939).
 
     The threshold is the (1 - ratio) quantile of all response tokens of the generation batch, interpolated linearly,
-    and every token at or above it counts: the rule of TRL's `top_entropy_quantile`, which applies it to each
-    micro-batch. The loss is still divided by all tokens, as there. No abstention: a response may get no weight at all.
+    and every token at or above it counts. Identical to get_high_entropy_mask (`top_entropy_quantile`),
+    trl/trainer/grpo_trainer.py:1380-1416 of huggingface/trl at 1.16.0, which takes it over each micro-batch and not
+    over the generation batch. The loss is still divided by all tokens, as there. No abstention: a response may get no
+    weight at all.
 
     Ten response tokens, alone in their batch, of entropy 0 2 0.1 1 0.5 0 0.9 0 0.8 0.2: the 80% quantile lies between
     0.9 and 1: 0 1 0 1 0 0 0 0 0 0.
@@ -61,7 +63,8 @@ class EntropyMask(CreditMethod):
         rule="w = 1 where the entropy is in the batch's top 20%, 0 elsewhere",
         source="the 80/20 rule, arXiv 2506.01939",
         url="https://arxiv.org/abs/2506.01939",
-        fidelity="our reading of arXiv 2506.01939: TRL's top_entropy_quantile, over the whole generation batch",
+        fidelity="identical to trl/trainer/grpo_trainer.py:1380-1416 of huggingface/trl at 1.16.0 "
+        "(top_entropy_quantile); there each micro-batch has a quantile of its own, here the whole batch has one",
         defaults={"ratio": "published: 20% (arXiv 2506.01939)"},
         claims=(
             "a fifth of the tokens equals all on Qwen3-8B; +7.7 AIME24 and +11.0 AIME25 on Qwen3-32B, +5.2 and +4.8 on "
@@ -144,7 +147,8 @@ class Probability(CreditMethod):
     """w = alpha pi + 1 - alpha, pi the probability of the token: less for what was unlikely (AR, arXiv 2505.12929).
 
     Low-probability tokens have the largest gradients; advantage reweighting takes them down. alpha 0.2. pi comes from
-    the forward that the trainer runs anyway, detached.
+    the forward that the trainer runs anyway, detached. Identical to verl/trainer/ppo/ray_trainer.py:347-353
+    (both_linear_normal, negative advantages weighing 1) of zhyang2226/AR-Lopti at cbeb333.
 
     Ten response tokens of probability 1 0.5 0.25 0 0.75 1 1 0.1 0.9 0.5: 1 0.9 0.85 0.8 0.95 1 1 0.82 0.98 0.9.
     """
@@ -154,7 +158,8 @@ class Probability(CreditMethod):
         rule="w = alpha p + 1 - alpha, p the token's probability",
         source="Advantage Reweighting (AR), arXiv 2505.12929",
         url="https://arxiv.org/abs/2505.12929",
-        fidelity="our reading of its equation for advantage reweighting; its code is zhyang2226/AR-Lopti",
+        fidelity="identical to verl/trainer/ppo/ray_trainer.py:347-353 (both_linear_normal) of zhyang2226/AR-Lopti at "
+        "cbeb333, with the settings of its script for AR",
         defaults={"alpha": "its authors' 0.2 (scripts/train_kklogic_AR_4x80GB.sh of zhyang2226/AR-Lopti)"},
         claims=(
             "up to 46.2% better on Knights and Knaves puzzles, relative to GRPO (arXiv 2505.12929, abstract)",

@@ -175,12 +175,16 @@ class AttentionRollout(_Ranked):
 class AnswerAttention(CreditMethod):
     """Weights between `floor` and 1 by the last layer's attention from the answer to the reasoning before it (ATPO).
 
-    "Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient" (ATPO), its
-    public trainer: mean attention of the answer rows on a reasoning token; log(. + 1e-5); z-score over the response's
-    reasoning tokens; sigmoid(sharpness z); rescaled to 0 and 1; w = floor + (1 - floor) of it. Tokens from the answer
-    on weigh 1. floor 0.5, sharpness 2. That trainer takes what follows `</think>` for the answer and everything
-    before it for reasoning; here the answer is the span that the verifier judges. Equal attention gives the middle.
-    Abstains on a response without an answer, and on one with nothing before it.
+    "Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient" (ATPO): mean
+    attention of the answer rows on a reasoning token; log(. + 1e-5); z-score over the response's reasoning tokens;
+    sigmoid(sharpness z); rescaled to 0 and 1; w = floor + (1 - floor) of it. Tokens from the answer on weigh 1, equal
+    attention gives the middle. Abstains on a response without an answer, and on one with nothing before it.
+
+    For the same attention the weights are those of extract_attention_weights in grpo.py of the ATPO repository. That
+    code takes what follows `</think>` for the answer, everything before it for reasoning, and reads a forward without
+    the prompt; here the answer is the span that the verifier judges, behind its prompt. layers "last" is what its
+    script trains with (the argument's default is the mean of the last 8). floor 0.5 and sharpness 2 are its arguments'
+    defaults; its authors say that with such a floor accuracy held. Its script sets 0 and 3, and 1e-6 in the log.
 
     Ten response tokens, the answer the tenth, whose attention on the nine is 0.1, but 0.2 on the first and 0.05 on the
     second. In logs 0.693 above and below the rest, so z is 2, -2 and 0: 1 0.5 0.75 0.75 0.75 0.75 0.75 0.75 0.75 1.
@@ -190,11 +194,12 @@ class AnswerAttention(CreditMethod):
     card: ClassVar[Card | None] = Card(
         rule="w = floor + (1 - floor) of the rescaled sigmoid of the answer's log-attention, last layer",
         source="ATPO, Credit Where Credit Is Due: Attention-weighted Token-level Credit Assignment in Policy Gradient",
-        fidelity="our reading of its public trainer; there the answer is all that follows </think>",
+        fidelity="our reading of extract_attention_weights in grpo.py of the ATPO repository (no commit is known to "
+        "us): the same weights for the same attention; there the answer is what follows </think>, the prompt unread",
         defaults={
-            "layers": "that trainer's: the last",
-            "floor": "that trainer's 0.5",
-            "sharpness": "that trainer's 2",
+            "layers": "that code's: the last, with which it trains",
+            "floor": "that code's default: 0.5; its script sets 0",
+            "sharpness": "that code's default: 2; its script sets 3",
         },
         claims=("its authors dropped the direction of attention as noise on Qwen3-0.6B",),
         estimand="how much the answer reads a token, in the last layer",

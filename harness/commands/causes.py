@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from harness.commands.shared import (
     add_response_limit,
     closing,
     command,
+    command_again,
     console,
     policy_named,
     response_limit,
+    same,
     task_named,
     task_table,
     write,
@@ -165,12 +167,15 @@ def _replay(options: argparse.Namespace) -> int:
             options.policy or experiment.policy.name,
             progress.at,
         )
+    asked = ("policy", "task", "seed", "batches", "methods", "valued", "continuations")
+    again = command_again(options, ("source",), asked)
+    result = replace(result, changes=options.changes, command=again)
     _print(
+        options,
         result,
         f"Replay of {result.experiment}",
         [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
         replays.sheets(result),
-        options.export,
     )
     return 0
 
@@ -229,12 +234,15 @@ def _intervene(options: argparse.Namespace) -> int:
             options.policy,
             progress.at,
         )
+    asked = ("methods", "problems", "split", "samples", "temperature", "masking", "max_response_tokens")
+    of_policy = ("dtype", "chat", "system", "batch_size")
+    result = replace(result, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
     title = f"Intervention on {result.task}"
-    _print(result, title, interventions.facts(result), interventions.sheets(result), options.export)
+    _print(options, result, title, interventions.facts(result), interventions.sheets(result))
     return 0
 
 
-def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
+def _print(options: argparse.Namespace, result: Any, title: str, facts: list[str], sheets: list[Any]) -> None:
     from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
@@ -242,8 +250,8 @@ def _print(found: Any, title: str, facts: list[str], sheets: list[Any], export: 
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
     screen.print(render(sheets, screen.width))
-    for path in export:
-        page = page_to_markdown(title, facts, sheets)
-        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(found)), indent=1) + "\n")
-    if not export:
-        closing(None, "the same command with --export FILE.md, or FILE.json")
+    for path in options.export:
+        page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{result.command}\n```\n"
+        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(result)), indent=1) + "\n")
+    if not options.export:
+        closing(None, same(options, "--export", f"{options.command}.md"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
 from harness.commands.shared import (
@@ -12,6 +11,7 @@ from harness.commands.shared import (
     add_policy_options,
     add_response_limit,
     command,
+    command_again,
     policy_named,
     response_limit,
     show_page,
@@ -63,7 +63,7 @@ def _edges(options: argparse.Namespace) -> int:
 
     policy, task, responses, facts = _asked(options)
     rankings = with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
-    return show_page(edges.page(rankings, facts, _command("edges", options)), rankings, options.export)
+    return show_page(edges.page(rankings, facts, _command(options)), rankings, options.export)
 
 
 def _steps(options: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def _steps(options: argparse.Namespace) -> int:
     study = with_bar(
         lambda progress: steps.study(policy, task, responses, methods, options.batch_size, progress)
     )
-    return show_page(steps.page(study, facts, _command("steps", options)), study, options.export)
+    return show_page(steps.page(study, facts, _command(options)), study, options.export)
 
 
 def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
@@ -106,16 +106,17 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     return policy, task, responses, [*facts, f"made with {versions}, one thread"]
 
 
-def _command(name: str, options: argparse.Namespace) -> str:
-    """The command line again, from what was asked."""
-    words = ["flowtracer", name, options.policy, options.task]
-    for option in ("problems", "samples", "temperature", "max_response_tokens", "methods", "batch_size"):
-        value = getattr(options, option, None)
-        if value is not None:
-            words += [
-                f"--{option.replace('_', '-')}",
-                f"{value:g}" if isinstance(value, float) else str(value),
-            ]
-    for path in options.export:
-        words += ["--export", str(path)]
-    return shlex.join(words)
+def _command(options: argparse.Namespace) -> str:
+    names = [
+        "problems",
+        "samples",
+        "temperature",
+        "max_response_tokens",
+        "dtype",
+        "chat",
+        "system",
+        "batch_size",
+    ]
+    if options.command == "steps":
+        names.insert(4, "methods")
+    return command_again(options, ("policy", "task"), names)

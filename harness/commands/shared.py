@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -102,6 +103,29 @@ def add_changes(parser: argparse.ArgumentParser, example: str) -> None:
         metavar="KEY=VALUE",
         help=f"change a key of the experiment for this command only, such as {example}; may be given several times",
     )
+
+
+def command_again(options: argparse.Namespace, places: Sequence[str], names: Iterable[str]) -> str:
+    """The command line again, from what was asked: to be kept beside what it wrote.
+
+    places: the names of its positional arguments. names: of its options, in their order; those without a value are left
+    out. Files of --import, changes of --set and files of --export are added.
+    """
+    words = [
+        "flowtracer",
+        options.command,
+        *(str(value) for value in map(vars(options).get, places) if value),
+    ]
+    for name in names:
+        value, option = getattr(options, name), name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for option, name in (("import", "imports"), ("set", "changes"), ("export", "export")):
+        for value in getattr(options, name, ()):
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 def output(file: str) -> Path:
@@ -222,6 +246,16 @@ def closing(records: Path | None, *following: str) -> None:
         print(f"records: {records}", file=sys.stderr)
     for line in following:
         print(f"next: {line}", file=sys.stderr)
+
+
+def same(options: argparse.Namespace, *more: str) -> str:
+    """The command that was typed, with more words."""
+    return shlex.join(["flowtracer", *options.typed, *more])
+
+
+def imports(options: argparse.Namespace) -> list[str]:
+    """The words that import again what the command imported."""
+    return [word for name in options.imports for word in ("--import", name)]
 
 
 class Bars:

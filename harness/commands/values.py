@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ from harness.commands.shared import (
     add_response_limit,
     closing,
     command,
+    command_again,
     output,
     policy_named,
     response_limit,
+    same,
     show_page,
     task_named,
     with_bar,
@@ -132,7 +133,7 @@ def _values(options: argparse.Namespace) -> int:
     study = values.study(policy, asked, rows, chosen, changes, continuations, weights, journal)
     page = value_page.page(options.source, task_name, asked, study, _command(options))
     status = show_page(page, study, options.export)
-    closing(path, *(() if options.export else ("the same command with --export FILE.md, or FILE.json",)))
+    closing(path, *(() if options.export else (same(options, "--export", "values.md"),)))
     return status
 
 
@@ -219,29 +220,6 @@ def _default(source: str, task: str) -> Path:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command line again, from what was asked."""
-    words = ["flowtracer", "values", options.source, *([options.task] if options.task else [])]
-    for name in (
-        *(
-            "problems",
-            "split",
-            "samples",
-            "temperature",
-            "max_response_tokens",
-            "methods",
-            "cuts",
-            "continuations",
-        ),
-        *("agreement", "seed", "engine", "chat", "system", "dtype", "batch_size", "out"),
-    ):
-        value = getattr(options, name)
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None:
-            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
-    for change in options.changes:
-        words += ["--set", change]
-    for path in options.export:
-        words += ["--export", str(path)]
-    return shlex.join(words)
+    names = ("problems", "split", "samples", "temperature", "max_response_tokens", "methods", "cuts")
+    more = ("continuations", "agreement", "seed", "engine", "chat", "system", "dtype", "batch_size", "out")
+    return command_again(options, ("source", "task"), (*names, *more))

@@ -269,6 +269,7 @@ class RecordedTrainer(CreditGRPOTrainer):
             "gradient_norm": logs.get("grad_norm", math.nan),
             "learning_rate": logs["learning_rate"],
             "entropy": logs["entropy"],
+            "turn": self.turn.mean if self.turn else None,
             "seconds_rollout": self.rollout_seconds,
             "seconds_reward": self.rewards.seconds,
             "seconds_credit": self.credit_seconds,

@@ -149,6 +149,7 @@ def train(
         credit=method,
         whiten=settings.whiten or None,
         advantage_clip=settings.advantage_clip,
+        turn_every=settings.turn_every * settings.updates_per_batch,
         task=task,
         reward_funcs=Rewards(task, order, settings),
         callbacks=[boundaries],

@@ -87,6 +87,7 @@ class ScriptRecorder:
                 "gradient_norm": logs.get("grad_norm", math.nan),
                 "learning_rate": logs["learning_rate"],
                 "entropy": logs["entropy"],
+                "turn": trainer.turn.mean if trainer.turn else None,
                 "seconds_rollout": generated - began,
                 "seconds_reward": rewarded - generated,
                 "seconds_credit": trainer.credit_seconds,

@@ -97,7 +97,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Intervention:
-    """The whole test. left_out: reason -> responses; length: mean tokens before the answer."""
+    """The whole test. left_out: reason -> responses; length: mean tokens before the answer; command: what made it."""
 
     policy: str
     task: str
@@ -109,6 +109,7 @@ class Intervention:
     length: float
     left_out: Mapping[str, int]
     arms: Sequence[Arm]
+    command: str = ""
 
 
 def ranking(method: CreditMethod, context: CreditContext) -> torch.Tensor:

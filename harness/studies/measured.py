@@ -7,6 +7,7 @@ words for outcomes and controls, and what they lack.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A file: its testbed, by experiment (of `steps` and `values` by task) and policy; facts; a row for each arm."""
+    """A file: its testbed, by experiment (of `steps` and `values` by task) and policy; facts; a row for each arm.
+
+    An experiment that --set changed is no testbed of its own; the facts say what was changed.
+    """
 
     kind: str
     path: Path
@@ -133,6 +137,16 @@ def _loaded(path: Path) -> Any:
         raise ExperimentError(f"{path} is no sound JSON: {error}; write it again with --export") from None
 
 
+def _changed(changes: Sequence[str]) -> list[str]:
+    """A fact on the settings that --set changed, where there are any."""
+    return [f"changed settings: {', '.join(changes)}"] if changes else []
+
+
+def _unchanged(name: str, changes: Any) -> str:
+    """An experiment's name without what --set adds to it."""
+    return name.removesuffix("-set") if changes else name
+
+
 def _level(value: Any, missing: str) -> Cell:
     """A cell from [mean, [low, high]], as studies write it; an interval may be null, and so may all of it."""
     if value is None:
@@ -172,14 +186,16 @@ def _training(path: Path, table: Mapping[str, Any]) -> Measured:
             yield arm, each["label"], _trained(each, each["label"] == baseline)
 
     control = table.get("positive_control") or table.get("assay") or {}
+    name, changed = experiment["name"], re.search(r" \(set: (.+)\)$", experiment.get("title", ""))
     seeds = sorted({len(each["seeds"]) for each in table["arms"]})
     facts = [
         f"training: {METRICS.get(table['metric'], table['metric'])}, {' or '.join(map(str, seeds))} seeds, minus "
         f"{baseline}'s on the same seed",
         control.get("text", "positive control not tested"),
+        *_changed([changed[1]] if changed else []),
     ]
     policy = experiment.get("policy", {}).get("name", "not recorded")
-    return Measured(TRAINING, path, experiment["name"], policy, facts, _once(rows()))
+    return Measured(TRAINING, path, _unchanged(name, changed), policy, facts, _once(rows()))
 
 
 def _trained(arm: Mapping[str, Any], is_baseline: bool) -> Mapping[str, Cell]:
@@ -213,13 +229,16 @@ def _replay(path: Path, table: Mapping[str, Any]) -> Measured:
     facts = [
         f"replay: {table['batches']} batches, {table['responses']} responses, {table['correct']:.1%} correct"
     ]
+    changes = table.get("changes", ())  # files of before it had a key of its own are named as if unchanged
+    facts += _changed(changes)
     if valued:
         agreement = "unknown" if table["agreement"] is None else f"{table['agreement'][0]:.2f}"
         facts.append(
             f"token values: {valued} responses, {table['continuations']} continuations a prefix; two halves of them "
             f"agree at rank correlation {agreement}"
         )
-    return Measured(REPLAY, path, table["experiment"], table["policy"], facts, _once(rows()))
+    name = _unchanged(table["experiment"], changes)
+    return Measured(REPLAY, path, name, table["policy"], facts, _once(rows()))
 
 
 def _replayed(row: Mapping[str, Any], knows: bool, valued: bool) -> Mapping[str, Cell]:

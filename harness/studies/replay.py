@@ -96,7 +96,8 @@ class Replay:
 
     correlations, overlaps: label -> label -> mean over responses, for methods whose weights are not all equal.
     agreement: the rank correlation of value changes between two halves of the continuations, which no method can be
-    expected to exceed by much. dead: batches without any group whose rewards differ.
+    expected to exceed by much. dead: batches without any group whose rewards differ. changes: settings of the
+    experiment that were changed for it, `training.prompts_per_step=8` and the like. command: what made it.
     """
 
     experiment: str
@@ -115,6 +116,8 @@ class Replay:
     continuations: int
     agreement: Level
     left_out: Mapping[str, str]
+    changes: Sequence[str] = ()
+    command: str = ""
 
 
 def methods_of(
@@ -405,6 +408,8 @@ def facts(replayed: Replay) -> list[str]:
         "mean gap between the policy's log-probabilities and those that were sampled from: "
         + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
     ]
+    if replayed.changes:
+        lines.append(f"changed settings: {', '.join(replayed.changes)}")
     if replayed.dead:
         lines.append(
             f"{replayed.dead} of {replayed.batches} batches have no group whose rewards differ: no gradient"

@@ -103,12 +103,12 @@ def test_a_method_of_the_whole_batch_reads_apart_where_the_batch_is_split():
 
 
 def test_the_shipped_teachers_stand_beside_uniform_at_their_cost():
-    """In arithmetic; the teacher of `decision` reads a question as long as the student's."""
+    """In arithmetic; the teacher of `decision` reads a question as long as the student's. What the turn costs is 1%."""
     arms = plan.plan(experiment.load("teachers"), CPU).arms
     taught = {label for label, step in arms.items() if step.flops > arms["uniform"].flops} - {"uniform_more"}
     assert taught == {"rlsd", "opsd", "opsd_beside", "oppo"}
     for label in taught:
-        assert arms["uniform_more"].flops == pytest.approx(arms[label].flops)
+        assert arms["uniform_more"].flops == pytest.approx(arms[label].flops, rel=0.01)
     assert not any(step.further for step in arms.values())
 
 

@@ -77,6 +77,14 @@ def test_counts_and_what_they_depend_on():
     assert paper.samples == 18 * 8 * 6 * (16 * (30 + 30 + 40) + 4 * (500 + 675))
 
 
+def test_measuring_the_turn_is_a_training_pass_more_at_some_steps():
+    built = experiment.load("decision")
+    measured = plan.replace(built, training=plan.replace(built.training, turn_every=10))
+    # A forward to sample, three to train; three more at every tenth step.
+    plain, more = (plan.plan(each, CPU).arms["uniform"].flops for each in (built, measured))
+    assert more == pytest.approx(plain * (4 + 3 / 10) / 4)
+
+
 def test_what_each_choice_saves():
     def needed(name="qwen3-0.6b", gpus=1, **training):
         built = experiment.load(name)

@@ -81,6 +81,7 @@ def step_row(step: int, **changes: Any) -> list[dict[str, Any]]:
         "wrong": 3,
         "abstained": 0,
         "tokens": 64,
+        "turn": None,
         "parameters_hash": f"{step:x}",
     }
     return [{**row, **changes}]
@@ -113,14 +114,16 @@ def write_run(
     rewards: Sequence[float],
     evaluations: dict[int, Sequence[Sequence[str]]] | None = None,
     finish: bool = True,
+    turns: Sequence[float | None] = (),
     **changes: Any,
 ) -> Path:
-    """A run with these training rewards (steps 1, 2, ...) and the verdicts of these evaluations, by step."""
+    """A run with these training rewards (steps 1, 2, ...), the verdicts of these evaluations, by step, and turns."""
     folder = root / method / f"seed-{seed:04d}"
     writer = RunWriter(folder, manifest(method, seed, **changes))
     for step, reward in enumerate(rewards, start=1):
         writer.write("rollouts", step, rollout_rows(step))
-        writer.write("steps", step, step_row(step, reward=reward))
+        turn = turns[step - 1] if turns else None
+        writer.write("steps", step, step_row(step, reward=reward, turn=turn))
     for step, verdicts in (evaluations or {}).items():
         writer.write("samples", step, sample_rows(step, verdicts))
     if finish:

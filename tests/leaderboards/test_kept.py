@@ -49,6 +49,29 @@ def test_replays_interventions_and_files_of_before(tmp_path):
     }
 
 
+def test_a_replay_is_held_against_uniform_and_random(tmp_path):
+    """A ratio by itself says nothing, and a turn is read against that of random; arms of other labels are of it too."""
+    row = {
+        "ratio": 0.25,
+        "ratio_difference": -0.05,
+        "ratio_difference_interval": [-0.07, -0.03],
+        "decisive": None,
+    }
+    figures = [
+        {**row, "label": "random", "credit": "random", "to_uniform": [0.9, None]},
+        {**row, "label": "late", "credit": "flow", "to_uniform": [0.98, None]},
+        {**row, "label": "both", "credit": ["flow", "gtpo"], "to_uniform": None},
+    ]
+    write(tmp_path, "replay", {"figures": figures})
+    says = {each.arm: each.says for each in results_of("flow", tmp_path)}
+    assert says == {
+        "late": "signal to noise 0.250 (-0.050 ±0.020 from uniform's), turn 0.020 (random's 0.100)",
+        "both": "signal to noise 0.250 (-0.050 ±0.020 from uniform's)",
+    }
+    (own,) = results_of("random", tmp_path)
+    assert own.says.endswith("turn 0.100")
+
+
 def test_the_shipped_results_hold_arms_of_flow():
     pages = {each.page for each in results_of("flow")}
     assert {"comparison.md", "replay-decision.md"} <= pages and all(

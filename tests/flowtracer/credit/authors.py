@@ -191,10 +191,6 @@ def spo(case):
     return rows
 
 
-RETRAIN = "teilomillet/retrain at 19db12f"
-
-
-#: Each method's rule, where it comes from, and whether its table holds weights or addends.
 def rlsd(case):
     """dp_opsd_actor.py:221-239 and opsd_trainer.py:1952-1961: the reweighting, and lambda of the step."""
     options, rows = case["options"], []
@@ -221,6 +217,61 @@ def opsd(case):
     ]
 
 
+def probability(case):
+    """verl/trainer/ppo/ray_trainer.py:347-353 (both_linear_normal): k p + tau on the advantage, tau = 1 - k."""
+    alpha = case["options"].get("alpha", 0.2)
+    return [[alpha * math.exp(value) + (1.0 - alpha) for value in row] for row in case["logprobs"]]
+
+
+def entropy_mask(case):
+    """get_high_entropy_mask of TRL, at a threshold of 1 - ratio, on one micro-batch that is the whole batch."""
+    share = 1.0 - case["options"].get("ratio", 0.2)
+    ordered = sorted(value for row in case["entropies"] for value in row)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    threshold = ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    return [[1.0 if value >= threshold else 0.0 for value in row] for row in case["entropies"]]
+
+
+def gradient(case):
+    """OAR-main.py:207-236 with sum_to_L, on given scores: the reshaping is that of oar_perturb."""
+    return oar_perturb({"options": case["options"], "divergence": case["saliency"]})
+
+
+def answer_attention(case):
+    """extract_attention_weights of ATPO's trainer, from the mean attention of the answer's rows on the reasoning."""
+    sharpness, floor = case["options"].get("sharpness", 2.0), case["options"].get("floor", 0.5)
+    rows = []
+    for attention in case["scores"]:
+        logs = [math.log(value + 1e-5) for value in attention]
+        mean = sum(logs) / len(logs)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in logs) / max(len(logs) - 1, 1))
+        if spread == 0.0:
+            share = [0.5] * len(logs)
+        else:
+            curve = [1.0 / (1.0 + math.exp(-sharpness * (value - mean) / spread)) for value in logs]
+            share = [(value - min(curve)) / (max(curve) - min(curve)) for value in curve]
+        rows.append([value * (1.0 - floor) + floor for value in share] + [1.0])
+    return rows
+
+
+def position(case):
+    """_compute_token_weights of ATPO's trainer, linear and sigmoid, over a reasoning that is the whole response."""
+    sharpness, floor = case["options"].get("sharpness", 2.0), case["options"].get("floor", 0.5)
+    rows = []
+    for row in case["token_ids"]:
+        share = [index / (len(row) - 1) for index in range(len(row))]
+        if case["options"].get("shape") == "sigmoid":
+            curve = [1.0 / (1.0 + math.exp(-3.0 * sharpness * (2.0 * value - 1.0))) for value in share]
+            share = [(value - min(curve)) / (max(curve) - min(curve)) for value in curve]
+        rows.append([value * (1.0 - floor) + floor for value in share])
+    return rows
+
+
+RETRAIN = "teilomillet/retrain at 19db12f"
+ATPO = "grpo.py of the ATPO repository"
+
+#: Each method's rule, where it comes from, and whether its table holds weights or addends.
 RULES = {
     "gtpo": (gtpo, f"{RETRAIN}, retrain/advantages/credit.py:13-38", "weights"),
     "hicra": (hicra, f"{RETRAIN}, retrain/advantages/credit.py:41-57", "weights"),
@@ -255,6 +306,23 @@ RULES = {
         "weights",
     ),
     "opsd": (opsd, "siyan-zhao/OPSD at 590ec26, opsd_trainer.py:690-714", "addend"),
+    "probability": (
+        probability,
+        "zhyang2226/AR-Lopti at cbeb333, verl/trainer/ppo/ray_trainer.py:347-353",
+        "weights",
+    ),
+    "entropy_mask": (
+        entropy_mask,
+        "huggingface/trl at 1.16.0, trl/trainer/grpo_trainer.py:1380-1416",
+        "weights",
+    ),
+    "gradient": (
+        gradient,
+        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478, OAR-main.py:207-236",
+        "weights",
+    ),
+    "answer_attention": (answer_attention, ATPO, "weights"),
+    "position": (position, ATPO, "weights"),
 }
 
 # ------------------------------------------------------------------------------------- the inputs
@@ -342,6 +410,34 @@ def cases(name):
                 ],
             }
             for options in ({}, {"information": 2.0}, {"frequency": 0.0}, {"at_one": 0.135335})
+        ]
+    elif name == "probability":
+        made = [
+            {"options": options, "logprobs": rows(lambda: -source.expovariate(1.0), lengths)}
+            for options in ({}, {"alpha": 0.7})
+        ]
+    elif name == "entropy_mask":
+        made = [
+            {"options": options, "entropies": rows(lambda: source.expovariate(1.0), lengths)}
+            for options in ({}, {"ratio": 0.5})
+        ]
+    elif name == "gradient":
+        made = [
+            {
+                "options": {"shape": "oar", "scale": "log1p", **options},
+                "saliency": rows(lambda: source.expovariate(0.3), lengths) + [[0.5] * 3],
+            }
+            for options in ({}, {"quantile": 0.7, "beta": 0.4})
+        ]
+    elif name == "answer_attention":
+        made = [
+            {"options": options, "scores": rows(lambda: source.random() ** 4 / 10, lengths) + [[0.125] * 3]}
+            for options in ({}, {"floor": 0.0, "sharpness": 3.0})
+        ]
+    elif name == "position":
+        made = [
+            {"options": options, "token_ids": [[2] * length for length in lengths]}
+            for options in ({}, {"floor": 0.0}, {"shape": "sigmoid"}, {"shape": "sigmoid", "sharpness": 3.0})
         ]
     elif name in ("rlsd", "opsd"):
         made = [

@@ -15,16 +15,17 @@ CASES = [(name, index) for name, table in KEPT.items() for index in range(len(ta
 
 #: One token of prompt, and one of answer behind the response where a method looks at what stands before it.
 FIRST = 1
+BEFORE_THE_ANSWER = ("oar_perturb", "answer_attention")
 
 
 def context_of(name, case):
     """The context of a case: rows of the given lengths behind one prompt token, pads on the right."""
     values = next(
         case[field]
-        for field in ("entropies", "pieces", "logprobs", "token_ids", "divergence")
+        for field in ("entropies", "pieces", "logprobs", "token_ids", "divergence", "saliency", "scores")
         if field in case
     )
-    lengths = [len(row) + (name == "oar_perturb") for row in values]
+    lengths = [len(row) + (name in BEFORE_THE_ANSWER) for row in values]
     rows, width = len(lengths), FIRST + max(lengths)
     column = torch.arange(width).expand(rows, width)
     ends = FIRST + torch.tensor(lengths).unsqueeze(1)
@@ -41,7 +42,16 @@ def context_of(name, case):
         context.reward = torch.tensor(case["reward"])
         context.advantage = context.reward - context.reward.mean()
     context.step = case.get("step")
-    for field in ("entropies", "logprobs", "squares", "divergence", "values", "teacher_logprobs"):
+    for field in (
+        "entropies",
+        "logprobs",
+        "squares",
+        "divergence",
+        "values",
+        "teacher_logprobs",
+        "saliency",
+        "scores",
+    ):
         if field in case:
             setattr(context, field, placed(case[field], width))
     if "token_ids" in case:

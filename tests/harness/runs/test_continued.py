@@ -75,7 +75,7 @@ def test_values_are_sampled_by_name_and_counted(trained):
 def test_the_shipped_experiment_spends_as_much_on_more_rollouts():
     """`uniform_more` has no other difference from uniform than its samples a prompt."""
     built = experiments.load("vine-spo")
-    assert set(built.methods) == {"uniform", "uniform_more", "vine", "spo", "oracle_10"}
+    assert set(built.methods) == {"uniform", "uniform_more", "random_3", "vine", "spo", "oracle_10"}
     assert built.methods["uniform_more"]["credit"] == "uniform"
     more, base = built.training_of("uniform_more"), built.training_of("uniform")
     # 7.6 times the tokens, as measured: the comment in the file.

@@ -206,6 +206,11 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "flow, highest" in printed and max(map(len, printed.splitlines())) <= 100
     assert "flow, highest" in page.read_text()
+    line = json.loads(data.read_text())["command"]
+    assert (
+        line.startswith("flowtracer intervene decision decision:contexts=4 --methods flow")
+        and line in page.read_text()
+    )
     assert [arm["name"] for arm in json.loads(data.read_text())["arms"]][:2] == ["none", "random"]
 
 

@@ -76,6 +76,19 @@ def test_an_arm_of_an_old_replay_is_found_in_the_shipped_experiment(tmp_path):
         read_one(written(tmp_path, table))
 
 
+def test_what_set_changed_is_a_fact_and_no_testbed_of_its_own(tmp_path):
+    """A replay and a training of NAME-set stand beside the other files of NAME; an experiment so named stays itself."""
+    replay = {**replay_table(), "experiment": "bench-set", "changes": ["task.contexts=4"]}
+    training = training_table()
+    training["experiment"] |= {"name": "bench-set", "title": "Bench (set: task.contexts=4)"}
+    for table in (replay, training):
+        measured = read_one(written(tmp_path, table))
+        assert measured.testbed == "bench"
+        assert "changed settings: task.contexts=4" in measured.facts
+    named = read_one(written(tmp_path, {**replay_table(), "experiment": "bench-set"}))
+    assert named.testbed == "bench-set" and not any("changed" in fact for fact in named.facts)
+
+
 def test_steps_have_matched_figures_of_methods_and_no_rules_for_steps(tmp_path):
     measured = read_one(written(tmp_path, steps_table()))
     assert (measured.kind, measured.testbed, measured.policy) == (STEPS, "graph", "tiny")

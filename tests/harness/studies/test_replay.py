@@ -1,6 +1,7 @@
 """Protects replay as a whole: what it says of `decision` is what is known of it, and nothing breaks without signal."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -132,7 +133,7 @@ def test_arms_with_options_join_the_registry(tiny_experiment):
 
 
 def test_the_command_prints_and_exports(tmp_path, capsys):
-    export = tmp_path / "replay.json"
+    export, page = tmp_path / "replay.json", tmp_path / "replay.md"
     wanted = [
         "replay",
         "decision",
@@ -143,7 +144,8 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         "--methods",
         "flow,oracle_3",
     ]
-    assert cli.main([*wanted, "--valued", "2", "--continuations", "2", "--export", str(export)]) == 0
+    files = ["--export", str(export), "--export", str(page)]
+    assert cli.main([*wanted, "--valued", "2", "--continuations", "2", *files]) == 0
     printed = capsys.readouterr().out
     assert "oracle_3" in printed and "signal/noise" in printed
     assert max(map(len, printed.splitlines())) <= 100
@@ -152,6 +154,13 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert {"turn", "s/step"} <= set(printed.split())
     assert figures["flow"]["turn"][0] == pytest.approx(1 - figures["flow"]["to_uniform"][0])
     assert figures["flow"]["seconds"] > 0
+    kept = json.loads(export.read_text())
+    assert kept["changes"] == ["training.prompts_per_step=2"]
+    assert f"```sh\n{kept['command']}\n```" in page.read_text()
+    parsed, meant = (cli._parser().parse_args(words) for words in (shlex.split(kept["command"])[1:], wanted))
+    for name in ("source", "batches", "changes", "methods", "seed"):
+        assert getattr(parsed, name) == getattr(meant, name)
+    assert (parsed.valued, parsed.continuations, parsed.export) == (2, 2, [export, page])
 
 
 @pytest.mark.parametrize(
