@@ -104,7 +104,7 @@ RECIPES = {
     "decision": _decision("aligned"),
     "decision-decoy": _decision("decoy"),
     "decision-chain": _decision("chain"),
-    # From `decision`, which knows how to look up and copy: it learns the other labels in a tenth of the time.
+    # From `decision`, which knows how to look up and copy: only the other labels have to be learnt.
     "decision-5": _decision("aligned", 5, steps=400, start="decision"),
     "decision-20": _decision("aligned", 20, steps=1200, start="decision"),
     "arithmetic": Recipe(

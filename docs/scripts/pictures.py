@@ -58,11 +58,10 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
 
 def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:
     """Draws PATH-light.png and PATH-dark.png: a panel an arm, its (figure, interval) at each number of tokens."""
-    plt = _pyplot()
-    for theme, (ink, paper) in THEMES.items():
-        figure, every = plt.subplots(1, len(curves), figsize=(11, 2.8), sharey=True, facecolor=paper)
+    for figure, theme in canvases(path, (11, 2.8)):
+        every, ink = figure.subplots(1, len(curves), sharey=True), theme.ink
         for axes, (label, points) in zip(every, curves.items(), strict=True):
-            _bare(axes, ink)
+            bare(axes, theme)
             axes.axhline(0, color=ink, linewidth=0.8)
             colour = COLOURS[kind_of(label)]
             axes.plot(range(len(tokens)), [value for value, _ in points], "o-", color=colour, linewidth=1)
@@ -73,10 +72,7 @@ def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: s
             axes.margins(x=0.2)
             axes.set_title(label, fontsize=8, fontfamily="monospace", color=ink)
         every[0].set_ylabel(words, color=ink, fontsize=8)
-        figure.supxlabel("tokens of a response", color=ink, fontsize=9)
-        figure.tight_layout()
-        figure.savefig(f"{path}-{theme}.png", dpi=130, bbox_inches="tight", facecolor=paper)
-        plt.close(figure)
+        every[len(every) // 2].set_xlabel("tokens of a response", color=ink, fontsize=9)
 
 
 @dataclass(frozen=True)
