@@ -14,6 +14,7 @@ recomputes activations; its forwards are those of training, with gradients recor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -370,24 +371,35 @@ def _growth(rows: list[Row]) -> list[Row]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Seconds and memory by tokens, both axes logarithmic."""
-    from matplotlib.figure import Figure
+    """PATH-light.png and PATH-dark.png: seconds and memory by tokens, both axes logarithmic."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "scripts"))
+    from style import bare, canvases  # that of all pictures of the documentation
 
-    picture = Figure(figsize=(10, 4), layout="constrained")
-    for axes, label in zip(picture.subplots(1, 2), ("seconds", "extra memory, MB"), strict=True):
-        for method in METHODS:
-            measured = [row for row in rows if row["method"] == method and "seconds" in row]
-            tokens = [row["tokens"] for row in measured]
-            if label == "seconds":
-                # A difference of two forwards may be negative, which no such axis can show.
-                values = [(row.get("own_clock") or row["seconds"])["median"] for row in measured]
-            else:
-                values = [row["megabytes"] for row in measured]
-            axes.loglog(tokens, values, marker="o", linewidth=3 if method == CREDIT else 1.5, label=method)
-        lengths = sorted({row["tokens"] for row in rows})
-        axes.set_xticks(lengths, [str(length) for length in lengths])
-        axes.minorticks_off()
-        axes.set(xlabel="tokens", ylabel=label)
-        axes.grid(alpha=0.3)
-    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
-    picture.savefig(path, dpi=120)
+    lengths = sorted({row["tokens"] for row in rows})
+    for picture, theme in canvases(path, (10, 4), tight=False):
+        picture.set_layout_engine("constrained")
+        for axes, label in zip(picture.subplots(1, 2), ("seconds", "extra memory, MB"), strict=True):
+            bare(axes, theme)
+            for method in METHODS:
+                measured = [row for row in rows if row["method"] == method and "seconds" in row]
+                values = [_height(row, label) for row in measured]
+                width = 3 if method == CREDIT else 1.5
+                axes.loglog([row["tokens"] for row in measured], values, "o-", linewidth=width, label=method)
+            axes.set_xticks(lengths, [str(length) for length in lengths])
+            axes.minorticks_off()
+            axes.tick_params(colors=theme.ink)
+            axes.set_xlabel("tokens", color=theme.ink)
+            axes.set_ylabel(label, color=theme.ink)
+            axes.grid(alpha=0.3)
+        handles = axes.get_legend_handles_labels()
+        picture.legend(
+            *handles, loc="outside lower center", ncols=len(METHODS), frameon=False, labelcolor=theme.ink
+        )
+
+
+def _height(row: Row, label: str) -> float:
+    """A row's figure in the plot of `label`."""
+    if label != "seconds":
+        return row["megabytes"]
+    # A difference of two forwards may be negative, which no such axis can show.
+    return (row.get("own_clock") or row["seconds"])["median"]

@@ -66,10 +66,10 @@ class Report:
             console.print(paragraph, markup=False)
 
     def write(self, folder: Path, command: str) -> None:
-        """Writes NAME.md, NAME.json and, with a plot, NAME.png into `folder`."""
+        """Writes NAME.md, NAME.json and, with a plot, NAME-light.png and NAME-dark.png into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.plot is not None:
-            self.plot(folder / f"{self.name}.png")
+            self.plot(folder / self.name)
         (folder / f"{self.name}.md").write_text(self._markdown(command), encoding="utf-8")
         record = {"benchmark": self.name, "command": command, **self.made_on, "text": self.text}
         record["tables"] = [table.rows for table in self.tables]
@@ -90,7 +90,7 @@ class Report:
             lines += ["", f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
             lines += [f"| {' | '.join(cells)} |" for cells in table.cells()]
         if self.plot is not None:
-            lines += ["", f"![{self.title}]({self.name}.png)"]
+            lines += ["", f"![{self.title}]({self.name}-light.png)"]
         for paragraph in self.text:
             lines += ["", paragraph]
         return "\n".join([*lines, ""])

@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     surroundings.stop_on_sigterm()
     try:
         options = _parser().parse_args(arguments)
+        options.typed = list(sys.argv[1:] if arguments is None else arguments)
         plugins.load(options.imports)
         return int(options.run(options) or 0)
     except KeyboardInterrupt:

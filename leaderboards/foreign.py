@@ -104,7 +104,9 @@ def read_csv(
     try:
         content = path.read_bytes()
         rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise RecordError(
             f"{path}: cannot be read as CSV ({error}); give a file with commas, in UTF-8"
         ) from None
@@ -218,7 +220,9 @@ def _number(place: str, name: str, text: str) -> float:
 
 
 def _check_paired(path: Path, runs: Mapping[tuple[str, int], Any], baseline: str) -> None:
-    """Differences are taken seed by seed: every method needs the baseline's seeds and no others."""
+    """Differences are taken seed by seed and step by step: every method needs the baseline's seeds and no others, and
+    every run the same steps.
+    """
     seeds: dict[str, set[int]] = {}
     for method, seed in runs:
         seeds.setdefault(method, set()).add(seed)
@@ -233,6 +237,14 @@ def _check_paired(path: Path, runs: Mapping[tuple[str, int], Any], baseline: str
             raise RecordError(
                 f"{path}: {has} has seed {odd[0]} and {lacks} has not: differences are paired by seed; add what is "
                 "missing, or remove the rest"
+            )
+    first, curve = next(iter(runs.items()))
+    for run, other in runs.items():
+        if odd := sorted(curve.keys() ^ other.keys()):
+            (method, seed), (lacking, its) = (run, first) if odd[0] in other else (first, run)
+            raise RecordError(
+                f"{path}: {method} seed {seed} has step {odd[0]} and {lacking} seed {its} has not: every run needs the "
+                "same steps; add what is missing, or remove the rest"
             )
 
 

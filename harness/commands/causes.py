@@ -21,6 +21,7 @@ from harness.commands.shared import (
     console,
     policy_named,
     response_limit,
+    same,
     task_named,
     task_table,
     write,
@@ -170,11 +171,11 @@ def _replay(options: argparse.Namespace) -> int:
     again = command_again(options, ("source",), asked)
     result = replace(result, changes=options.changes, command=again)
     _print(
+        options,
         result,
         f"Replay of {result.experiment}",
         [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
         replays.sheets(result),
-        options.export,
     )
     return 0
 
@@ -237,11 +238,11 @@ def _intervene(options: argparse.Namespace) -> int:
     of_policy = ("dtype", "chat", "system", "batch_size")
     result = replace(result, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
     title = f"Intervention on {result.task}"
-    _print(result, title, interventions.facts(result), interventions.sheets(result), options.export)
+    _print(options, result, title, interventions.facts(result), interventions.sheets(result))
     return 0
 
 
-def _print(result: Any, title: str, facts: list[str], sheets: list[Any], export: list[Path]) -> None:
+def _print(options: argparse.Namespace, result: Any, title: str, facts: list[str], sheets: list[Any]) -> None:
     from leaderboards.sheets import page_to_markdown, plain, render
 
     screen = console()
@@ -249,8 +250,8 @@ def _print(result: Any, title: str, facts: list[str], sheets: list[Any], export:
     for fact in facts:
         screen.print(fact, markup=False, highlight=False)
     screen.print(render(sheets, screen.width))
-    for path in export:
+    for path in options.export:
         page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{result.command}\n```\n"
         write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(result)), indent=1) + "\n")
-    if not export:
-        closing(None, "the same command with --export FILE.md, or FILE.json")
+    if not options.export:
+        closing(None, same(options, "--export", f"{options.command}.md"))

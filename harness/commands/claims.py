@@ -39,5 +39,5 @@ def _claims(options: argparse.Namespace) -> int:
         screen.print(render(sheets, screen.width))
         screen.print(f"\n{claims.NOTE}", style="dim italic", highlight=False)
         if not options.folders:
-            closing(None, "flowtracer claims FOLDER, which holds your recorded runs against them")
+            closing(None, "flowtracer claims FOLDER")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from harness.commands.shared import (
     closing,
     command,
     console,
+    imports,
     print_sheets,
     say,
     writable_folder,
@@ -125,8 +127,7 @@ def _experiments(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, listing.sheets(experiment))
-    imports = [word for name in options.imports for word in ("--import", name)]
-    closing(None, shlex.join(["flowtracer", "reproduce", options.name, *imports, "--plan"]))
+    closing(None, shlex.join(["flowtracer", "reproduce", options.name, *imports(options), "--plan"]))
     return 0
 
 
@@ -149,9 +150,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         raise ExperimentError(
             f"--more-seeds {options.more_seeds}: give a number of seeds, and not with --until-decided"
         )
-    costs = plans.plan(experiment)
+    costs = plans.plan(replace(experiment, seeds=experiment.seeds + options.more_seeds))
     if options.plan:
-        _show_plan(costs)
+        _show_plan(costs, experiment.hash, options.out or Path("runs") / experiment.name)
     workers = options.workers
     if workers is None:
         workers = 1 if costs.device.kind == "gpu" or options.server else 2
@@ -189,8 +190,8 @@ def _reproduce(options: argparse.Namespace) -> int:
             progress.stop()
             return say(stopped(folder), STOPPED)
     show(folder, BASELINE)
-    page = f"flowtracer leaderboard {folder} --export {experiment.name}.html"
-    closing(folder, *_in_tracker(options, folder, experiment), page)
+    page = ["flowtracer", "leaderboard", str(folder), "--export", f"{experiment.name}.html"]
+    closing(folder, *_in_tracker(options, folder, experiment), shlex.join(page))
     return 0
 
 
@@ -245,12 +246,28 @@ def stopped(folder: Path) -> str:
     return f"stopped; {folder} is whole: run the same command again, it goes on"
 
 
-def _show_plan(costs: Plan) -> None:
+def _show_plan(costs: Plan, declared: str, folder: Path) -> None:
+    """Prints what the whole experiment costs, and how much of it is there. declared: the hash of its runs."""
     from harness import plan as plans
 
     screen, experiment = console(), costs.experiment
     screen.print(f"{experiment.name}: {experiment.title}", style="bold", markup=False, highlight=False)
     print_sheets(screen, plans.sheets(costs))
+    if there := _finished(experiment, declared, folder):
+        line = f"{there} of these {costs.runs} runs are finished in {folder}, and are not made again."
+        screen.print(line, markup=False, highlight=False)
+
+
+def _finished(experiment: Experiment, declared: str, folder: Path) -> int:
+    """How many runs of the experiment, those under the hash `declared`, are finished in the folder."""
+    from harness.sweeps.job import run_folder
+    from leaderboards import read_run
+
+    places = [
+        run_folder(folder, label, seed) for label in experiment.methods for seed in range(experiment.seeds)
+    ]
+    runs = [read_run(place) for place in places if (place / "finished.json").exists()]
+    return sum(run.manifest.experiment_hash == declared for run in runs)
 
 
 # ------------------------------------------------------------------------------------- train

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands.shared import Commands, add_export, closing, command, console, print_sheets, write
+from harness.commands.shared import Commands, add_export, closing, command, console, print_sheets, same, write
 from harness.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _compare_policies(options: argparse.Namespace) -> int:
     for file in options.export:
         write(file, to_csv(("task", "item", "a", "b"), rows))
     if rows and not options.export:
-        closing(None, "the same command with --export FILE.csv: every item that flipped")
+        closing(None, same(options, "--export", "flips.csv"))
     return 0
 
 

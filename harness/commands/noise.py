@@ -77,7 +77,7 @@ def _noise(options: argparse.Namespace) -> int:
     print_sheets(screen, noise.sheets(spread))
     for path in options.export:
         write(path, _page(path, spread, f"{experiment.name}: noise of {options.arm} over seeds"))
-    closing(folder, f"{again(options, folder)}, which goes on from these runs")
+    closing(folder, again(options, folder))
     return 0
 
 

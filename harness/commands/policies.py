@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from harness.commands.shared import (
     output,
     policy_named,
     response_limit,
+    same,
     status,
     task_named,
     task_table,
@@ -192,9 +194,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     for verdict in tasks.Verdict:
         screen.print(f"  {verdict:<10} {counts.get(verdict, 0)}", highlight=False)
     if options.out is None:
-        closing(None, "the same command with --out FILE, which keeps every sample")
+        closing(None, same(options, "--out", "samples.jsonl"))
     else:
-        closing(options.out, f"flowtracer compare-policies {options.out} OTHER, for another policy's file")
+        closing(options.out, shlex.join(["flowtracer", "compare-policies", str(options.out), "OTHER.jsonl"]))
     return 0
 
 
@@ -309,7 +311,7 @@ def _show_trace(options: argparse.Namespace, screen: Any, traced: Any, heading: 
     if options.html is not None:
         write(options.html, traced.to_html())
     else:
-        closing(None, "the same command with --html FILE, a page with every token's flow")
+        closing(None, same(options, "--html", "trace.html"))
     return 0
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 
-from harness.commands.shared import MISTAKE, Commands, closing, command, console, print_sheets, status
+from harness.commands.shared import (
+    MISTAKE,
+    Commands,
+    closing,
+    command,
+    console,
+    imports,
+    print_sheets,
+    status,
+)
 
 
 def add(commands: Commands) -> None:
@@ -51,7 +61,12 @@ def _tasks(options: argparse.Namespace) -> int:
     for problem in task.problems(task.splits[-1], 3):
         screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
-    closing(None, f"flowtracer validate {options.name}", f"flowtracer evaluate POLICY {options.name}")
+    again = [options.name, *imports(options)]
+    closing(
+        None,
+        shlex.join(["flowtracer", "validate", *again]),
+        shlex.join(["flowtracer", "evaluate", "POLICY", *again]),
+    )
     return 0
 
 

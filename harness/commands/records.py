@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from harness.commands import watch
-from harness.commands.shared import MISTAKE, Commands, add_export, closing, command, console, status, write
+from harness.commands.shared import (
+    MISTAKE,
+    Commands,
+    add_export,
+    closing,
+    command,
+    console,
+    same,
+    status,
+    write,
+)
 from harness.errors import ExperimentError
 from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
@@ -112,7 +123,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     else:
         screen = console()
         screen.print(_drawn(_boards(*arguments), screen.width, options.pool))
-        closing(None, "the same command with --export FILE.html, a page with every rollout")
+        closing(None, same(options, "--export", "board.html"))
     return 0
 
 
@@ -122,8 +133,8 @@ def show(folder: Path, baseline: str) -> None:
     screen.print(_drawn(_boards([folder], baseline), screen.width))
 
 
-def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> list[Any]:
-    """The runs of a folder, or of a CSV file. Those that declare nothing are compared by `rule`."""
+def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> tuple[list[Any], set[str]]:
+    """The runs of a folder or a CSV file, and the parts of `rule` that those are compared by which declare nothing."""
     from leaderboards import load, read_csv
     from leaderboards.foreign import declared
 
@@ -135,15 +146,19 @@ def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> list[Any]:
             "values"
         )
     if place.suffix == ".csv":
-        return list(read_csv(place, baseline=baseline, **rule))
-    if rule and not undeclared:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in rule)
-        raise ExperimentError(
-            f"{named}: {place} holds recorded runs, which are compared by their declaration"
-        )
-    if "column" in rule:
-        raise ExperimentError(f"--column: only for CSV files, and {place} holds recorded runs")
-    return [declared(run, **rule) if run in undeclared else run for run in runs]
+        return list(read_csv(place, baseline=baseline, **rule)), set(rule)
+    theirs = {name: value for name, value in rule.items() if name != "column"}
+    return [declared(run, **theirs) if run in undeclared else run for run in runs], set(
+        theirs if undeclared else ()
+    )
+
+
+def _check_used(rule: Mapping[str, Any], used: set[str], folders: Sequence[Path]) -> None:
+    """Raises ExperimentError for a part of the rule that nothing was compared by."""
+    if idle := [name for name in rule if name not in used]:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        why = "are compared by their declaration" if idle != ["column"] else "have no columns of values"
+        raise ExperimentError(f"{named}: {', '.join(map(str, folders))} holds recorded runs, which {why}")
 
 
 def _boards(
@@ -158,8 +173,11 @@ def _boards(
 
     boards: Boards = []
     seen: dict[str, Path] = {}
+    used: set[str] = set()
     for folder in folders:
-        groups = experiments(_runs(folder, baseline, rule))
+        runs, by = _runs(folder, baseline, rule)
+        used |= by
+        groups = experiments(runs)
         for key, group in groups.items():
             name = group[0].manifest.name
             if key in seen:
@@ -177,6 +195,7 @@ def _boards(
                     "name another with --baseline"
                 )
             boards.append((arranged(compare(group, baseline=baseline), sort, only), group))
+    _check_used(rule, used, folders)
     return boards
 
 
@@ -253,7 +272,10 @@ def _compare(options: argparse.Namespace) -> int:
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
     if same < len(pairs):
-        closing(None, f"flowtracer doctor {options.one}, and {options.other}: whether one of them is damaged")
+        closing(
+            None,
+            *(shlex.join(["flowtracer", "doctor", str(folder)]) for folder in (options.one, options.other)),
+        )
     return 0 if same == len(pairs) else DIFFERENT
 
 
@@ -288,5 +310,7 @@ def _doctor(options: argparse.Namespace) -> int:
         for line in wrong:
             print(f"  {line}")
     repeats = "the command that made these runs, with what is damaged removed"
-    closing(options.folder, repeats if faults else f"flowtracer leaderboard {options.folder}")
+    closing(
+        options.folder, repeats if faults else shlex.join(["flowtracer", "leaderboard", str(options.folder)])
+    )
     return MISTAKE if faults else 0

@@ -248,6 +248,16 @@ def closing(records: Path | None, *following: str) -> None:
         print(f"next: {line}", file=sys.stderr)
 
 
+def same(options: argparse.Namespace, *more: str) -> str:
+    """The command that was typed, with more words."""
+    return shlex.join(["flowtracer", *options.typed, *more])
+
+
+def imports(options: argparse.Namespace) -> list[str]:
+    """The words that import again what the command imported."""
+    return [word for name in options.imports for word in ("--import", name)]
+
+
 class Bars:
     """Progress of a sweep: bars with the time left on a terminal; elsewhere a line a finished run, and a line a minute
     with counts and the time left.

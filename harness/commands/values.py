@@ -19,6 +19,7 @@ from harness.commands.shared import (
     output,
     policy_named,
     response_limit,
+    same,
     show_page,
     task_named,
     with_bar,
@@ -132,7 +133,7 @@ def _values(options: argparse.Namespace) -> int:
     study = values.study(policy, asked, rows, chosen, changes, continuations, weights, journal)
     page = value_page.page(options.source, task_name, asked, study, _command(options))
     status = show_page(page, study, options.export)
-    closing(path, *(() if options.export else ("the same command with --export FILE.md, or FILE.json",)))
+    closing(path, *(() if options.export else (same(options, "--export", "values.md"),)))
     return status
 
 

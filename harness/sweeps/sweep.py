@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from harness.engines.base import EngineChoice
 from harness.errors import ExperimentError
@@ -136,11 +137,7 @@ def claim(experiment: Experiment, folder: Path) -> None:
         if there == text:
             return  # a finished sweep may lie where nothing can be written
         if recorded != experiment.hash:
-            raise ExperimentError(
-                f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}: "
-                f"{', '.join(differing(before, experiment.resolved())) or 'a changed file'}): "
-                "give another folder with --out"
-            )
+            raise ExperimentError(_of_another(folder, recorded, before, experiment))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ExperimentError(
             f"{folder} is not empty and holds no experiment: give another folder with --out"
@@ -160,6 +157,21 @@ def claim(experiment: Experiment, folder: Path) -> None:
         raise ExperimentError(
             f"{folder} cannot be written to ({error.strerror}): give another folder with --out"
         ) from None
+
+
+def _of_another(folder: Path, recorded: str, before: Mapping[str, Any], experiment: Experiment) -> str:
+    """The line for a folder that holds runs of another experiment: its hash and how it was declared."""
+    first, lines = before.get("seeds"), differing(before, experiment.resolved())
+    if isinstance(first, int) and lines == [f"seeds {first} -> {experiment.seeds}"]:
+        more = experiment.seeds - first
+        return (
+            f"{folder} holds runs of this experiment; {first} seeds were declared before them, and that stays so: set "
+            f"seeds to {first} again" + (f" and add --more-seeds {more}" if more > 0 else "")
+        )
+    return (
+        f"{folder} holds another experiment ({recorded[:12]}, this one is {experiment.hash[:12]}: "
+        f"{', '.join(lines) or 'a changed file'}): give another folder with --out"
+    )
 
 
 class _Sweep:

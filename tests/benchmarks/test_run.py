@@ -45,7 +45,7 @@ def test_credit(results):
     assert all(row["own_clock"]["median"] > 0 for row in rows if row["method"] == "credit")
     # The ways that are compared find the same throughput, or speed would mean nothing.
     assert all(row["difference"] < 1e-4 for row in rows if row["method"].startswith("extra"))
-    assert (results / "credit.png").stat().st_size > 10_000
+    assert all((results / f"credit-{theme}.png").stat().st_size > 10_000 for theme in ("light", "dark"))
 
 
 def test_credit_of_a_random_policy_of_a_given_shape(monkeypatch):

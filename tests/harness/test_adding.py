@@ -47,6 +47,20 @@ def test_an_arm_and_more_seeds_join_a_finished_sweep(file, tmp_path, monkeypatch
     assert "2 seeds are run and 1 were declared" in notes and "--until-decided" in notes
 
 
+def test_seeds_that_were_changed_in_the_file_are_added_by_the_option(file, tmp_path):
+    """The obvious way to more seeds would change how many were declared before the first result."""
+    sweep.claim(experiments.load(str(file)), tmp_path / "runs")
+    more = experiments.from_table(tiny.table(("uniform", "flow"), seeds=5), "mine")
+    with pytest.raises(ExperimentError, match="set seeds to 1 again and add --more-seeds 4$") as refused:
+        sweep.claim(more, tmp_path / "runs")
+    assert "\n" not in str(refused.value)
+    sweep.claim(more, tmp_path / "other")
+    with pytest.raises(
+        ExperimentError, match="5 seeds were declared before them, and that stays so: set seeds to 5 again$"
+    ):
+        sweep.claim(experiments.load(str(file)), tmp_path / "other")
+
+
 def test_another_experiment_in_the_folder_is_told_by_its_keys(file, tmp_path):
     plain = experiments.load(str(file))
     sweep.claim(plain, tmp_path / "runs")

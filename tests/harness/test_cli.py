@@ -12,9 +12,11 @@ import torch
 
 import tasks
 from flowtracer import credit
-from harness import cli, plugins
+from harness import cli, experiment, plugins
 from harness.commands import experiments, policies
 from harness.policy import SMOLLM2_PACKAGE
+from tests.harness import tiny
+from tests.leaderboards.recorded_runs import write_run
 
 
 def run(capsys, *arguments):
@@ -192,6 +194,23 @@ def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypat
     assert shlex.split(line)[1:] == ["flowtracer", "reproduce", "decision", *given, "--more-seeds", "1"]
 
 
+def test_a_plan_counts_seeds_beyond_the_declared_ones_and_what_is_there(
+    capsys, monkeypatch, tmp_path, tiny_experiment
+):
+    """Adding to a finished sweep costs what is missing of it. Finished runs of something else are no part of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(tiny.toml(tiny.table()))
+    command = ["reproduce", "tiny.toml", "--plan", "--more-seeds", "3"]
+    status, output, _ = run(capsys, *command)
+    assert status == 0 and "10: 2 arms x 5 seeds" in output and "finished" not in output
+    declared = experiment.load("tiny.toml")
+    made = {"experiment": declared.resolved(), "experiment_hash": declared.hash}
+    write_run(tmp_path / "runs" / "tiny", "flow", 0, [0.1], **made)
+    write_run(tmp_path / "runs" / "tiny", "uniform", 1, [0.1])
+    _, output, _ = run(capsys, *command)
+    assert "1 of these 10 runs are finished in runs/tiny, and are not made again." in output
+
+
 def test_a_missing_baseline_is_said_before_the_first_run(capsys, tmp_path):
     """A sweep of a day that cannot be compared with anything would be found out at its end."""
     file = tmp_path / "alone.toml"
@@ -235,7 +254,8 @@ def test_a_response_without_an_answer_is_traced_to_its_last_token_and_says_so(ca
     answered = task.respond(task.problems("test")[0].gold)
     status, output, errors = run(capsys, *arguments, "--response", answered)
     assert status == 0 and "no answer found" not in output
-    assert "next: the same command with --html FILE" in errors
+    line = shlex.join(["flowtracer", *arguments, "--response", answered, "--html", "trace.html"])
+    assert f"next: {line}\n" in errors, "pasted, it is the same response on a page"
 
 
 def test_train_leaderboard_and_doctor(capsys, tmp_path):

@@ -236,8 +236,21 @@ def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
             ["leaderboard", str(tmp_path / "runs"), "--metric", "final_accuracy"],
             "compared by their declaration",
         ),
+        (["leaderboard", str(tmp_path / "runs"), "--column", "pass@1"], "have no columns of values"),
+        (["leaderboard", str(tmp_path / "no.csv"), *command[2:]], "no.csv: cannot be read: No such file"),
         ([*command, "--watch"], "not for CSV files"),
         ([*command, "--baseline", "flw"], "has no method 'flw' to compare with; did you mean 'flow'?"),
     ):
         assert cli.main(arguments) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_csv_file_beside_recorded_runs(capsys, tmp_path):
+    """Somebody else's table and our records in one index: the rule is for the table, records keep their declaration."""
+    file = tmp_path / "results.csv"
+    file.write_text("method,seed,share\nuniform,0,0.4\nflow,0,0.5\nuniform,1,0.5\nflow,1,0.55\n")
+    sweep(tmp_path / "runs", "one")
+    command = ["leaderboard", str(file), str(tmp_path / "runs"), "--smallest-difference", "0.125"]
+    assert cli.main([*command, "--column", "share"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("d = 0.125") == 1 and "declared" in output

@@ -124,7 +124,7 @@ def test_rules_that_cannot_be_followed(tmp_path: Path, arguments: Any, words: st
 
 
 def test_files_that_are_no_csv(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="cannot be read as CSV"):
+    with pytest.raises(RecordError, match="absent.csv: cannot be read: No such file"):
         read_csv(tmp_path / "absent.csv", 0.01)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00m")
     with pytest.raises(RecordError, match="cannot be read as CSV"):
@@ -141,3 +141,11 @@ def test_other_problems_on_a_seed_cannot_be_compared(tmp_path: Path) -> None:
 def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     text = "\ufeff" + GOOD.replace("\n", "\r\n").replace("flow", ' "flow"'.strip()) + "\r\n"
     assert len(read_csv(written(tmp_path, text), 0.01)) == 4
+
+
+def test_runs_of_other_steps_are_named(tmp_path: Path) -> None:
+    """Nothing can be removed and run again here: the line says which step stands where."""
+    text = "method,seed,step,accuracy\nuniform,0,0,0.1\nuniform,0,100,0.5\nflow,0,0,0.1\nflow,0,50,0.6\n"
+    words = "flow seed 0 has step 50 and uniform seed 0 has not: every run needs the same steps"
+    with pytest.raises(RecordError, match=words):
+        read_csv(written(tmp_path, text), 0.01)
