@@ -110,7 +110,8 @@ def test_sentences_on_the_replays_of_graph_and_arithmetic_are_what_the_files_say
     assert len(RESULTS.figures("replay-arithmetic.json")) == 34
     rows = RESULTS.figures("graph-replay.json")
     assert len(rows) == 41
-    assert rows["opsd"]["decisive"][0] < 0.55 and 0.95 < rows["opsd"]["turn"][0] < 1.05  # docs/howto/teacher.md
+    # docs/howto/teacher.md
+    assert rows["opsd"]["decisive"][0] < 0.55 and 0.95 < rows["opsd"]["turn"][0] < 1.05
     for name in ("low_probability", "entropy_mask", "gtpo"):
         assert rows[name]["decisive"][0] > 0.94 and rows[name]["turn"][0] < 0.02
     assert (
