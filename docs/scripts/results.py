@@ -337,7 +337,7 @@ def draw() -> None:
     noise = [
         pictures.Line(
             label,
-            f"  (area {row['decisive'][0]:.2f})",
+            f"  (finds {row['decisive'][0]:.2f})",
             row["ratio_difference"],
             row["ratio_difference_interval"],
         )
