@@ -131,7 +131,9 @@ def wheel(session: nox.Session) -> None:
     """Source archive and wheel in build/dist, the wheel made from the archive; twine checks both."""
     session.install(*CONSTRAINTS, "build", "twine")
     shutil.rmtree(DIST, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(DIST))
+    # The backend is installed in an environment of build's own, which sees this variable and not -c.
+    environment = {"PIP_CONSTRAINT": str(Path("constraints.txt").absolute())}
+    session.run("python", "-m", "build", "--outdir", str(DIST), env=environment)
     session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
 
 
