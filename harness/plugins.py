@@ -123,10 +123,25 @@ def _check_use(module: ModuleType, shown: str) -> None:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, (CreditMethod, Task))
     ]
-    if not any(offered(kind.__module__) for kind in classes):
+    ours = [kind for kind in classes if offered(kind.__module__)]
+    for kind in ours:
+        if issubclass(kind, CreditMethod):
+            _check_options(kind, shown)
+    if not ours:
         raise ExperimentError(
             f"plug-in {shown} registers nothing: put @flowtracer.credit.register before a credit method, or "
             "@tasks.register before a task"
+        )
+
+
+def _check_options(kind: type, shown: str) -> None:
+    """Raises ExperimentError for options that are none: without the decorator no experiment could set them."""
+    written = vars(kind).get("__annotations__", {})
+    options = [name for name, annotation in written.items() if "ClassVar" not in str(annotation)]
+    if options and "__dataclass_fields__" not in vars(kind):
+        raise ExperimentError(
+            f"plug-in {shown}: {kind.__qualname__} writes {options[0]!r} as an option and is no dataclass: put "
+            "@dataclass(frozen=True) before the class, below @register"
         )
 
 

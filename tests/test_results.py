@@ -95,11 +95,23 @@ def test_sentences_on_the_replays_of_graph_and_arithmetic_are_what_the_files_say
         above = {label for label, interval in rows.items() if interval and interval[0] > 0}
         return above, {label for label, interval in rows.items() if interval and interval[1] < 0}
 
+    further = RESULTS.figures("replay-vine-spo.json")
+    assert {"vine", "spo"} <= told("replay-vine-spo.json")[0]
+    uniform = next(
+        row for row in RESULTS.load("replay-vine-spo.json")["figures"] if row["label"] == "uniform"
+    )
+    for name in ("vine", "spo"):
+        assert (
+            further[name]["ratio"] < 7 * uniform["ratio"]
+            and 9 < further[name]["seconds"] / uniform["seconds"] < 11
+        )
     assert told("graph-replay.json") == (set(), {"random_mask", "oppo", "rlsd"})
     assert told("replay-arithmetic.json") == (set(), {"oar_perturb"})
     assert len(RESULTS.figures("replay-arithmetic.json")) == 34
     rows = RESULTS.figures("graph-replay.json")
     assert len(rows) == 41
+    # docs/howto/teacher.md
+    assert rows["opsd"]["decisive"][0] < 0.55 and 0.95 < rows["opsd"]["turn"][0] < 1.05
     for name in ("low_probability", "entropy_mask", "gtpo"):
         assert rows[name]["decisive"][0] > 0.94 and rows[name]["turn"][0] < 0.02
     assert (

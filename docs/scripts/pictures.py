@@ -23,6 +23,12 @@ from harness.studies.profile import FIGURES, Testbed, with_figure
 #: Figures that have a picture, and where a figure says nothing.
 PICTURED = {"difference": 0.0, "decisive": 0.5, "ratio_difference": 0.0, "value_direction": 0.0}
 COLOURS = {"control": "#8a8a8a", "rule": "#d9822b", "flow": "#1f77b4", "method": "#2ca02c"}
+KINDS = {
+    "control": "positive control",
+    "rule": "rule without insight",
+    "flow": "flow",
+    "method": "other methods",
+}
 #: The most panels in a row of a picture.
 ACROSS = 5
 
@@ -54,6 +60,7 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
         axes.tick_params(colors=ink)
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
+        _legend(figure, ink, KINDS, top=0.95)
 
 
 def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:
@@ -179,7 +186,11 @@ def _picture(beds: Sequence[Testbed], key: str, path: Path) -> None:
             row[0].set_ylim(len(names) - 0.4, -0.6)
         figure.tight_layout(rect=(0, 0.28 / size[1], 1, 1 - 0.3 / size[1]), h_pad=1.2, w_pad=0.6)
         figure.text(0.5, 0.08 / size[1], words, color=theme.ink, fontsize=9, ha="center")
-        _legend(figure, theme.ink)
+        more = {
+            "rule": f"{KINDS['rule']}: shaded",
+            "method": f"{KINDS['method']}; a larger dot, a larger factor",
+        }
+        _legend(figure, theme.ink, KINDS | more)
 
 
 def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], theme: Theme) -> None:
@@ -222,15 +233,10 @@ def _most(pairs: Any) -> float:
     return max(high for _, high in pairs)
 
 
-def _legend(figure: Any, ink: str) -> None:
+def _legend(figure: Any, ink: str, words: Mapping[str, str], top: float = 1.0) -> None:
+    """A line at the height `top` of the figure: the colour of each kind of arms, and what the kind is."""
     from matplotlib.lines import Line2D
 
-    words = {
-        "control": "positive control",
-        "rule": "rule without insight: shaded",
-        "flow": "flow",
-        "method": "other methods; a larger dot, a larger factor",
-    }
     marks = [
         Line2D([], [], color=COLOURS[kind], marker="o", linewidth=1.4, label=text)
         for kind, text in words.items()
@@ -242,5 +248,5 @@ def _legend(figure: Any, ink: str) -> None:
         frameon=False,
         fontsize=8,
         labelcolor=ink,
-        bbox_to_anchor=(0.5, 1.0),
+        bbox_to_anchor=(0.5, top),
     )

@@ -115,6 +115,8 @@ WORDS = {
     "global_anchor_3": "tokens that later ones attend to from afar, 3 times",
     "coupled_3": "coupled rhythm of attention (Li et al.), 3 times",
     "entropy_3": "the 40% of highest entropy, 3 times",
+    "vine": "what continuations say of a step (VinePPO)",
+    "spo": "what continuations say of a segment (SPO)",
     "tempo": "TEMPO: a value for each prefix of the group",
     "oracle": "the token that decides, 1.5 times (positive control)",
     "one_hop": "attention from the answer's rows, one hop",
@@ -401,7 +403,7 @@ def draw() -> None:
     noise = [
         pictures.Line(
             label,
-            f"  (area {row['decisive'][0]:.2f})",
+            f"  (finds {row['decisive'][0]:.2f})",
             row["ratio_difference"],
             row["ratio_difference_interval"],
         )

@@ -58,9 +58,13 @@ class Composed(CreditMethod):
             raise CreditError(f"credit {self.name}: as_mask must be true or false, not {self.as_mask!r}")
         if self.additive and len(names) > 1:
             adds = next(part.name for part in self.parts if part.additive)
-            raise CreditError(f"credit {self.name}: {adds} adds to the advantage and cannot be multiplied")
+            raise CreditError(
+                f"credit {self.name}: {adds} adds to the advantage and cannot be multiplied; name it by itself"
+            )
         if self.as_mask and (self.signed or self.additive):
-            raise CreditError(f"credit {self.name}: as_mask is not defined for weights that may be negative")
+            raise CreditError(
+                f"credit {self.name}: as_mask is not defined for weights that may be negative; leave it out"
+            )
         if len(readers := [part.name for part in self.parts if part.reading() is not None]) > 1:
             raise CreditError(
                 f"credit {self.name}: {' and '.join(readers)} both read attention; only one may"

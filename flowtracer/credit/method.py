@@ -175,7 +175,9 @@ class CreditMethod(ABC):
 
     def __post_init__(self) -> None:
         if self.mean_one and (self.signed or self.additive):
-            raise CreditError(f"credit {self.name}: mean_one is not defined for weights that may be negative")
+            raise CreditError(
+                f"credit {self.name}: mean_one is not defined for weights that may be negative; leave it out"
+            )
 
     @property
     def usual_mean(self) -> float:

@@ -391,6 +391,21 @@ def test_browser_shows_all_of_a_page_and_no_small_text(show, story, resized, bro
 
 
 @needs_chromium
+def test_browser_draws_what_comes_from_a_closed_prompt_from_its_heading(show, story):
+    """A phone closes the prompt, and the browser still says where its tokens would stand: under the response."""
+    window = show(story)
+    starts = """document.getElementById('prompt').open = false;
+      const into = (i) => edgesOf(i).into.some(([j]) => j < start);
+      pin([...Array(responses).keys()].map((k) => k + start).find(into), 0, false);
+      const stage = document.getElementById('stage').getBoundingClientRect();
+      const head = document.querySelector('#prompt summary').getBoundingClientRect();
+      const arcs = [...document.querySelectorAll('#arcs .in')].filter((p) => +p.dataset.from < start);
+      return [[head.top, head.bottom], arcs.map((p) => p.getPointAtLength(0).y + stage.top)]"""
+    (top, bottom), heights = window.run(starts)
+    assert heights and all(top - 1 <= height <= bottom + 1 for height in heights)
+
+
+@needs_chromium
 def test_browser_gives_a_phones_screen_to_the_response(show, long_story, resized):
     """Two bars that stayed took two thirds of it, and the prompt took the rest."""
     resized(400, 800)

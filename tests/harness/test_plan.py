@@ -85,6 +85,15 @@ def test_measuring_the_turn_is_a_training_pass_more_at_some_steps():
     assert more == pytest.approx(plain * (4 + 3 / 10) / 4)
 
 
+@pytest.mark.parametrize("name", experiment.names())
+def test_every_experiment_of_the_package_can_be_planned_and_so_can_its_smoke(name):
+    """Without weights and data: what a reader may run has its cost in view, every arm of it."""
+    whole, smoke = (experiment.load(name, smoke=smoke) for smoke in (False, True))
+    costs, of_smoke = plan.plan(whole, GPU), plan.plan(smoke, GPU)
+    assert set(costs.arms) == set(whole.methods) and set(of_smoke.arms) == set(smoke.methods)
+    assert 0 < of_smoke.flops < costs.flops
+
+
 def test_what_each_choice_saves():
     def needed(name="qwen3-0.6b", gpus=1, **training):
         built = experiment.load(name)

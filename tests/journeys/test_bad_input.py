@@ -20,6 +20,9 @@ PLUGINS = {
     "x = 1\n": "mine.py registers nothing",
     METHOD.replace('"mine"', '"flow"'): "mine.py: the credit method 'flow' of mine.Mine is there already",
     METHOD.rpartition("    def")[0]: "mine.py: the credit method mine.Mine does not define weights",
+    METHOD.replace(
+        '"mine"', '"mine"\n    gamma: float = 2.0'
+    ): "mine.py: Mine writes 'gamma' as an option and is no dataclass",
 }
 CSV = "method,seed,accuracy\nuniform,0,0.5\nflow,0,0.6\nuniform,1,0.4\nflow,1,0.55\n"
 TABLES = {
