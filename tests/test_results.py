@@ -168,8 +168,25 @@ def test_the_oracle_and_flow_get_clearer_with_the_factor_and_chance_gets_noisier
         for start in range(0, len(names), 4):
             ratios = [sign * rows[name]["ratio_difference"] for name in names[start : start + 4]]
             assert ratios == sorted(ratios) and ratios[0] > 0
-    cosines = [1 - rows[name]["turn"][0] for name in ("oracle", "flow_emitting_1.5", "random")]
-    assert [round(cosine, 2) for cosine in cosines] == [0.98] * 3
+
+
+def test_what_the_page_on_the_turn_says_of_its_training() -> None:
+    arms = {arm.label: arm for arm in RESULTS.turned(RESULTS.TURNED, RESULTS.TURN_TRAINED)}
+    gains = {label: arm.trained["difference"] for label, arm in arms.items()}
+    lows = {label: arm.trained["interval_of_difference"][0] for label, arm in arms.items()}
+    assert lows["oracle"] < 0 < gains["oracle"]
+    for name in ("oracle", "flow_emitting"):
+        assert gains[f"{name}_10"] > gains[f"{name}_3"] and gains[f"{name}_10"] > gains[f"{name}_mask"]
+        assert lows[f"{name}_10"] > 0
+    chance = [gains[name] for name in ("random", "random_3", "random_10", "random_mask")]
+    assert chance == sorted(chance, reverse=True)
+    rows = RESULTS.figures(RESULTS.TURNED)
+    noise = [rows[label]["ratio_difference"] for label in gains]
+    turns = [arm.turn for arm in arms.values()]
+    of_noise, of_turn = (spearmanr(each, list(gains.values())).statistic for each in (noise, turns))
+    page = (ROOT / "docs" / "results" / "turn.md").read_text()
+    assert f"rank correlation {of_noise:.2f}; with the turn itself {of_turn:.2f}" in page
+    assert not {arm["outcome"] for arm in RESULTS.load(RESULTS.TURN_TRAINED)["arms"]} & {"better", "worse"}
 
 
 def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

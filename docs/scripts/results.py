@@ -43,6 +43,8 @@ MARKED = re.compile(
 TRAINED = "comparison.json"
 #: The replay of the study of the turn.
 TURNED = "turn-replay.json"
+#: Its training: the runs of `comparison`, and more arms that were added to them. The profile has the former already.
+TURN_TRAINED = "turn.json"
 #: Its arms in the table and the picture: those that tokens of three kinds are up-weighted in.
 TURNS = (
     *("oracle", "oracle_3", "oracle_10", "oracle_mask"),
@@ -338,7 +340,8 @@ def command(name: str, more: Sequence[str]) -> str:
 @cache
 def testbeds() -> tuple[profiles.Testbed, ...]:
     """The testbeds of the kept files, every file under its name."""
-    paths = [path for path in sorted(KEPT.glob("*.json")) if kind_of(load(path.name))]
+    names = sorted(path.name for path in KEPT.glob("*.json") if path.name != TURN_TRAINED)
+    paths = [KEPT / name for name in names if kind_of(load(name))]
     files = [replace(each, path=Path(each.path.name)) for each in read(paths)]
     every = [bed for bed in profiles.joined(files) if bed.name in TESTBEDS]
     return tuple(sorted(every, key=lambda bed: TESTBEDS.index(bed.name)))
@@ -416,7 +419,7 @@ def draw() -> None:
     if all((KEPT / name).is_file() for name in LENGTHS):
         draw_lengths(str(FIGURES / "length"))
     pictures.multiples(testbeds(), FIGURES)
-    if (KEPT / TURNED).is_file():
+    if (KEPT / TURN_TRAINED).is_file():
         draw_turns(str(FIGURES / "turn"))
 
 
@@ -424,7 +427,7 @@ def draw_turns(path: str) -> None:
     """The picture of the turn: signal to noise and the gain in training of every arm of its table against the turn."""
     import pictures
 
-    arms, rows = turned(TURNED, TRAINED), figures(TURNED)
+    arms, rows = turned(TURNED, TURN_TRAINED), figures(TURNED)
     noise = [
         pictures.Point(arm.label, arm.turn, row["ratio_difference"], row["ratio_difference_interval"])
         for arm, row in ((arm, rows[arm.label]) for arm in arms)
