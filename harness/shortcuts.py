@@ -23,7 +23,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
 from leaderboards.names import hint
-from tasks.decision import LETTERS, Decision
+from tasks.decision import LETTERS, PLACES, Decision
 
 #: A rule of the text: prompt and response to a score of every token, the end token counted.
 Rule = Callable[[str, str], Sequence[float]]
@@ -63,10 +63,10 @@ RULES: Mapping[str, Rule] = {
         float(at > 0 and text[at - 1] in prompt) for at in range(len(text) + 1)
     ],
     "after the head": lambda prompt, text: [
-        float(text[max(0, at - 2) : at - 1] in "0123456789?" and at > 3) for at in range(len(text) + 1)
+        float(text[max(0, at - 2) : at - 1] in PLACES + "?" and at > 3) for at in range(len(text) + 1)
     ],
     "before a delimiter": lambda prompt, text: (
-        [float(token in "#0123456789") for token in text[1:]] + [0.0, 0.0]
+        [float(token in "#" + PLACES) for token in text[1:]] + [0.0, 0.0]
     ),
     "before it early in the alphabet": lambda prompt, text: [
         -float(ord(text[at - 1])) if at else 0.0 for at in range(len(text) + 1)
@@ -108,13 +108,14 @@ def responses(
 ) -> list[tuple[str, Sample]]:
     """`count` samples of a policy on a task's training problems, with their prompts; only those in its format."""
     problems = list(task.problems("train"))
+    longest = Sampling(2 * len(task.places) + 16)
     asked = [problems[index % len(problems)] for index in range(count)]
     pairs: list[tuple[str, Sample]] = []
     for start in range(0, count, batch):
         part = asked[start : start + batch]
         keys = [seeds.key("shortcuts", problem.id, start + row) for row, problem in enumerate(part)]
         prompts = [policy.encode(problem.question) for problem in part]
-        samples = sample(policy.model, policy.tokenizer, prompts, keys, Sampling(40))
+        samples = sample(policy.model, policy.tokenizer, prompts, keys, longest)
         pairs += [(problem.question, answer) for problem, answer in zip(part, samples, strict=True)]
     return [(prompt, answer) for prompt, answer in pairs if task.extract(answer.text) is not None]
 
@@ -148,8 +149,14 @@ def measure_text(task: Decision, count: int = RESPONSES) -> dict[str, tuple[floa
     return areas(task, [(text, rules_of_text(prompt, text)) for prompt, text in pairs])
 
 
-#: The shipped policies that can be measured, and their task's variant.
-POLICIES = {"decision": "aligned", "decision-decoy": "decoy", "decision-chain": "chain"}
+#: The shipped policies that can be measured, and their task's options.
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "decision": {},
+    "decision-decoy": {"variant": "decoy"},
+    "decision-chain": {"variant": "chain"},
+    "decision-5": {"places": 5},
+    "decision-20": {"places": 20},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in POLICIES:
             print(f"error: no testbed {name!r} is measured; {hint(name, POLICIES)}", file=sys.stderr)
             raise SystemExit(2)
-        measured = measure(load_policy(name), Decision(POLICIES[name]))
+        measured = measure(load_policy(name), Decision(**POLICIES[name]))
         print(f"{name}\n\n| rule | among drawn letters | among all tokens |\n|---|--:|--:|")
         for rule, (among, whole) in measured.items():
             print(f"| {rule} | {among:.3f} | {whole:.3f} |")

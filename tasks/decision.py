@@ -22,6 +22,11 @@ How can the policy know where its decision stands? Labels tell it where it is, a
 question mark is a letter instead, an order: `caf3g` asks for a `g` at place 3. A question mark means that the policy is
 to decide. Without orders the warm start would teach where to read the decision, not where it is written.
 
+Length: with another number of places (10 unless `places` says otherwise) a response has as many labels and letters,
+one of them deciding: N places make 2N + 7 tokens, the end token counted. Place names and labels beyond ten are Chinese
+characters, which have no capitals, do not fall apart in any normal form, and are one token each; leanings repeat every
+ten labels. There are at most eight turns, spread over the labels.
+
 Variants: `aligned` as above; `decoy` names two places and copies both letters (`#3F5G`), the second without value, so
 that a token of high flow decides nothing; `chain` copies the decision in three hops, each from the token that it has
 reached: `3FF#F`. Both repeat more of the prompt, so that as many tokens stand on either side of the ten.
@@ -34,7 +39,6 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 from tasks.hints import hint
@@ -46,20 +50,25 @@ ANSWERS = LETTERS.upper()
 #: What each letter is as an answer. One of the eight is its own capital, as chance would have it: were all, comparing
 #: texts without regard to capitals would find the decision; were none, it would rule letters out.
 CODE = dict(zip(LETTERS, "FHCAGBED", strict=True))
-PLACES = "0123456789"
-LABELS = "ijklmnopqr"
+#: The most places that a prompt can choose from.
+MOST = 512
+#: Names of places and their labels, in their order; a task of N places has the first N of each.
+PLACES = "0123456789" + "".join(map(chr, range(0x4E00, 0x4E00 + MOST - 10)))
+LABELS = "ijklmnopqr" + "".join(map(chr, range(0x5000, 0x5000 + MOST - 10)))
 #: How often the warm start writes a label's favourite letter instead of any: entropy then differs from place to place,
 #: and a policy whose entropy at its decision is lower by a thousandth of a nat does not give the decision away by it.
-LEANING = dict(zip(LABELS, (0.0, 0.2, 0.35, 0.1, 0.3, 0.0, 0.15, 0.4, 0.05, 0.25), strict=True))
-#: Each letter is the favourite of one of the eight labels that lean.
-FAVOURITES = dict(zip((label for label in LABELS if LEANING[label]), "dgbhaecf", strict=True))
-#: All characters of prompts and responses.
-ALPHABET = LETTERS + LABELS + PLACES + ANSWERS + "?#"
+LEANING = dict(
+    zip(LABELS, itertools.cycle((0.0, 0.2, 0.35, 0.1, 0.3, 0.0, 0.15, 0.4, 0.05, 0.25)), strict=False)
+)
+#: Each letter is the favourite of one of the eight labels in ten that lean.
+FAVOURITES = dict(
+    zip((label for label in LABELS if LEANING[label]), itertools.cycle("dgbhaecf"), strict=False)
+)
 
 
-def _labels(turn: int) -> str:
-    """All labels in their order, `turn` of them put last."""
-    return LABELS[turn:] + LABELS[:turn]
+def alphabet(places: int = 10) -> str:
+    """All characters of prompts and responses of a task with so many places."""
+    return LETTERS + LABELS[:places] + PLACES[:places] + ANSWERS + "?#"
 
 
 def _letter(label: str, source: random.Random) -> str:
@@ -69,7 +78,7 @@ def _letter(label: str, source: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Form:
-    """How a variant writes.
+    """How a variant writes, as patterns in which `{place}` stands for a place's name.
 
     head: what comes before the first label; its group is the places' names. tail: what comes behind the last letter;
     its group is the answer.
@@ -78,18 +87,17 @@ class Form:
     head: str
     tail: str
 
-    @cached_property
-    def whole(self) -> re.Pattern[str]:
-        """A whole response; group 2 is the answer. Nothing else marks one, so no policy gains by guessing twice."""
-        bodies = ("".join(f"{label}[{LETTERS}]" for label in _labels(turn)) for turn in range(len(LABELS)))
-        return re.compile(f"{self.head}(?:{'|'.join(bodies)}){self.tail}")
-
 
 FORMS = {
-    "aligned": Form(head=r"[a-d]{2}(\d)", tail=r"#\d([A-H])"),
-    "decoy": Form(head=r"[a-d]{2}[a-h](\d\d)", tail=r"#\d([A-H]\d[A-H])"),
-    "chain": Form(head=r"[a-d]{2}[a-h](\d)[?]", tail=r"\d[A-H]{2}#([A-H])"),
+    "aligned": Form(head="[a-d]{{2}}({place})", tail="#{place}([A-H])"),
+    "decoy": Form(head="[a-d]{{2}}[a-h]({place}{place})", tail="#{place}([A-H]{place}[A-H])"),
+    "chain": Form(head="[a-d]{{2}}[a-h]({place})[?]", tail="{place}[A-H]{{2}}#([A-H])"),
 }
+
+
+def _check(option: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise TaskError(f"task decision: {option} must be an integer from {least} to {most}, not {value!r}")
 
 
 def _hidden_table() -> dict[str, str]:
@@ -108,6 +116,7 @@ class Decision(Task):
     """Generated; a prompt for each of 16 contexts, 8 turns and 10 places: 1,280, of which 320 are to test.
 
     variant: one of FORMS. contexts: ask only the first so many contexts of the table, 1 to 16; fewer are easier.
+    places: how many letters a response draws, 2 to MOST; the response's length, 2 * places + 7 tokens.
     """
 
     name: ClassVar[str] = "decision"
@@ -115,16 +124,24 @@ class Decision(Task):
     licence: ClassVar[str] = "Apache-2.0"
     answer_format: ClassVar[str] = "the capital after #"
 
-    def __init__(self, variant: str = "aligned", contexts: int = len(TABLE)) -> None:
+    def __init__(self, variant: str = "aligned", contexts: int = len(TABLE), places: int = 10) -> None:
         if variant not in FORMS:
             raise TaskError(f"task decision has no variant {variant!r}; {hint(str(variant), FORMS)}")
-        if contexts not in range(1, len(TABLE) + 1):
-            raise TaskError(
-                f"task decision: contexts must be an integer from 1 to {len(TABLE)}, not {contexts!r}"
-            )
+        _check("contexts", contexts, 1, len(TABLE))
+        _check("places", places, 2, MOST)
         self.variant = variant
-        self.form = FORMS[variant]
         self.contexts = set(list(TABLE)[:contexts])
+        self.places, self.labels = PLACES[:places], LABELS[:places]
+        #: The turns, each a number of labels that are put last; prompts name them by LETTERS, in this order.
+        self.turns = [turn * max(1, places // len(LETTERS)) for turn in range(min(places, len(LETTERS)))]
+        form = FORMS[variant]
+        self.head = re.compile(form.head.format(place=f"[{self.places}]"))
+        #: A response whose labels may be in any order; group 2 is the body, group 3 the answer. Nothing else marks an
+        #: answer, so no policy gains by guessing twice.
+        self.whole = re.compile(
+            f"{self.head.pattern}((?:[{self.labels}][{LETTERS}]){{{places}}})"
+            f"{form.tail.format(place=f'[{self.places}]')}"
+        )
 
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
@@ -132,11 +149,11 @@ class Decision(Task):
         source = random.Random(f"decision/{split}/{self.variant}")
         # Every fourth context of each turn and place is to test, so that both splits hold all places equally often.
         questions = [
-            f"{context}{turn}{self._named(place, source)}?"
+            f"{context}{letter}{self._named(place, source)}?"
             for number, context in enumerate(TABLE)
-            for turn in LETTERS
-            for place in PLACES
-            if ((number + LETTERS.index(turn) + int(place)) % 4 == 0) == (split == "test")
+            for turn, letter in enumerate(LETTERS[: len(self.turns)])
+            for at, place in enumerate(self.places)
+            if ((number + turn + at) % 4 == 0) == (split == "test")
         ]
         source.shuffle(questions)
         return [
@@ -149,7 +166,7 @@ class Decision(Task):
         """A prompt's words on places: the decision's and, for a decoy, another one drawn from `source`."""
         if self.variant != "decoy":
             return place
-        return place + source.choice(PLACES.replace(place, ""))
+        return place + source.choice(self.places.replace(place, ""))
 
     def problem_from(self, question: str, gold: Any) -> Problem:
         if gold not in tuple(ANSWERS):
@@ -157,8 +174,9 @@ class Decision(Task):
         return super().problem_from(question, gold)
 
     def extract(self, text: str) -> tuple[int, int] | None:
-        match = self.form.whole.fullmatch(text)
-        return None if match is None else match.span(2)
+        match = self.whole.fullmatch(text)
+        # Twice the labels in their order hold every turn of them.
+        return None if match is None or match[2][::2] not in self.labels * 2 else match.span(3)
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
         return Verdict.CORRECT if answer[:1] == problem.gold else Verdict.WRONG
@@ -169,7 +187,7 @@ class Decision(Task):
             "decoy": ("aaa01", "#0{}1A"),
             "chain": ("aaa0?", "0AA#{}"),
         }[self.variant]
-        return head + "".join(label + LETTERS[0] for label in LABELS) + tail.format(answer)
+        return head + "".join(label + LETTERS[0] for label in self.labels) + tail.format(answer)
 
     def changed(self, problem: Problem, answer: str) -> Iterator[str]:
         return iter((ANSWERS[(ANSWERS.index(answer) + 1) % len(ANSWERS)],))
@@ -181,11 +199,11 @@ class Decision(Task):
         """Where the letters stand whose places a response names: the decision, then the decoy. Empty where it names no
         places, or has not reached them all.
         """
-        head = re.match(self.form.head, text)
+        head = self.head.match(text)
         if head is None:
             return []
         behind = {text[at - 1]: at for at in self.drawn(text)}
-        places = [behind.get(LABELS[int(place)]) for place in head[1]]
+        places = [behind.get(self.labels[self.places.index(place)]) for place in head[1]]
         return [place for place in places if place is not None] if None not in places else []
 
     def drawn(self, text: str) -> list[int]:
@@ -193,16 +211,20 @@ class Decision(Task):
 
         The deciding letter is one of them, and no rule may find it among them.
         """
-        head = re.match(self.form.head, text)
-        if head is None or text[head.end() : head.end() + 1] not in tuple(LABELS):
+        head = self.head.match(text)
+        if head is None or text[head.end() : head.end() + 1] not in tuple(self.labels):
             return []
         places: list[int] = []
-        for at, label in enumerate(_labels(LABELS.index(text[head.end()]))):
+        for at, label in enumerate(self._labels(self.labels.index(text[head.end()]))):
             place = head.end() + 2 * at + 1
             if text[place - 1 : place] != label or text[place : place + 1] not in tuple(LETTERS):
                 break
             places.append(place)
         return places
+
+    def _labels(self, turn: int) -> str:
+        """All labels in their order, `turn` of them put last."""
+        return self.labels[turn:] + self.labels[:turn]
 
     def taught(self, question: str, gold: str) -> str:
         """The question as a credit method's teacher reads it: the order to write the letter that the gold stands for.
@@ -218,7 +240,7 @@ class Decision(Task):
 
     def copied(self, text: str) -> str:
         """The text that a response should write behind its letters, from what they are."""
-        names = re.match(self.form.head, text)
+        names = self.head.match(text)
         assert names is not None
         letters = [CODE[text[place]] for place in self.named(text)]
         if self.variant == "chain":
@@ -230,14 +252,15 @@ class Decision(Task):
         orders the letter that its response writes at its place, and the others leave it to chance.
         """
         source = random.Random(f"decision/demonstrations/{self.variant}/{seed}")
-        questions = [problem.question for problem in Decision(self.variant).problems("train")]
+        every = Decision(self.variant, places=len(self.places))
+        questions = [problem.question for problem in every.problems("train")]
         pairs = []
         for index in range(count):
             question = source.choice(questions)
             head = {"aligned": question[:2] + question[3], "decoy": question[:-1], "chain": question}[
                 self.variant
             ]
-            labels = _labels(LETTERS.index(question[2]))
+            labels = self._labels(self.turns[LETTERS.index(question[2])])
             text = head + "".join(label + _letter(label, source) for label in labels)
             order = text[self.named(text)[0]] if index % 2 else "?"
             pairs.append((question[:-1] + order, text + self.copied(text)))

@@ -172,6 +172,12 @@ def test_the_oracle_and_flow_get_clearer_with_the_factor_and_chance_gets_noisier
     assert [round(cosine, 2) for cosine in cosines] == [0.98] * 3
 
 
+def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "scripts"))
+    RESULTS.draw_lengths(str(tmp_path / "length"))
+    assert {path.name for path in tmp_path.iterdir()} == {"length-light.png", "length-dark.png"}
+
+
 def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_readme_says() -> None:
     rows = RESULTS.figures("turn-replay.json")
     arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / "turn-replay.json").rows}

@@ -1,6 +1,7 @@
 """The pictures of README and docs/results, light and dark, drawn by `python docs/scripts/results.py --draw`.
 
 intervals       one testbed: a line an arm, its figure with the interval, best first
+lengths         one question at several lengths: a panel an arm
 against         a panel a figure, a point an arm: the figure against another one
 multiples       the profile: a picture a figure, a panel a testbed, a line an arm, one order of arms in all. What rules
                 without insight reach is shaded: a method inside the shade does no more than they do.
@@ -60,6 +61,25 @@ def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
         _legend(figure, ink, KINDS, top=0.95)
+
+
+def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:
+    """Draws PATH-light.png and PATH-dark.png: a panel an arm, its (figure, interval) at each number of tokens."""
+    for figure, theme in canvases(path, (11, 2.8)):
+        every, ink = figure.subplots(1, len(curves), sharey=True), theme.ink
+        for axes, (label, points) in zip(every, curves.items(), strict=True):
+            bare(axes, theme)
+            axes.axhline(0, color=ink, linewidth=0.8)
+            colour = COLOURS[kind_of(label)]
+            axes.plot(range(len(tokens)), [value for value, _ in points], "o-", color=colour, linewidth=1)
+            for at, (_, interval) in enumerate(points):
+                axes.plot([at, at], interval, color=colour, linewidth=2)
+            axes.set_xticks(range(len(tokens)), [str(count) for count in tokens], color=ink)
+            axes.tick_params(colors=ink)
+            axes.margins(x=0.2)
+            axes.set_title(label, fontsize=8, fontfamily="monospace", color=ink)
+        every[0].set_ylabel(words, color=ink, fontsize=8)
+        every[len(every) // 2].set_xlabel("tokens of a response", color=ink, fontsize=9)
 
 
 @dataclass(frozen=True)

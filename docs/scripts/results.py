@@ -1,10 +1,11 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `replay` for a table of a replay, `edges` and `steps` for those of known
-graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on, `command`
-for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all testbeds.
-tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
+leaderboards/results. In place of `table`: `replay` for a table of a replay, `length` and `times` for replays of one
+question at several lengths, `edges` and `steps` for those of known graphs, `turns` for how far arms turn an update and
+what they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with
+`rules`, `beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files,
+and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -12,6 +13,7 @@ The kept profile, leaderboards/results/profile.md and .json, is made anew, too. 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import METRICS
@@ -32,7 +35,8 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|replay|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->\n.*?<!-- end of table -->",
+    r"<!-- (table|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
+    r"\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
@@ -60,6 +64,8 @@ TESTBEDS = (
     "sums",
     "word_problems",
 )
+#: Keys of a replay's figures.
+RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
 #: Arms in plain words.
 WORDS = {
     "uniform": "nobody: uniform credit (GRPO)",
@@ -183,6 +189,64 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+#: Replays of one question at several lengths, shortest first.
+LENGTHS = ("length-5.json", "length-10.json", "length-20.json")
+
+
+@cache
+def tokens_of(name: str) -> int:
+    """How many tokens a response has, the end token counted, in the experiment that the file `name` is a replay of."""
+    task: Any = experiments.task_of(experiments.load(load(name)["experiment"]).task)
+    ((_, response),) = task.demonstrations(1, "length")
+    return len(response) + 1
+
+
+def length(name: str, more: Sequence[str]) -> str:
+    """A row an arm, a column a file: the ratio minus uniform's (of uniform the ratio), and the last file's minus the
+    first's with the interval of two independent figures.
+    """
+    files = [name, *more]
+    spans = [f"{tokens_of(each)} tokens" for each in files]
+    lines = [_line(["arm", "who gets more credit", *spans, f"{spans[-1]} minus {spans[0]}"])]
+    lines.append("|---|---|" + "--:|" * (len(files) + 1))
+    for label, rows in _over_lengths(files).items():
+        keys = ("ratio", "ratio_interval") if label == "uniform" else (RATIO, INTERVAL)
+        values = [row[keys[0]] for row in rows]
+        halves = [(row[keys[1]][1] - row[keys[1]][0]) / 2 for row in rows]
+        values.append(values[-1] - values[0])
+        halves.append(math.hypot(halves[0], halves[-1]))
+        cells = [f"{_signed(value)} ± {half:.3f}" for value, half in zip(values, halves, strict=True)]
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
+    return "\n".join(lines)
+
+
+def times(name: str, more: Sequence[str]) -> str:
+    """A row an arm: what it finds at each length, and how many times uniform's its ratio is.
+
+    No number of times where uniform's interval reaches 0.
+    """
+    files = [name, *more]
+    spans = [f"{tokens_of(each)} tokens" for each in files]
+    heads = [*(f"finds, {span}" for span in spans), *(f"times uniform's, {span}" for span in spans)]
+    lines = [_line(["arm", *heads]), "|---|" + "--:|" * len(heads)]
+    every = _over_lengths(files)
+    for label, rows in every.items():
+        if label != "uniform":
+            finds = [f"{row['decisive'][0]:.2f}" for row in rows]
+            ratios = [
+                f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
+                for row, base in zip(rows, every["uniform"], strict=True)
+            ]
+            lines.append(_line([f"`{label}`", *finds, *ratios]))
+    return "\n".join(lines)
+
+
+def _over_lengths(files: Sequence[str]) -> dict[str, list[Any]]:
+    """Label -> its figures in each file, uniform first and then by the first file's difference."""
+    every = [{row["label"]: row for row in load(name)["figures"]} for name in files]
+    return {label: [rows[label] for rows in every] for label in ("uniform", *figures(files[0]))}
 
 
 def edges(name: str, labels: Sequence[str]) -> str:
@@ -309,6 +373,8 @@ def figures(name: str) -> dict[str, Any]:
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "table": table,
     "replay": replayed,
+    "length": length,
+    "times": times,
     "edges": edges,
     "steps": steps,
     "turns": turns,
@@ -347,6 +413,8 @@ def draw() -> None:
     pictures.intervals(noise, words, str(FIGURES / "replay"))
     if (KEPT / TRAINED).is_file():
         draw_training(load(TRAINED), str(FIGURES / "training"))
+    if all((KEPT / name).is_file() for name in LENGTHS):
+        draw_lengths(str(FIGURES / "length"))
     pictures.multiples(testbeds(), FIGURES)
     if (KEPT / TURNED).is_file():
         draw_turns(str(FIGURES / "turn"))
@@ -368,6 +436,19 @@ def draw_turns(path: str) -> None:
     ]
     panels = {"signal to noise, minus uniform's": noise, "reward in training, minus uniform's": gains}
     pictures.against(panels, "turn: 1 - cosine to uniform's update; 95% intervals", path)
+
+
+def draw_lengths(path: str) -> None:
+    """The picture of the replays of `LENGTHS`: every arm's difference from uniform's ratio against tokens."""
+    import pictures
+
+    curves = {
+        label: [(row[RATIO], row[INTERVAL]) for row in rows]
+        for label, rows in _over_lengths(LENGTHS).items()
+        if label != "uniform"
+    }
+    words = "signal-to-noise ratio, minus uniform's"
+    pictures.lengths(curves, [tokens_of(name) for name in LENGTHS], words, path)
 
 
 def draw_training(kept: Mapping[str, Any], path: str) -> None:

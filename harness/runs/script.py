@@ -144,7 +144,10 @@ def manifest(trainer: Any, name: str, label: str) -> Manifest:
             "dtype": "bfloat16" if trainer.args.bf16 else "float32",
         },
         "task": _task_table(trainer.answer_task),
-        "training": asdict(training_of(trainer)),
+        # Measuring the turn changes no training: runs with and without it are of one experiment.
+        "training": {
+            key: value for key, value in asdict(training_of(trainer)).items() if key != "turn_every"
+        },
         "data": _data(trainer.train_dataset),
         "rewards": [_name_of(function) for function in trainer.reward_funcs],
         "trl": _arguments(trainer.args),

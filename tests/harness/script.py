@@ -23,7 +23,7 @@ def reward(completions, id, **_):
     return [TASK.reward(PROBLEMS[key], text) for key, text in zip(id, completions, strict=True)]
 
 
-def trainer(folder, record, credit="flow", task=TASK, data=None, **changes):
+def trainer(folder, record, credit="flow", task=TASK, data=None, turn_every=0, **changes):
     """A user's script: nothing in it is the harness's but the policy."""
     policy = load_policy("decision")
     rows = [{"prompt": TASK.prompt(problem), "id": problem.id} for problem in PROBLEMS.values()]
@@ -51,4 +51,5 @@ def trainer(folder, record, credit="flow", task=TASK, data=None, **changes):
         credit=credit,
         task=task,
         record=record,
+        turn_every=turn_every,
     )

@@ -13,7 +13,7 @@ import torch
 from harness import ExperimentError, pretrain, seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
-from harness.policy import FOLDER, SHIPPED, Policy, load_policy
+from harness.policy import FOLDER, SHIPPED, Policy, character_tokenizer, load_policy
 from tasks import Problem, Task
 from tasks.decision import ANSWERS, LABELS, LETTERS, Decision
 from tasks.graph import Graph
@@ -78,6 +78,25 @@ def test_copied_capitals_weigh_more_in_the_loss(tmp_path: Path) -> None:
     )
 
 
+def test_a_policy_that_starts_from_another_does_what_that_one_does() -> None:
+    """Before its first step, and with the characters that both have."""
+    recipe, known = pretrain.RECIPES["decision-20"], load_policy("decision")
+    tokenizer = character_tokenizer(recipe.alphabet)
+    model = pretrain._begun(recipe, tokenizer).eval()
+    text, both = "cab3?ca3jbkelamgn", pretrain.RECIPES["decision"].alphabet
+
+    def logits(of: Any, reader: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return of(torch.tensor([reader(text).input_ids])).logits[0][
+                :, reader.convert_tokens_to_ids(list(both))
+            ]
+
+    assert torch.equal(logits(model, tokenizer), logits(known.model, known.tokenizer))
+    new = model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(LABELS[19])]
+    assert 0.5 < float(new.detach().std()) * recipe.width**0.5 < 1.5
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExperimentError, match="did you mean .decision"):
         pretrain.pretrain("decisions", Path("nowhere"))
@@ -92,7 +111,7 @@ def test_every_shipped_policy_has_a_recipe() -> None:
 
 
 def test_the_weights_are_small() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) <= 9_000_000
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) <= 12_000_000
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -152,7 +171,7 @@ def test_decisions_are_blind_and_copied(name: str) -> None:
     ]
     assert len(formed) >= 0.98 * len(answered)
     assert sum(text.endswith(task.copied(text)) for _, text in formed) >= 0.97 * len(answered)
-    places = [[int(place) for place in question[3:-1]] for question, _ in formed]
+    places = [[task.places.index(place) for place in question[3:-1]] for question, _ in formed]
     labels = [[LABELS.index(text[at - 1]) for at in task.named(text)] for _, text in formed]
     assert sum(map(operator.eq, places, labels)) >= 0.98 * len(answered), "it decides where it is asked to"
     probabilities = deciding(load_policy(name), task, formed)
@@ -171,8 +190,10 @@ def test_an_order_is_obeyed_where_it_stands(name: str) -> None:
     ordered = [pair for pair in task.demonstrations(256, "test") if not pair[0].endswith("?")]
     wanted = [LETTERS.index(prompt[-1]) for prompt, _ in ordered]
     obeyed = deciding(load_policy(name), task, ordered)[torch.arange(len(ordered)), wanted]
-    # Among the two places that a decoy's prompt names, its policy takes the wrong one in some prompts.
-    assert len(ordered) == 128 and obeyed.mean() > (0.85 if name == "decision-decoy" else 0.95)
+    # Among the two places that a decoy's prompt names, its policy takes the wrong one in some prompts; decision-20 does
+    # not know one of its twenty places.
+    least = {"decision-decoy": 0.85, "decision-20": 0.9}
+    assert len(ordered) == 128 and obeyed.mean() > least.get(name, 0.95)
 
 
 def test_arithmetic_can_be_improved() -> None:

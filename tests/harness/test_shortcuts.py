@@ -15,9 +15,12 @@ def test_the_area_is_the_share_of_pairs_that_are_in_order():
     assert shortcuts.area(scores, 3, [3, 4]) == 0.5
 
 
-@pytest.mark.parametrize("variant", FORMS)
-def test_every_rule_of_the_text_is_at_chance(variant):
-    measured = shortcuts.measure_text(Decision(variant), 12000)
+@pytest.mark.parametrize(
+    ("variant", "places", "count"),
+    [*((variant, 10, 12000) for variant in FORMS), ("aligned", 5, 12000), ("aligned", 20, 6000)],
+)
+def test_every_rule_of_the_text_is_at_chance(variant, places, count):
+    measured = shortcuts.measure_text(Decision(variant, places=places), count)
     assert set(measured) == set(shortcuts.RULES)
     for rule, (among, _) in measured.items():
         assert among == pytest.approx(0.5, abs=0.02), rule
@@ -27,14 +30,15 @@ def test_every_rule_of_the_text_is_at_chance(variant):
 
 def test_a_rule_that_finds_the_token_is_seen():
     """The measure itself: a text whose deciding letter is the only one of its kind is found by its letter alone."""
-    text = "ab0" + "".join(label + ("h" if label == "i" else "a") for label in LABELS) + "#0H"
+    text = "ab0" + "".join(label + ("h" if label == "i" else "a") for label in LABELS[:10]) + "#0H"
     assert Decision().decisive(text) == [(4, 5)]
     measured = shortcuts.areas(Decision(), [(text, shortcuts.rules_of_text("aba0?", text))])
     assert measured["letter h"] == (1, 1) and measured["letter a"][0] == 0 and measured["early"][0] == 1
 
 
-def test_samples_of_a_policy_are_measured_with_its_rules():
-    measured = shortcuts.measure(load_policy("decision"), Decision(), 1024)
+@pytest.mark.parametrize("name", ["decision", "decision-5", "decision-20"])
+def test_samples_of_a_policy_are_measured_with_its_rules(name):
+    measured = shortcuts.measure(load_policy(name), Decision(**shortcuts.POLICIES[name]), 1024)
     assert set(measured) == {*shortcuts.RULES, "entropy", "probability"}
     assert measured["early"][0] == pytest.approx(0.5, abs=0.03)
     assert measured["probability"][0] == pytest.approx(0.5, abs=0.05)

@@ -1,12 +1,13 @@
 """Protects the ground truth: the decisive token is where it is said to be, and no response gains by tricks."""
 
+import hashlib
 from collections import Counter
 
 import pytest
 
 import tasks
 from tasks import Verdict
-from tasks.decision import CODE, FORMS, LABELS, LETTERS, PLACES, TABLE
+from tasks.decision import CODE, FORMS, LABELS, LETTERS, MOST, PLACES, TABLE, alphabet
 
 TEN = "iajbkcldmenfogphqarb"
 WRONG_FORMS = {
@@ -76,6 +77,75 @@ def test_an_order_is_written_at_its_place(variant):
     assert left == set(task.named(response)[:1])
 
 
+#: SHA-256 of all problems and 2,000 demonstrations, as they were before the number of places was an option.
+BEFORE = {
+    "aligned": "c3ae81c4b23da76e0f74db53c2bedbe6c37012b0bce3c48abb30d317e7ba68a9",
+    "decoy": "85b06bbae2cadc16ef0f2aab97c64f818bbcdc47af9ed54a04a6c5af5ff295e9",
+    "chain": "8e27aa5f995b8df8b05e3a0dcedc54062cdf81cb3e0e46972b875be51ea56e43",
+}
+
+
+@pytest.mark.parametrize("variant", FORMS)
+def test_ten_places_are_what_they_always_were(variant):
+    """Kept records, trained policies and predictions rest on it."""
+    for task in (tasks.get("decision", variant=variant), tasks.get("decision", variant=variant, places=10)):
+        lines = [
+            f"{one.id} {one.question} {one.gold}\n" for split in task.splits for one in task.problems(split)
+        ]
+        lines += [f"{prompt} {text}\n" for prompt, text in task.demonstrations(2000, "golden")]
+        assert hashlib.sha256("".join(lines).encode()).hexdigest() == BEFORE[variant]
+    assert alphabet() == "abcdefghijklmnopqr0123456789ABCDEFGH?#"
+
+
+@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("places", [2, 5, 9, 17, 30, 126, MOST])
+def test_any_number_of_places_keeps_the_design(variant, places):
+    """Every place decides as often; as many tokens on either side of the letters; labels tell where a place is."""
+    task = tasks.get("decision", variant=variant, places=places)
+    assert len(set(alphabet(places))) == len(alphabet(places)) == 18 + 2 * places
+    train, test = task.problems("train"), task.problems("test")
+    for problems in (train, test):
+        cells = Counter((problem.question[2], problem.question[3]) for problem in problems)
+        assert len(cells) == min(places, 8) * places and len(set(cells.values())) == 1
+    assert len(test) * 3 == len(train) == 12 * min(places, 8) * places
+    extra = {"aligned": 7, "decoy": 11, "chain": 11}[variant]
+    for prompt, text in task.demonstrations(40, "test"):
+        assert set(prompt + text) <= set(alphabet(places))
+        assert len(text) + 1 == 2 * places + extra
+        drawn = task.drawn(text)
+        assert len(drawn) == places and drawn[0] == len(text) - drawn[-1]
+        ((at, _),) = task.decisive(text)
+        assert text[at - 1] == LABELS[PLACES.index(prompt[3])] and at in drawn
+        assert task.extract(text) is not None and text.endswith(task.copied(text))
+        start, _ = task.extract(text)
+        assert text[start] == CODE[text[at]]
+    assert task.verify(train[0], task.respond(train[0].gold)) is Verdict.CORRECT
+    other = next(letter for letter in "AB" if letter != train[0].gold)
+    assert task.verify(train[0], task.respond(other)) is Verdict.WRONG
+
+
+def test_labels_of_another_length_or_order_are_no_answer():
+    for places in (5, 30):
+        task = tasks.get("decision", places=places)
+        problem = task.problems("test", 1)[0]
+        body = "".join(label + "a" for label in LABELS[:places])
+        assert task.verify(problem, f"aa0{body}#0{problem.gold}") is Verdict.CORRECT
+        turned = body[4:] + body[:4]
+        assert task.verify(problem, f"aa0{turned}#0{problem.gold}") is Verdict.CORRECT
+        swapped = body[2:4] + body[:2] + body[4:]
+        longer = body + LABELS[places] + "a"
+        beyond = PLACES[places]
+        for head, wrong in ((0, swapped), (0, body[2:]), (0, longer), (beyond, body)):
+            assert task.verify(problem, f"aa{head}{wrong}#0{problem.gold}") is Verdict.NO_ANSWER
+        assert task.verify(problem, f"aa0{body}#{beyond}{problem.gold}") is Verdict.NO_ANSWER
+
+
+def test_turns_are_spread_over_the_labels():
+    """So that the distance from label to answer, of a place, is no constant however long the response is."""
+    starts = {places: tasks.get("decision", places=places).turns for places in (5, 10, 30)}
+    assert starts == {5: [0, 1, 2, 3, 4], 10: [*range(8)], 30: [0, 3, 6, 9, 12, 15, 18, 21]}
+
+
 @pytest.mark.parametrize("variant", FORMS)
 def test_the_problems_order_nothing(variant):
     task = tasks.get("decision", variant=variant)
@@ -123,7 +193,7 @@ def test_splits_are_disjoint_and_hold_every_context():
         for problems in (train, test):
             assert {problem.question[:2] for problem in problems} == set(TABLE)
             cells = Counter((problem.question[2], problem.question[3]) for problem in problems)
-            assert set(cells) == {(turn, place) for turn in LETTERS for place in PLACES}
+            assert set(cells) == {(turn, place) for turn in LETTERS for place in PLACES[:10]}
             assert len(set(cells.values())) == 1
             assert all(problem.gold == TABLE[problem.question[:2]] for problem in problems)
         assert len({problem.id for problem in [*train, *test]}) == 1280
@@ -145,7 +215,15 @@ def test_nothing_decides_a_response_without_its_place(text):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"variant": "x"}, "no variant"), ({"contexts": 17}, "1 to 16")]
+    ("options", "message"),
+    [
+        ({"variant": "x"}, "no variant"),
+        *(({"contexts": value}, "contexts must be an integer from 1 to 16") for value in (0, 17, True, 4.0)),
+        *(
+            ({"places": value}, f"places must be an integer from 2 to {MOST}")
+            for value in (1, 0, -3, MOST + 1, 10.0, True, "ten", None)
+        ),
+    ],
 )
 def test_unknown_options_are_named(options, message):
     with pytest.raises(tasks.TaskError, match=message):

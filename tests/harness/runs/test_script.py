@@ -109,6 +109,18 @@ def test_arms_and_seeds_of_a_script_are_one_experiment_until_something_else_chan
     assert len(hashes) == 3
 
 
+def test_a_turn_that_a_script_measures_is_recorded_and_joins_runs_without_one(recorded, tmp_path):
+    """The training is that of before, and so is the experiment."""
+    folder = tmp_path / "mine/flow/seed-0000"
+    trainer(tmp_path, folder, turn_every=1).train()
+    measured, before = read_run(folder), read_run(recorded / "flow/seed-0000")
+    turns = [row["turn"] for row in measured.table("steps").to_pylist()]
+    signals = [row["signal_share"] > 0 for row in measured.table("steps").to_pylist()]
+    assert [turn is not None and 0 < turn < 1 for turn in turns] == signals and any(signals)
+    assert measured.manifest.experiment_hash == before.manifest.experiment_hash
+    assert measured.content_hash("steps") == before.content_hash("steps")
+
+
 def test_our_commands_open_it(recorded, capsys, tmp_path):
     assert cli.main(["doctor", str(recorded)]) == 0
     page = tmp_path / "board.html"
