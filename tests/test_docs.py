@@ -125,14 +125,24 @@ def test_the_check_of_experiment_files_sees_them() -> None:
     assert sum(len(experiment_files(page.read_text())) for page in PAGES) >= 2
 
 
+def relative_links(page: Path) -> list[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    return [link for link in links if not re.match(r"[a-z]+:", link)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     """A forge shows the pages as they lie here."""
-    links = re.findall(
-        r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-    )
-    relative = [link for link in links if not re.match(r"[a-z]+:", link)]
-    assert [link for link in relative if not (page.parent / link).exists()] == []
+    assert [link for link in relative_links(page) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_out_of_the_documentation_leads_to_a_page_of_the_site(page: Path) -> None:
+    """The site has some files from outside docs/ as pages. A link to another one works on a forge and breaks there."""
+    pages = {ROOT / name for name in script("outside").PAGES} | {ROOT / "README.md"}
+    targets = {link: (page.parent / link).resolve() for link in relative_links(page)}
+    assert [link for link, to in targets.items() if not to.is_relative_to(DOCS) and to not in pages] == []
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
