@@ -191,7 +191,8 @@ def _training(path: Path, table: Mapping[str, Any]) -> Measured:
     facts = [
         f"training: {METRICS.get(table['metric'], table['metric'])}, {' or '.join(map(str, seeds))} seeds, minus "
         f"{baseline}'s on the same seed",
-        control.get("text", "positive control not tested"),
+        # An earlier version's word for a comparison's positive control was assay.
+        control.get("text", "positive control not tested").replace("assay", "positive control"),
         *_changed([changed[1]] if changed else []),
     ]
     policy = experiment.get("policy", {}).get("name", "not recorded")
