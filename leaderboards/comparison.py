@@ -511,6 +511,8 @@ def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str,
                 arm.label,
                 f"positive control sensitive: {arm.label} beats {baseline} by {size}",
             )
+        if arm.p_holm is not None:  # an interval beside 0 is of this arm alone; the outcome is of all arms
+            size += f", p {arm.p_holm:.3f} (Holm)"
         return PositiveControl(
             "not sensitive",
             arm.label,

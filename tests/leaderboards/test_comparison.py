@@ -129,6 +129,7 @@ def test_sensitivity_of_the_positive_control(
     control = sweep(tmp_path, arms).positive_control
     assert (control.outcome, control.arm) == (outcome, "oracle_mask")
     assert words in control.text
+    assert control.text.endswith(" (Holm)") == (outcome == "not sensitive")
 
 
 def test_an_oracle_that_keeps_the_format_is_the_positive_control(tmp_path: Path) -> None:

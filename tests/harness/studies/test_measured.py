@@ -31,7 +31,7 @@ def test_old_words_are_read(tmp_path):
         arm["verdict"] = arm.pop("outcome") + ": about 8 more seeds"
     measured = read_one(written(tmp_path, table))
     assert cells(measured, "flow ×3")["outcome"].outcome == "better"
-    assert "assay sensitive" in measured.facts
+    assert "positive control sensitive" in measured.facts
 
 
 def test_a_replay_has_its_figures_and_reasons(tmp_path):
