@@ -127,7 +127,7 @@ def test_a_dead_worker_is_named(tmp_path, monkeypatch):
 
 def test_folders_of_something_else_are_refused(reference, tmp_path):
     other = _experiment(("uniform",))
-    object.__setattr__(other, "seeds", 3)
+    object.__setattr__(other.training, "learning_rate", 1.0)
     with pytest.raises(ExperimentError, match="holds another experiment.*--out"):
         sweep.reproduce(other, reference, 1, Recorder())
     strange = tmp_path / "strange"
