@@ -155,8 +155,12 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
         return f"{arm['scores'][kept['metric']]['mean']:.3f}"
     if arm["interval_of_difference"] is None:  # equal on every seed
         return _signed(arm["difference"])
-    low, high = arm["interval_of_difference"]
-    return f"{_signed(arm['difference'])} ± {(high - low) / 2:.3f}"
+    return _with_interval(arm["difference"], arm["interval_of_difference"])
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{_signed(value)} ± {(high - low) / 2:.3f}"
 
 
 def _signed(value: float) -> str:
@@ -180,13 +184,9 @@ def replayed(name: str, labels: Sequence[str]) -> str:
         # Files of before the turn had a key of its own hold the cosine.
         turn = row["turn"][0] if "turn" in row else 1 - row["to_uniform"][0]
         finds = [f"{row['decisive'][0]:.2f}"] if knows else []
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, _ratio(row), f"{turn:.3f}"]))
+        ratio = _with_interval(row[RATIO], row[INTERVAL])
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn:.3f}"]))
     return "\n".join(lines)
-
-
-def _ratio(row: Mapping[str, Any]) -> str:
-    low, high = row["ratio_difference_interval"]
-    return f"{_signed(row['ratio_difference'])} ± {(high - low) / 2:.3f}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -273,16 +273,20 @@ def steps(name: str, labels: Sequence[str]) -> str:
 
 
 class Turned(NamedTuple):
-    """An arm: how far it turns an update (1 - cosine to uniform's, with interval), and its difference in training.
+    """An arm without training and with it.
 
-    trained: the arm in a kept comparison, by method and options and not by label; None where none trained it.
+    replayed: its figures in a kept replay. trained: the arm in a kept comparison, by method and options and not by
+    label; None where none trained it.
     """
 
     label: str
-    turn: float
-    interval: Sequence[float]
-    ratio: str
+    replayed: Mapping[str, Any]
     trained: Mapping[str, Any] | None
+
+    @property
+    def turn(self) -> float:
+        """1 - cosine between its update and that of uniform credit."""
+        return float(self.replayed["turn"][0])
 
 
 def turned(name: str, comparison: str) -> list[Turned]:
@@ -291,9 +295,7 @@ def turned(name: str, comparison: str) -> list[Turned]:
     trained = {row.arm.words: by_label[row.label] for row in read_one(KEPT / comparison).rows}
     arms = {row.label: row.arm.words for row in read_one(KEPT / name).rows}
     rows = figures(name)
-    return [
-        Turned(label, *rows[label]["turn"], _ratio(rows[label]), trained.get(arms[label])) for label in TURNS
-    ]
+    return [Turned(label, rows[label], trained.get(arms[label])) for label in TURNS]
 
 
 def turns(name: str, more: Sequence[str]) -> str:
@@ -301,17 +303,18 @@ def turns(name: str, more: Sequence[str]) -> str:
 
     more: the file of the kept comparison.
     """
+    (comparison,) = more
     heads = ["arm", "turn", "signal to noise, minus uniform's", "reward, minus uniform", "seeds to see it"]
     lines = [_line(heads), "|---|--:|--:|--:|--:|"]
-    for arm in turned(name, *more):
+    for arm in turned(name, comparison):
         gain, seeds = "not trained", ""
         if arm.trained is not None:
-            low, high = arm.trained["interval_of_difference"]
-            gain = f"{_signed(arm.trained['difference'])} ± {(high - low) / 2:.3f}"
+            gain = _difference(arm.trained, load(comparison))
             values = list(arm.trained["differences"].values())
             needed = seeds_to_detect(arm.trained["difference"], spread(values))
             seeds = "more than 10,000" if needed is None else f"{needed:,}"
-        lines.append(_line([f"`{arm.label}`", f"{arm.turn:.3f}", arm.ratio, gain, seeds]))
+        ratio = _with_interval(arm.replayed[RATIO], arm.replayed[INTERVAL])
+        lines.append(_line([f"`{arm.label}`", f"{arm.turn:.3f}", ratio, gain, seeds]))
     return "\n".join(lines)
 
 
@@ -370,7 +373,7 @@ def kept_profile() -> dict[str, str]:
 def figures(name: str) -> dict[str, Any]:
     """Label -> figures of every arm but uniform of the replay kept in the file `name`, best ratio first."""
     rows = [row for row in load(name)["figures"] if row["label"] != "uniform"]
-    return {row["label"]: row for row in sorted(rows, key=lambda row: -row["ratio_difference"])}
+    return {row["label"]: row for row in sorted(rows, key=lambda row: -row[RATIO])}
 
 
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
@@ -407,8 +410,8 @@ def draw() -> None:
         pictures.Line(
             label,
             f"  (finds {row['decisive'][0]:.2f})",
-            row["ratio_difference"],
-            row["ratio_difference_interval"],
+            row[RATIO],
+            row[INTERVAL],
         )
         for label, row in figures("replay-comparison.json").items()
     ]
@@ -427,11 +430,8 @@ def draw_turns(path: str) -> None:
     """The picture of the turn: signal to noise and the gain in training of every arm of its table against the turn."""
     import pictures
 
-    arms, rows = turned(TURNED, TURN_TRAINED), figures(TURNED)
-    noise = [
-        pictures.Point(arm.label, arm.turn, row["ratio_difference"], row["ratio_difference_interval"])
-        for arm, row in ((arm, rows[arm.label]) for arm in arms)
-    ]
+    arms = turned(TURNED, TURN_TRAINED)
+    noise = [pictures.Point(arm.label, arm.turn, arm.replayed[RATIO], arm.replayed[INTERVAL]) for arm in arms]
     gains = [
         pictures.Point(arm.label, arm.turn, arm.trained["difference"], arm.trained["interval_of_difference"])
         for arm in arms

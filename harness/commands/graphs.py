@@ -107,16 +107,7 @@ def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
 
 
 def _command(options: argparse.Namespace) -> str:
-    names = [
-        "problems",
-        "samples",
-        "temperature",
-        "max_response_tokens",
-        "dtype",
-        "chat",
-        "system",
-        "batch_size",
-    ]
-    if options.command == "steps":
-        names.insert(4, "methods")
-    return command_again(options, ("policy", "task"), names)
+    methods = ("methods",) if options.command == "steps" else ()
+    asked = ("problems", "samples", "temperature", "max_response_tokens", *methods)
+    of_policy = ("dtype", "chat", "system", "batch_size")
+    return command_again(options, ("policy", "task"), (*asked, *of_policy))

@@ -264,19 +264,19 @@ def _compare(options: argparse.Namespace) -> int:
     with status("reading every value of both"):
         pairs = pair_up(one, other)
     rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
-    same = sum(pair.identical for pair in pairs)
+    identical = sum(pair.identical for pair in pairs)
     screen = console()
     columns = ("method", "seed", "in both")
     screen.print(sheets.render([sheets.Sheet("A against B", columns, rows, words=(0, 2))], screen.width))
     for line in places(one, other):
         screen.print(line, style="dim", highlight=False, markup=False)
-    screen.print(f"{same} of {len(pairs)} runs are identical, bit for bit", highlight=False)
-    if same < len(pairs):
+    screen.print(f"{identical} of {len(pairs)} runs are identical, bit for bit", highlight=False)
+    if identical < len(pairs):
         closing(
             None,
             *(shlex.join(["flowtracer", "doctor", str(folder)]) for folder in (options.one, options.other)),
         )
-    return 0 if same == len(pairs) else DIFFERENT
+    return 0 if identical == len(pairs) else DIFFERENT
 
 
 def _doctor(options: argparse.Namespace) -> int:
