@@ -50,16 +50,17 @@ import tasks
 from flowtracer import credit
 from flowtracer.credit import CreditMethod
 from flowtracer.spans import decode, tokens_in
-from harness.errors import ExperimentError
 from harness.experiment import Experiment, task_of
 from harness.policy import Policy
 from harness.studies import figures
+from harness.studies.answering import changed_settings, values_fact
 from harness.studies.arms import names_of
+from harness.studies.chosen import chosen
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
 from harness.studies.rollouts import Batches, Progress, Row, as_in_training, token_values, value_changes
 from harness.studies.weighing import Pass, gradients, teacher_trouble, values_trouble
+from leaderboards.declaration import BASELINE
 from leaderboards.estimates import Interval, problem_means
-from leaderboards.names import hint
 from leaderboards.sheets import NOTHING, Sheet, level
 
 
@@ -125,26 +126,15 @@ def methods_of(
 ) -> dict[str, tuple[CreditMethod, dict[str, Any]]]:
     """Label -> method and its options: every registered one, and the arms of the experiment that have options.
 
-    Uniform comes first: the others are compared with it. Those that sample further responses (`vine`, `spo`) cost many
-    times the others and are there by their label in `wanted` only. Raises ExperimentError for a label that is neither.
+    Uniform comes first: the others are compared with it. `wanted` and errors as in `chosen`.
     """
     known: dict[str, tuple[str | list[str], dict[str, Any]]] = {name: (name, {}) for name in credit.names()}
     for label in experiment.methods:
         if experiment.credit_of(label) not in known.values():
             known[label] = experiment.credit_of(label)
-    for label in wanted or ():
-        if label not in known:
-            raise ExperimentError(
-                f"unknown credit method {label!r}; {hint(label, sorted(known))}; `flowtracer methods` lists all"
-            )
-    labels = sorted(known if wanted is None else {"uniform", *wanted})
-    labels.sort(key=lambda label: label != "uniform")
-    methods = {label: (credit.get(known[label][0], **known[label][1]), known[label][1]) for label in labels}
-    return {
-        label: method
-        for label, method in methods.items()
-        if "values" not in method[0].needs or label in (wanted or ())
-    }
+    methods = chosen(known, wanted, BASELINE)
+    labels = sorted(methods, key=lambda label: (label != BASELINE, label))
+    return {label: (methods[label], known[label][1]) for label in labels}
 
 
 #: Batch and row of a response.
@@ -408,18 +398,12 @@ def facts(replayed: Replay) -> list[str]:
         "mean gap between the policy's log-probabilities and those that were sampled from: "
         + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
     ]
-    if replayed.changes:
-        lines.append(f"changed settings: {', '.join(replayed.changes)}")
+    lines += changed_settings(replayed.changes)
     if replayed.dead:
         lines.append(
             f"{replayed.dead} of {replayed.batches} batches have no group whose rewards differ: no gradient"
         )
-    if replayed.valued:
-        agreement = NOTHING if replayed.agreement is None else f"{replayed.agreement[0]:.2f}"
-        lines.append(
-            f"token values: {replayed.valued} responses, {replayed.continuations} continuations a prefix; two halves "
-            f"of them agree at rank correlation {agreement}"
-        )
+    lines += values_fact(replayed.valued, replayed.continuations, replayed.agreement)
     return [*lines, *(f"left out: {label}: {reason}" for label, reason in replayed.left_out.items())]
 
 
