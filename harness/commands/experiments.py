@@ -135,6 +135,7 @@ def _experiments(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
@@ -157,7 +158,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if workers is None:
         workers = 1 if costs.device.kind == "gpu" or options.server else 2
     if options.ray is None:  # a cluster's machines are not this one
-        plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
+        fits.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
         more = ["--until-decided"] * options.until_decided
         more += ["--more-seeds", str(options.more_seeds)] * bool(options.more_seeds)
@@ -274,6 +275,7 @@ def _finished(experiment: Experiment, declared: str, folder: Path) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
@@ -289,7 +291,10 @@ def _train(options: argparse.Namespace) -> int:
         raise ExperimentError(
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
-    plans.refuse(plans.plan(experiment), served=options.server is not None)
+    if "WORLD_SIZE" in os.environ:
+        _check_one_process(experiment, options.method)
+    costs = plans.plan(experiment, arms=[options.method])
+    fits.refuse(costs, served=options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
     folder = folder_of(options, experiment)
@@ -311,6 +316,17 @@ def _train(options: argparse.Namespace) -> int:
     rest = again(options, folder)
     closing(place, *_in_tracker(options, folder, experiment), rest)
     return 0
+
+
+def _check_one_process(experiment: Experiment, method: str) -> None:
+    """Raises ExperimentError, before anything is written, for what only a run in one process can do."""
+    from harness import parallel
+
+    if parallel.processes() > 1 and experiment.training_of(method).turn_every:
+        raise ExperimentError(
+            f"training.turn_every: the turn of an update is measured in one process, and these are "
+            f"{parallel.processes()}; give --set training.turn_every=0"
+        )
 
 
 def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:

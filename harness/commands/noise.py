@@ -94,6 +94,7 @@ def _page(path: Path, found: Any, title: str) -> str:
 
 def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) -> bool:
     """Brings the first seeds of the arm to their end. False if stopped."""
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
@@ -101,9 +102,9 @@ def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) 
 
     if options.seeds < 2:
         raise ExperimentError(f"--seeds {options.seeds}: a spread takes at least 2 seeds")
-    costs = plans.plan(experiment)
+    costs = plans.plan(experiment, arms=[options.arm])
     workers = 1 if costs.device.kind == "gpu" or options.server else options.workers
-    plans.refuse(costs, max(1, min(workers, options.seeds)), options.server is not None)
+    fits.refuse(costs, max(1, min(workers, options.seeds)), options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
     only = [(options.arm, seed) for seed in range(options.seeds)]
