@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.shared import Commands, add_export, command, console, print_sheets, write
+from harness.commands.shared import (
+    Commands,
+    add_export,
+    command,
+    command_again,
+    console,
+    print_sheets,
+    write,
+)
 
 LAYOUTS = ("testbed", "figure")
 
@@ -41,9 +49,7 @@ def _profile(options: argparse.Namespace) -> int:
     testbeds = profile.joined(measured.read(options.files))
     by_testbed = options.by == LAYOUTS[0]
     tables = profile.by_testbed(testbeds) if by_testbed else profile.by_figure(testbeds)
-    words = ["flowtracer", "profile", *map(str, options.files), *([] if by_testbed else ["--by", options.by])]
-    words += [word for path in options.export for word in ("--export", str(path))]
-    page = profile.page(testbeds, tables, words)
+    page = profile.page(testbeds, tables, command_again(options, ("files",), () if by_testbed else ("by",)))
     screen = console()
     screen.print(page.title, style="bold", markup=False, highlight=False)
     for line in (page.question, *page.facts):
