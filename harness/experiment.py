@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -416,9 +417,30 @@ def from_table(
     for file in add:
         _add_arms(whole["methods"], Path(file), name)
     if changes:
-        name = f"{whole.pop('name', name)}-set"
-        whole["title"] = f"{whole.get('title', name)} (set: {', '.join(changes)})"
+        name = changed_name(whole.pop("name", name))
+        whole["title"] = changed_title(whole.get("title", name), changes)
     return _build(Experiment, {"name": name, **whole}, "", name)
+
+
+def changed_name(name: str) -> str:
+    """The name of the experiment `name` with other settings, those of --set."""
+    return f"{name}-set"
+
+
+def unchanged_name(name: str) -> str:
+    """The name that `changed_name` was given, where it was."""
+    return name.removesuffix("-set")
+
+
+def changed_title(title: str, changes: Sequence[str]) -> str:
+    """The title of an experiment with other settings, which it says."""
+    return f"{title} (set: {', '.join(changes)})"
+
+
+def changes_in(title: str) -> list[str]:
+    """The settings that `changed_title` put into a title, in one text: a value may hold a comma. Empty for none."""
+    changes = re.search(r" \(set: (.+)\)$", title)
+    return [changes[1]] if changes else []
 
 
 def _add_arms(methods: dict[str, Any], path: Path, name: str) -> None:

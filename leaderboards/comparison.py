@@ -25,6 +25,7 @@ from leaderboards.names import hint
 from leaderboards.notes import notes, nothing_learnt, tier
 from leaderboards.records import Run
 from leaderboards.scores import RunScores, score_run
+from leaderboards.sheets import p_value
 
 #: Credit methods that know the decisive tokens: what perfect credit would gain.
 ORACLES = ("oracle_mask", "oracle")
@@ -512,7 +513,7 @@ def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str,
                 f"positive control sensitive: {arm.label} beats {baseline} by {size}",
             )
         if arm.p_holm is not None:  # an interval beside 0 is of this arm alone; the outcome is of all arms
-            size += f", p {arm.p_holm:.3f} (Holm)"
+            size += f", p {p_value(arm.p_holm)} (Holm)"
         return PositiveControl(
             "not sensitive",
             arm.label,

@@ -159,30 +159,50 @@ def holm(p_values: Sequence[float | None], arms: int | None = None) -> list[floa
     return [None if p is None else float(q) for p, q in zip(p_values, adjusted, strict=True)]
 
 
+def _below(t: float, freedom: int, shift: float) -> float:
+    """The probability that a noncentral t of noncentrality `shift` is at most `t`.
+
+    scipy answers NaN here and there in the far tails (from a noncentrality of about 36, and for `t` and `shift` of
+    unlike signs from 5), where the probability is 0 or 1 to six digits and more: on which side, `shift` and `t` say.
+    """
+    value = float(nctdtr(freedom, shift, t))
+    if math.isnan(value):
+        return 0.0 if shift > t else 1.0
+    return value
+
+
 def _power_to_detect(difference: float, deviation: float, seeds: int, alpha: float) -> float:
     t = float(stdtrit(seeds - 1, 1 - alpha / 2))
-    return 1.0 - float(nctdtr(seeds - 1, abs(difference) / deviation * math.sqrt(seeds), t))
+    return 1.0 - _below(t, seeds - 1, abs(difference) / deviation * math.sqrt(seeds))
 
 
 def _power_of_equivalence(difference: float, d: float, deviation: float, seeds: int, alpha: float) -> float:
     t = float(stdtrit(seeds - 1, 1 - alpha))
     scale = math.sqrt(seeds) / deviation
-    low = float(nctdtr(seeds - 1, (difference + d) * scale, t))
-    high = float(nctdtr(seeds - 1, (difference - d) * scale, -t))
+    low = _below(t, seeds - 1, (difference + d) * scale)
+    high = _below(-t, seeds - 1, (difference - d) * scale)
     return max(0.0, high - low)
 
 
 def _first(holds: Callable[[int], bool], start: int, stop: int) -> int | None:
-    """The first n in [start, stop] for which `holds`, which is false up to it and true from it on."""
-    if start > stop or not holds(stop):
+    """The first n in [start, stop] for which `holds`, which is false up to it and true from it on; None without one.
+
+    Steps that double reach it from below, so that `holds` is asked close to the answer and not thousands of seeds on.
+    """
+    if start > stop:
         return None
-    while start < stop:
-        middle = (start + stop) // 2
+    low, high = start - 1, start
+    while not holds(high):
+        if high == stop:
+            return None
+        low, high = high, min(2 * high, stop)
+    while high - low > 1:
+        middle = (low + high) // 2
         if holds(middle):
-            stop = middle
+            high = middle
         else:
-            start = middle + 1
-    return start
+            low = middle
+    return high
 
 
 def smallest_detectable(differences: ArrayLike, alpha: float = 0.05) -> float | None:
@@ -294,6 +314,18 @@ def anytime_p(differences: ArrayLike, scale: float) -> float | None:
     return min(1.0, 1.0 / float(process.max())) if len(process) else None
 
 
+def anytime_sign(differences: ArrayLike, scale: float) -> float:
+    """The side that `anytime_p` is evidence for: 1 above 0, -1 below.
+
+    That of the two products which is the larger at the seed of the largest e-value. The mean of all differences would
+    not do: one late outlier turns its sign, and leaves the largest e-value where it was.
+    """
+    array = _numbers(differences)
+    above, below = _log_e(array, scale), _log_e(-array, scale)
+    largest = int(e_process(array, scale).argmax())
+    return 1.0 if above[largest] >= below[largest] else -1.0
+
+
 def anytime_equivalence_p(differences: ArrayLike, smallest_difference: float, scale: float) -> float | None:
     """p of "at least `smallest_difference` one way or the other", valid after any number of seeds."""
     array = _numbers(differences)
@@ -346,8 +378,8 @@ def decide(
 
     The paired t decides, Holm-adjusted over all declared `arms`; then equivalence, by two one-sided tests,
     also Holm-adjusted. With a `scale` the tests are those of the e-process instead, valid under optional
-    stopping. A difference may be significant and still smaller than `smallest_difference`: it is `better`
-    or `worse`, and `equivalence_p_holm` says the rest.
+    stopping, and the side is that of the largest e-value. A difference may be significant and still smaller
+    than `smallest_difference`: it is `better` or `worse`, and `equivalence_p_holm` says the rest.
     """
     arrays = {label: _numbers(values) for label, values in differences.items()}
     if scale is None:
@@ -364,7 +396,8 @@ def decide(
         needed = None
         outcome: Outcome = "cannot tell"
         if p_adjusted is not None and p_adjusted <= alpha:
-            outcome = "better" if array.mean() > 0 else "worse"
+            side = float(array.mean()) if scale is None else anytime_sign(array, scale)
+            outcome = "better" if side > 0 else "worse"
         elif p_same_adjusted is not None and p_same_adjusted <= alpha:
             outcome = "no difference"
         else:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from leaderboards.older import control_of, outcome_of, turn_of
 from leaderboards.sheets import level, number
 
 FOLDER = Path(__file__).parent / "results"
@@ -70,10 +71,7 @@ def _methods(credit: str) -> list[str]:
 
 
 def _outcome(arm: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-    # Results of before the words changed say `verdict` and `assay`.
-    outcome = arm.get("outcome", arm.get("verdict", "?"))
-    control = table.get("positive_control") or table.get("assay") or {}
-    control = control.get("outcome", control.get("verdict", "not tested"))
+    outcome, control = outcome_of(arm), control_of(table)["outcome"]
     seeds = f"{len(arm['seeds'])} seed{'s' * (len(arm['seeds']) != 1)}"
     if arm.get("difference") is None:
         return f"{outcome}; {seeds}"
@@ -88,11 +86,10 @@ def _replayed(figures: Mapping[str, Any], random: Mapping[str, Any] | None) -> s
         interval = figures.get("ratio_difference_interval")
         difference = level(figures["ratio_difference"], tuple(interval) if interval else None, 3, "+")
         parts[0] += f" ({difference} from uniform's)"
-    if figures.get("to_uniform"):
-        turn = f"turn {number(1 - figures['to_uniform'][0], 3)}"
-        if random is not None and random is not figures and random.get("to_uniform"):
-            turn += f" (random's {number(1 - random['to_uniform'][0], 3)})"
-        parts.append(turn)
+    if turn := turn_of(figures):
+        of_random = None if random is None or random is figures else turn_of(random)
+        beside = f" (random's {number(of_random[0], 3)})" if of_random else ""
+        parts.append(f"turn {number(turn[0], 3)}{beside}")
     if figures.get("decisive"):
         parts.append(f"AUC of the decisive token {number(figures['decisive'][0], 2)}")
     return ", ".join(parts)

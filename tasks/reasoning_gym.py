@@ -103,17 +103,37 @@ class ReasoningGym(ExpressionTask):
         gold = entry["answer"]
         if len(answer) > LONGEST:
             return Verdict.WRONG
-        if " ".join(answer.split()) == " ".join(gold.split()):
+        if gold is not None and " ".join(answer.split()) == " ".join(gold.split()):
             return Verdict.CORRECT
-        wanted, given = numbers.parse(gold), numbers.parse(answer)
+        wanted, given = None if gold is None else numbers.parse(gold), numbers.parse(answer)
         if wanted is not None or self.dataset in EVALUATING:
             same = wanted is not None and given is not None and numbers.equal(wanted, given)
             return Verdict.CORRECT if same else Verdict.WRONG
-        full = {"question": problem.question, **entry}
+        return self._scored(problem, answer)
+
+    def _scored(self, problem: Problem, answer: str) -> Verdict:
+        """The verdict of the package's scorer. Where it fails on an answer, its score of the gold tells why.
+
+        A policy can write what a scorer fails on, so that alone is a wrong answer. A scorer that gives the gold no full
+        mark either is broken, and TaskError says so: no policy is to blame.
+        """
+        score_answer = self._data("test").score_answer
+        entry = {"question": problem.question, **problem.gold}
         try:
-            score = self._data("test").score_answer(answer, full)
-        except Exception:  # a scorer that trips over a text has not found it right
-            return Verdict.WRONG
+            score = score_answer(answer, entry)
+        except Exception as failure:  # the scorers are many, and raise all that Python has
+            try:
+                works = entry["answer"] is not None and score_answer(entry["answer"], entry) == 1.0
+            except Exception:
+                works = False
+            if works:
+                return Verdict.WRONG
+            reason = f"{type(failure).__name__}: {failure}".split("\n")[0]
+            raise TaskError(
+                f"task reasoning_gym: the scorer of {self.dataset} fails ({reason:.200}), and the gold of {problem.id} "
+                "does not show that it works; give the whole entry, metadata too, and the version of reasoning-gym "
+                "that made it"
+            ) from failure
         return Verdict.CORRECT if score == 1.0 else Verdict.WRONG
 
     def _gold(self, item: dict[str, Any]) -> dict[str, Any]:

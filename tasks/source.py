@@ -184,7 +184,7 @@ def _hub_rows(task: str, split: str, file: str, hub: Hub) -> Iterator[Row]:
 
 
 _WORD = re.compile(r"[^\W_]+")
-#: Words in a run that two texts must share before they count as overlapping, and the share of such runs.
+#: Words in a run, and the share of a test question's runs that makes a training question contain it.
 RUN, SHARE = 13, 0.75
 
 
@@ -199,8 +199,8 @@ def without_overlap(
     """The training problems that no test set contains, and the pairs (training id, test id) that were
     removed.
 
-    Contained: the same words in the same order, or, from 13 words on, at least half of the test question's
-    runs of 13 words. A single shared run is no overlap: competition questions share whole sentences of
+    Contained: the same words in the same order, or, from 13 words on, at least three quarters of the test
+    question's runs of 13 words. A single shared run is no overlap: competition questions share whole sentences of
     instructions.
     """
     same: dict[tuple[str, ...], str] = {}

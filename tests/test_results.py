@@ -87,7 +87,7 @@ def test_sentences_on_arithmetic_and_graph_are_what_the_files_say() -> None:
 
 
 def test_sentences_on_the_replays_of_graph_and_arithmetic_are_what_the_files_say() -> None:
-    """On docs/results/graph.md, arithmetic.md and the kept page: who is told from uniform, who finds the letters."""
+    """What the pages say in words holds of the files' numbers: who is told from uniform, who finds the letters."""
 
     def told(name: str) -> tuple[set[str], set[str]]:
         """The methods whose ratio lies above uniform's, and below it, by their intervals."""

@@ -27,6 +27,7 @@ from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import METRICS
 from leaderboards.estimates import seeds_to_detect, spread
+from leaderboards.older import outcome_of, turn_of
 from leaderboards.sheets import escaped, to_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def _signed(value: float) -> str:
 
 
 def _outcome(arm: Mapping[str, Any]) -> str:
-    return str(arm.get("outcome", arm.get("verdict"))).partition(":")[0]
+    return outcome_of(arm).partition(":")[0]
 
 
 def replayed(name: str, labels: Sequence[str]) -> str:
@@ -181,11 +182,12 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     lines.append("|---|---|" + "--:|" * len(heads))
     for label in labels or rows:
         row = rows[label]
-        # Files of before the turn had a key of its own hold the cosine.
-        turn = row["turn"][0] if "turn" in row else 1 - row["to_uniform"][0]
+        turn = turn_of(row)
         finds = [f"{row['decisive'][0]:.2f}"] if knows else []
         ratio = _with_interval(row[RATIO], row[INTERVAL])
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn:.3f}"]))
+        lines.append(
+            _line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn[0]:.3f}" if turn else "-"])
+        )
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,19 @@ from harness.commands.shared import (
     add_problems,
     add_response_limit,
     add_task,
+    as_json,
     at_least,
     closing,
     command,
     command_again,
-    console,
     method_names,
     of_kind,
     policy_named,
     response_limit,
     same,
+    show_page,
     task_named,
     task_table,
-    write,
 )
 from harness.engines.base import Sampling
 from harness.errors import ExperimentError
@@ -138,12 +137,12 @@ def _replay(options: argparse.Namespace) -> int:
     from harness.policy import to_gpu
     from harness.studies import given as givens
     from harness.studies import replay as replays
-    from harness.studies import rollouts
+    from harness.studies import replay_page, rollouts
 
     torch.set_num_threads(1)
     wanted = method_names(options)
     place = Path(options.source)
-    lacks, continuations = [], options.continuations
+    lacks, continuations, seed = [], options.continuations, 0
     if place.is_dir() or place.suffix in (".parquet", ".jsonl"):
         if options.changes:
             raise ExperimentError(
@@ -166,12 +165,12 @@ def _replay(options: argparse.Namespace) -> int:
         experiment = experiments.load(options.source, changes=options.changes)
         methods = replays.methods_of(experiment, wanted)
         policy = _policy_for(experiment, options.policy or experiment.policy.name)
-        options.seed = options.seed or 0  # in the command that is kept
-        batches, source = None, f"sampled, seed {options.seed}"
+        options.seed = seed = int(options.seed or 0)  # the command that is kept names it
+        batches, source = None, f"sampled, seed {seed}"
     policy = to_gpu(policy)
     policy.model.float()  # as it is trained, whatever it is read in
     if batches is None:
-        batches = rollouts.fresh(experiment, policy, options.batches, options.seed)
+        batches = rollouts.fresh(experiment, policy, options.batches, seed)
     with Bars("", lines=False) as progress:
         progress.begin(len(methods) + 1, 0)
         result = replays.replay(
@@ -188,14 +187,8 @@ def _replay(options: argparse.Namespace) -> int:
     asked = ("policy", "task", "seed", "batches", "methods", "valued", "continuations")
     again = command_again(options, ("source",), asked)
     result = replace(result, changes=options.changes, command=again)
-    _print(
-        options,
-        result,
-        f"Replay of {result.experiment}",
-        [*replays.facts(result), *lacks, *_not_replayed(wanted, methods)],
-        replays.sheets(result),
-    )
-    return 0
+    page = replay_page.page(result, [*lacks, *_not_replayed(wanted, methods)])
+    return _show(options, page, result)
 
 
 def _not_replayed(wanted: list[str] | None, methods: dict[str, Any]) -> list[str]:
@@ -252,21 +245,12 @@ def _intervene(options: argparse.Namespace) -> int:
     asked = ("methods", "problems", "split", "samples", "temperature", "masking", "max_response_tokens")
     of_policy = ("dtype", "chat", "system", "batch_size")
     result = replace(result, command=command_again(options, ("policy", "task"), (*asked, *of_policy)))
-    title = f"Intervention on {result.task}"
-    _print(options, result, title, interventions.facts(result), interventions.sheets(result))
-    return 0
+    return _show(options, interventions.page(result), result)
 
 
-def _print(options: argparse.Namespace, result: Any, title: str, facts: list[str], sheets: list[Any]) -> None:
-    from leaderboards.sheets import page_to_markdown, plain, render
-
-    screen = console()
-    screen.print(title, style="bold", markup=False, highlight=False)
-    for fact in facts:
-        screen.print(fact, markup=False, highlight=False)
-    screen.print(render(sheets, screen.width))
-    for path in options.export:
-        page = page_to_markdown(title, facts, sheets) + f"\n## The command\n\n```sh\n{result.command}\n```\n"
-        write(path, page if path.suffix == ".md" else json.dumps(plain(asdict(result)), indent=1) + "\n")
+def _show(options: argparse.Namespace, page: Any, result: Any) -> int:
+    """Prints the page and writes it; where it was not written, a last line says how."""
+    status = show_page(page, lambda: as_json(asdict(result)), options.export)
     if not options.export:
         closing(None, same(options, "--export", f"{options.command}.md"))
+    return status

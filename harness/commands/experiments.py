@@ -359,7 +359,8 @@ def _check_one_process(experiment: Experiment, method: str) -> None:
 
 def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:
     """Where the runs are looked at, if they were shown in a tracker."""
-    return [trackers.where(options.report_to, folder, experiment.name)] if options.report_to else []
+    line = trackers.where(options.report_to, folder, experiment.name) if options.report_to else None
+    return [line] if line else []
 
 
 def _train_together(

@@ -22,6 +22,7 @@ from harness.commands.shared import (
     policy_named,
     response_limit,
     show_page,
+    study_json,
     task_named,
     with_bar,
 )
@@ -68,7 +69,8 @@ def _edges(options: argparse.Namespace) -> int:
 
     policy, task, responses, facts = _asked(options)
     rankings = with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
-    return show_page(edges.page(rankings, facts, _command(options)), rankings, options.export)
+    page = edges.page(rankings, facts, _command(options))
+    return show_page(page, lambda: study_json(page, rankings), options.export)
 
 
 def _steps(options: argparse.Namespace) -> int:
@@ -79,7 +81,8 @@ def _steps(options: argparse.Namespace) -> int:
     study = with_bar(
         lambda progress: steps.study(policy, task, responses, methods, options.batch_size, progress)
     )
-    return show_page(steps.page(study, facts, _command(options)), study, options.export)
+    page = steps.page(study, facts, _command(options))
+    return show_page(page, lambda: study_json(page, study), options.export)
 
 
 def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:

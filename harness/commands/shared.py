@@ -452,20 +452,26 @@ def with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
         return work(at)
 
 
-def show_page(page: Page, study: Any, export: Iterable[Path]) -> int:
-    """Prints a result page and writes it to files: as Markdown, or as JSON with the numbers of `study`."""
-    from leaderboards.sheets import plain
-
+def show_page(page: Page, to_json: Callable[[], str], export: Iterable[Path]) -> int:
+    """Prints a result page and writes it to files: as Markdown, or as the JSON that `to_json` gives."""
     screen = console()
     screen.print(page.title, style="bold", markup=False, highlight=False)
     for line in (page.question, *page.facts):
         screen.print(line, markup=False, highlight=False)
     print_sheets(screen, page.tables)
     for path in export:
-        if path.suffix == ".md":
-            write(path, page.to_markdown())
-        else:
-            rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
-            table = {"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows}
-            write(path, json.dumps(plain(table), indent=1) + "\n")
+        write(path, page.to_markdown() if path.suffix == ".md" else to_json())
     return 0
+
+
+def study_json(page: Page, study: Any) -> str:
+    """A study as JSON: the page's title, facts and command, and the study's numbers as `results`."""
+    rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
+    return as_json({"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows})
+
+
+def as_json(table: Any) -> str:
+    """A table as JSON text."""
+    from leaderboards.sheets import plain
+
+    return json.dumps(plain(table), indent=1) + "\n"

@@ -30,6 +30,7 @@ from harness.commands.shared import (
     response_limit,
     same,
     show_page,
+    study_json,
     task_named,
     with_bar,
 )
@@ -129,7 +130,7 @@ def _values(options: argparse.Namespace) -> int:
         journal.close()
     study = values.study(policy, asked, rows, chosen, changes, continuations, weights, journal)
     page = value_page.page(options.source, task_name, asked, study, _command(options))
-    status = show_page(page, study, options.export)
+    status = show_page(page, lambda: study_json(page, study), options.export)
     closing(path, *(() if options.export else (same(options, "--export", "values.md"),)))
     return status
 

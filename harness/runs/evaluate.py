@@ -6,7 +6,6 @@ or moved, so the process that trains may evaluate too.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from harness.engines.base import ALONE, EngineChoice, Sample, Sampling
 from harness.errors import ExperimentError
 from harness.journal import Journal
 from harness.policy import Policy
+from leaderboards.estimates import over_problems
 from tasks import Problem, Task, Verdict, reward_of
 from tasks.judging import Judged, Judging
 
@@ -140,12 +140,4 @@ class _Judging:
 
 def accuracy(rows: Sequence[dict[str, Any]]) -> float:
     """Mean over problems of the mean reward of their judged samples; NaN when nothing could be judged."""
-    rewards: dict[str, list[float]] = {}
-    for row in rows:
-        if row["reward"] is not None:
-            rewards.setdefault(row["problem_id"], []).append(row["reward"])
-    return _mean([_mean(values) for values in rewards.values()])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    return over_problems((row["problem_id"], row["reward"]) for row in rows)

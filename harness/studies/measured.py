@@ -7,7 +7,6 @@ words for outcomes and controls, and what they lack.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +17,16 @@ from typing import Any
 from harness import experiment as experiments
 from harness.errors import ExperimentError
 from harness.studies import steps
+from harness.studies.answering import changed_settings, values_fact
 from harness.studies.arms import Arm, arm_of, known
+from harness.studies.value_figures import CUT
 from leaderboards.declaration import BASELINE, METRICS
 from leaderboards.estimates import Interval
+from leaderboards.older import control_of, outcome_of, turn_of
 
 TRAINING, REPLAY, STEPS, VALUES = "training", "replay", "study of steps", "study of values"
 #: The command that writes a file of each kind.
 COMMANDS: Mapping[str, str] = {TRAINING: "leaderboard", REPLAY: "replay", STEPS: "steps", VALUES: "values"}
-#: A study of values reads a segment's score twice; this is the score of the token at its cut.
-AT_CUT = "at the cut"
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,9 @@ def _loaded(path: Path) -> Any:
         raise ExperimentError(f"{path} is no sound JSON: {error}; write it again with --export") from None
 
 
-def _changed(changes: Sequence[str]) -> list[str]:
-    """A fact on the settings that --set changed, where there are any."""
-    return [f"changed settings: {', '.join(changes)}"] if changes else []
-
-
-def _unchanged(name: str, changes: Any) -> str:
-    """An experiment's name without what --set adds to it."""
-    return name.removesuffix("-set") if changes else name
+def _testbed(name: str, changes: Sequence[str]) -> str:
+    """An experiment's name, as it is without changes: an unchanged one may bear any name."""
+    return experiments.unchanged_name(name) if changes else name
 
 
 def _level(value: Any, missing: str) -> Cell:
@@ -185,24 +180,21 @@ def _training(path: Path, table: Mapping[str, Any]) -> Measured:
             arm = arm_of(options.pop("credit", each["credit"]), options)
             yield arm, each["label"], _trained(each, each["label"] == baseline)
 
-    control = table.get("positive_control") or table.get("assay") or {}
-    name, changed = experiment["name"], re.search(r" \(set: (.+)\)$", experiment.get("title", ""))
+    changes = experiments.changes_in(experiment.get("title", ""))
     seeds = sorted({len(each["seeds"]) for each in table["arms"]})
     facts = [
         f"training: {METRICS.get(table['metric'], table['metric'])}, {' or '.join(map(str, seeds))} seeds, minus "
         f"{baseline}'s on the same seed",
-        # An earlier version's word for a comparison's positive control was assay.
-        control.get("text", "positive control not tested").replace("assay", "positive control"),
-        *_changed([changed[1]] if changed else []),
+        control_of(table)["text"],
+        *changed_settings(changes),
     ]
     policy = experiment.get("policy", {}).get("name", "not recorded")
-    return Measured(TRAINING, path, _unchanged(name, changed), policy, facts, _once(rows()))
+    return Measured(TRAINING, path, _testbed(experiment["name"], changes), policy, facts, _once(rows()))
 
 
 def _trained(arm: Mapping[str, Any], is_baseline: bool) -> Mapping[str, Cell]:
     missing = "the baseline" if is_baseline else "no seed shared with the baseline"
-    # Results of before the words changed say `verdict`.
-    outcome = str(arm.get("outcome", arm.get("verdict"))).partition(":")[0]
+    outcome = outcome_of(arm).partition(":")[0]
     step = arm["cost"].get("seconds_step") if arm.get("cost") else None
     return {
         "difference": _around(arm["difference"], arm["interval_of_difference"], missing),
@@ -227,25 +219,19 @@ def _replay(path: Path, table: Mapping[str, Any]) -> Measured:
                 cells = dict.fromkeys(_replayed(table["figures"][0], knows, False), Cell(missing=reason))
                 yield arm_of(label, {}), label, cells
 
-    facts = [
-        f"replay: {table['batches']} batches, {table['responses']} responses, {table['correct']:.1%} correct"
-    ]
     changes = table.get("changes", ())  # files of before it had a key of its own are named as if unchanged
-    facts += _changed(changes)
-    if valued:
-        agreement = "unknown" if table["agreement"] is None else f"{table['agreement'][0]:.2f}"
-        facts.append(
-            f"token values: {valued} responses, {table['continuations']} continuations a prefix; two halves of them "
-            f"agree at rank correlation {agreement}"
-        )
-    name = _unchanged(table["experiment"], changes)
+    facts = [
+        f"replay: {table['batches']} batches, {table['responses']} responses, {table['correct']:.1%} correct",
+        *changed_settings(changes),
+        *values_fact(valued, table["continuations"], table["agreement"]),
+    ]
+    name = _testbed(table["experiment"], changes)
     return Measured(REPLAY, path, name, table["policy"], facts, _once(rows()))
 
 
 def _replayed(row: Mapping[str, Any], knows: bool, valued: bool) -> Mapping[str, Cell]:
     is_uniform = row["label"] == BASELINE
     unvalued = "its weights are all equal" if valued else "no token values measured"
-    turn = _level(row["turn"], "no gradient") if "turn" in row else _turned(row["to_uniform"])
     return {
         "decisive": _level(
             row["decisive"], "abstains" if knows else "the task does not know its deciding tokens"
@@ -255,20 +241,11 @@ def _replayed(row: Mapping[str, Any], knows: bool, valued: bool) -> Mapping[str,
             row["ratio_difference_interval"],
             "the baseline" if is_uniform else "no gradient",
         ),
-        "turn": turn,
+        "turn": _level(turn_of(row), "no gradient"),
         "value_size": _level(row["value_size"], unvalued),
         "value_direction": _level(row["value_direction"], unvalued),
         "update_seconds": _around(row.get("seconds"), None, "not recorded"),
     }
-
-
-def _turned(to_uniform: Any) -> Cell:
-    """The turn is 1 - cosine; files of before it had a key of its own hold the cosine."""
-    cosine = _level(to_uniform, "no gradient")
-    if cosine.value is None:
-        return cosine
-    around = None if cosine.interval is None else (1 - cosine.interval[1], 1 - cosine.interval[0])
-    return Cell(1 - cosine.value, around)
 
 
 def _replayed_arm(path: Path, experiment: str, row: Mapping[str, Any]) -> Arm:
@@ -300,7 +277,7 @@ def _steps(path: Path, table: Mapping[str, Any]) -> Measured:
 
 def _values(path: Path, table: Mapping[str, Any]) -> Measured:
     results = table["results"]
-    rows = [row for row in results["methods"] if row["reading"] == AT_CUT]
+    rows = [row for row in results["methods"] if row["reading"] == CUT]  # read twice
     keys = {"cut_size": "size", "cut_signed": "signed", "first_fall": "fall"}
     facts = [
         f"values: {results['ranked']} responses, {results['cuts']} cuts, {results['continuations']} continuations; the "

@@ -38,6 +38,7 @@ from flowtracer.weighing import Read, read_responses
 from harness.errors import ExperimentError
 from harness.policy import Policy
 from harness.studies.answering import Page
+from harness.studies.chosen import chosen
 from harness.studies.edges import Response
 from harness.studies.figures import Level, group_advantages, jackknife, mean_level, roc_auc
 from harness.studies.intervene import ranking
@@ -213,20 +214,13 @@ def advantages_of(responses: Sequence[Response]) -> tuple[list[float], list[floa
 
 
 def methods_of(wanted: Sequence[str] | None) -> dict[str, CreditMethod]:
-    """Name -> method: every registered one and the variants of flow, or those that are wanted and flow."""
+    """Name -> method: every registered one and the variants of flow, or flow and those in `wanted`.
+
+    `wanted` and errors as in `chosen`.
+    """
     methods: dict[str, tuple[str, Mapping[str, str]]] = {name: (name, {}) for name in credit.names()}
     methods |= {name: ("flow", options) for name, options in VARIANTS.items()}
-    for name in wanted or ():
-        if name not in methods:
-            raise ExperimentError(f"unknown credit method {name!r}; known: {', '.join(methods)}")
-    chosen = methods if wanted is None else dict.fromkeys(["flow", *wanted])
-    built = {name: credit.get(methods[name][0], **methods[name][1]) for name in chosen}
-    # Those that sample further responses are for a training.
-    return {
-        name: method
-        for name, method in built.items()
-        if "values" not in method.needs or name in (wanted or ())
-    }
+    return chosen(methods, wanted, "flow")
 
 
 def study(

@@ -80,6 +80,11 @@ def test_one_off_changes_are_recorded_as_such(file):
     assert changed.name == "mine-set" and changed.title.endswith(
         "(set: training.steps=4, policy.name=other, methods.flow.layers=late)"
     )
+    assert experiments.unchanged_name(changed.name) == "mine"
+    assert experiments.changes_in(changed.title) == [
+        "training.steps=4, policy.name=other, methods.flow.layers=late"
+    ]
+    assert experiments.changes_in(experiments.load(str(file)).title) == []
     assert changed.training.steps == 4 and changed.policy.name == "other"
     assert changed.credit_of("flow") == ("flow", {"layers": "late"})
     for change, message in [

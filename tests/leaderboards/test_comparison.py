@@ -119,6 +119,7 @@ def test_another_baseline(tmp_path: Path) -> None:
     [
         ((0.10, 0.11, 0.09), "sensitive", "positive control sensitive: oracle_mask beats uniform by +0.100"),
         ((0.01, -0.11, 0.09), "not sensitive", "NOT sensitive, cannot tell methods apart"),
+        ((-0.10, -0.101, -0.099), "not sensitive", "p <0.001 (Holm)"),
         ((0.1,), "not tested", "too few seeds"),
     ],
 )

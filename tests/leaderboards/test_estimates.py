@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
@@ -102,6 +102,69 @@ def test_seeds_needed_is_the_first_number_that_suffices() -> None:
     assert narrow is not None and 30 < narrow < 400
     assert estimates.seeds_needed([-1.0, 1.0], 1e-6) is None
     assert estimates.seeds_needed([1.0], 0.5) is None
+
+
+def below_by_integral(t: float, freedom: int, shift: float) -> float:
+    """P(T <= t) of the noncentral t by its definition: a normal value over an independent chi / sqrt(freedom)."""
+    width = 12 / math.sqrt(2 * freedom)
+    ends = np.unique([0.0, *np.geomspace(1e-6, 0.1, 25), *np.linspace(max(0.1, 1 - width), 1 + width, 1500)])
+    nodes, weights = np.polynomial.legendre.leggauss(30)
+    half = np.diff(ends)[:, None] / 2
+    s = ends[:-1, None] + half * (nodes + 1)
+    log_density = (freedom - 1) * np.log(s) - freedom * s**2 / 2
+    log_density += math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
+    return float((half * weights * special.ndtr(t * s - shift) * np.exp(log_density)).sum())
+
+
+def test_the_power_is_a_number_also_where_scipy_has_none() -> None:
+    """scipy's noncentral t is NaN at some noncentralities above 36: power 1, which was read as power 0."""
+    missing = 0
+    for freedom in (1, 2, 7, 24, 300, 1000, 9999):
+        for alpha in (0.05, 0.05 / 9, 0.05 / 24):
+            for t in (stats.t.ppf(1 - alpha / 2, freedom), -stats.t.ppf(1 - alpha, freedom)):
+                for shift in (0, 0.5, 3, 5, 20, 37, 37.5, 38, 38.5, 39, 45, 1000, -1, -5, -20, -38.5, -1000):
+                    missing += math.isnan(special.nctdtr(freedom, shift, t))
+                    value = estimates._below(t, freedom, shift)
+                    assert value == pytest.approx(below_by_integral(t, freedom, shift), abs=2e-6), (
+                        t,
+                        freedom,
+                        shift,
+                    )
+    assert missing > 20, "the grid reaches the places that this is about"
+
+
+@pytest.mark.parametrize("start", [2, 9, 16])
+def test_the_first_number_is_that_of_a_linear_scan(start: int) -> None:
+    for stop in (start, start + 1, start + 40, start + 2000):
+        for answer in {
+            start,
+            start + 1,
+            start + 7,
+            start + 8,
+            2 * start,
+            2 * start + 1,
+            stop - 1,
+            stop,
+            stop + 1,
+        }:
+            expected = next((n for n in range(start, stop + 1) if n >= answer), None)
+            assert estimates._first(lambda n, answer=answer: n >= answer, start, stop) == expected  # type: ignore[misc]
+    assert estimates._first(lambda n: True, 5, 4) is None
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 9, 0.05 / 24])
+def test_seeds_are_counted_as_a_linear_scan_counts_them(alpha: float) -> None:
+    """Of a large effect 'about 1294 more seeds' was asked where 22 do."""
+    for ratio in (0.3, 0.5, 0.8, 1.0, 1.5, 3.0, 20.0, 1e6):
+        expected = next(
+            seeds
+            for seeds in range(2, 400)
+            if 1
+            - below_by_integral(stats.t.ppf(1 - alpha / 2, seeds - 1), seeds - 1, ratio * math.sqrt(seeds))
+            >= 0.8
+        )
+        assert estimates.seeds_to_detect(ratio, 1.0, alpha) == expected, ratio
+    assert estimates.seeds_to_detect(0.8, 1.0, 0.05 / 9) == 25
 
 
 def test_wilson_is_wilson() -> None:
@@ -242,6 +305,18 @@ def test_more_declared_arms_make_a_verdict_harder() -> None:
     assert estimates.decide({"arm": values}, 0.02)["arm"].outcome == "better"
     many = estimates.decide({"arm": values}, 0.02, arms=math.ceil(0.05 / p) + 1)["arm"]
     assert many.outcome == "cannot tell" and many.p == p
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_decided_arm_keeps_its_side(sign: int) -> None:
+    """p is that of the largest e-value; the mean of a later look must not turn what it was evidence for."""
+    values = [sign * 0.045] * 15
+    side = "better" if sign > 0 else "worse"
+    early = estimates.decide({"arm": values}, 0.01, 0.05, 9, 0.045)["arm"]
+    late = estimates.decide({"arm": [*values, -sign * 0.8]}, 0.01, 0.05, 9, 0.045)["arm"]
+    assert early.outcome == late.outcome == side and early.p_holm == late.p_holm
+    against = estimates.decide({"arm": [*values, *[-sign * 0.045] * 60]}, 0.01, 0.05, 9, 0.045)["arm"]
+    assert against.outcome != side and against.p_holm < late.p_holm, "only more evidence turns it"
 
 
 def test_sequential_verdicts_say_how_many_more() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 import tasks
+from tasks.judging import Judging
 
 pytest.importorskip("reasoning_gym")
 
@@ -56,6 +57,57 @@ def test_puzzles_take_the_full_mark_only():
     assert task.judge(problem, problem.gold["answer"]) == "correct"
     assert task.judge(problem, problem.gold["answer"][:-1] + "9") == "wrong"
     assert task.judge(problem, "") == "wrong"
+
+
+def test_an_answer_that_the_scorer_fails_on_is_wrong():
+    """No policy may trip a scorer that works, and so have its answer left out of the count."""
+    task = tasks.get("reasoning_gym", dataset="prime_factorization")
+    problem = task.problems("test", limit=1)[0]
+    with pytest.raises(ValueError, match="invalid literal"):
+        task._data("test").score_answer("2 x 3", {"question": problem.question, **problem.gold})
+    assert task.judge(problem, "2 x 3") == "wrong"
+    assert task.judge(problem, problem.gold["answer"]) == "correct"
+
+
+def test_a_broken_scorer_is_an_error_and_no_wrong_answer(monkeypatch):
+    task = tasks.get("reasoning_gym", dataset="prime_factorization")
+    problem = task.problems("test", limit=1)[0]
+
+    def broken(answer, entry):
+        raise ImportError("no module named sympy")
+
+    monkeypatch.setattr(task._data("test"), "score_answer", broken)
+    with pytest.raises(
+        tasks.TaskError, match="prime_factorization fails .ImportError: no module named sympy"
+    ):
+        task.judge(problem, "2 x 3")
+    with Judging(task) as judging:
+        asked = judging.begin(problem, "\\boxed{2 x 3}", "stop")
+        assert judging.verdicts([asked], None) == ["error"]
+    assert "prime_factorization fails" in asked.trouble
+
+
+def test_an_entry_without_the_scorers_metadata_is_an_error():
+    task = tasks.get("reasoning_gym", dataset="mini_sudoku")
+    problem = task.problems("test", limit=1)[0]
+    given = task.problem_from(problem.question, problem.gold["answer"])
+    assert task.judge(given, problem.gold["answer"]) == "correct"
+    with pytest.raises(tasks.TaskError, match="mini_sudoku fails .KeyError.*give the whole entry"):
+        task.judge(given, problem.gold["answer"][:-1] + "9")
+
+
+def test_a_puzzle_without_a_gold_is_scored():
+    """The package publishes no answer where there are many: its scorer decides, and a failure of it is its own."""
+    task = tasks.get("reasoning_gym", dataset="graph_color")
+    problem = task.problems("test", limit=1)[0]
+    assert problem.gold["answer"] is None
+    colours = problem.gold["metadata"]["possible_answer"]
+    given = "{" + ", ".join(f'"{vertex}": {colour}' for vertex, colour in colours.items()) + "}"
+    assert task.judge(problem, given) == "correct"
+    assert task.judge(problem, "{}") == "wrong"
+    task = tasks.get("reasoning_gym", dataset="boxnet")
+    with pytest.raises(tasks.TaskError, match="boxnet fails .AttributeError"):
+        task.judge(task.problems("test", limit=1)[0], '{"1": 1}')
 
 
 def test_unknown_names_and_options_are_refused():

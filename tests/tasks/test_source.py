@@ -166,6 +166,19 @@ def test_overlap_needs_most_of_a_question():
     assert removed == [("b", "t0"), ("c", "t0")]
 
 
+def test_three_quarters_of_a_questions_runs_are_an_overlap():
+    """112 words are 100 runs of 13: a training question that repeats 87 words has 75 of the runs, with 86 it has 74."""
+    asked = [f"word{number}" for number in range(112)]
+    test = [Problem("t0", " ".join(asked), 1)]
+    train = [
+        Problem(str(shared), " ".join([*asked[:shared], "and", "something", "else"]), 1)
+        for shared in (86, 87, 112)
+    ]
+    kept, removed = without_overlap(train, test)
+    assert [problem.id for problem in kept] == ["86"]
+    assert removed == [("87", "t0"), ("112", "t0")]
+
+
 def test_train_and_test_of_gsm8k_share_nothing(real_data):
     task = tasks.get("gsm8k")
     train, test = task.problems("train"), task.problems("test")

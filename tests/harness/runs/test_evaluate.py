@@ -17,6 +17,7 @@ from harness.engines.keyed import sample
 from harness.journal import Journal
 from harness.policy import Policy, character_tokenizer
 from harness.runs import evaluate
+from leaderboards.estimates import over_problems
 from tasks import Problem, Task, Verdict
 from tasks.verify import pool
 
@@ -111,7 +112,15 @@ def test_accuracy_leaves_out_what_could_not_be_judged() -> None:
         return [{"problem_id": problem, "reward": reward} for reward in rewards]
 
     assert evaluate.accuracy(rows("a", 1.0, 0.0, None) + rows("b", 1.0) + rows("c", None)) == 0.75
+    assert evaluate.accuracy(rows("a", 1.0) + rows("b", float("nan"))) == 1.0
     assert np.isnan(evaluate.accuracy(rows("a", None)))
+
+
+def test_accuracy_is_the_mean_of_the_reports() -> None:
+    """Trackers and `evaluate` show the number that a report computes from the same samples, bit for bit."""
+    pairs = [(f"problem {number % 7}", (number * number % 5) / 3) for number in range(50)]
+    rows = [{"problem_id": problem, "reward": reward} for problem, reward in pairs]
+    assert evaluate.accuracy(rows) == over_problems(pairs)
 
 
 def test_nothing_judged_is_no_score_and_no_crash(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,24 @@ def test_responses_without_answers_are_counted_and_refused_where_there_are_no_ot
         )
 
 
-def test_short_prefixes_are_left_out():
-    """Sums of a policy that answers at once: nothing stands before the answer."""
+class Early(type(tasks.get("decision"))):
+    """Takes the third letter of any text for its answer."""
+
+    def extract(self, text):
+        return 2, 3
+
+
+def test_responses_that_answer_at_once_are_left_out(policy):
+    """A fifth of fewer than five tokens is nothing to hide; such responses are counted with their reason."""
+    task = Early(contexts=4)
+    usable, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, Sampling(32), 8)
+    assert usable == [] and left_out == {"fewer than five tokens before the answer": 6}
+
+
+def test_responses_with_room_before_the_answer_are_used():
     policy, task = load_policy("arithmetic"), tasks.get("arithmetic")
     usable, left_out = intervene.originals(policy, task, task.problems("test", 6), 1, Sampling(40, 0.0), 8)
-    assert len(usable) + sum(left_out.values()) == 6
+    assert usable and len(usable) + sum(left_out.values()) == 6
     assert all(original.prefix >= 5 for original in usable)
 
 
@@ -205,7 +218,9 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert cli.main([*wanted, "--export", str(page), "--export", str(data)]) == 0
     printed = capsys.readouterr().out
     assert "flow, highest" in printed and max(map(len, printed.splitlines())) <= 100
-    assert "flow, highest" in page.read_text()
+    text = page.read_text()
+    places = [text.index(words) for words in ("| random |", "| flow, highest |", "## What it cannot say")]
+    assert places == sorted(places), "rules first, then methods, then limits"
     line = json.loads(data.read_text())["command"]
     assert (
         line.startswith("flowtracer intervene decision decision:contexts=4 --methods flow")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness.errors import ExperimentError
+from harness.experiment import changed_name, changed_title
 from harness.studies.measured import REPLAY, STEPS, TRAINING, VALUES, read, read_one
 from tests.harness.studies.kept_files import replay_table, steps_table, training_table, values_table, written
 
@@ -80,7 +81,10 @@ def test_what_set_changed_is_a_fact_and_no_testbed_of_its_own(tmp_path):
     """A replay and a training of NAME-set stand beside the other files of NAME; an experiment so named stays itself."""
     replay = {**replay_table(), "experiment": "bench-set", "changes": ["task.contexts=4"]}
     training = training_table()
-    training["experiment"] |= {"name": "bench-set", "title": "Bench (set: task.contexts=4)"}
+    training["experiment"] |= {
+        "name": changed_name("bench"),
+        "title": changed_title("Bench", ["task.contexts=4"]),
+    }
     for table in (replay, training):
         measured = read_one(written(tmp_path, table))
         assert measured.testbed == "bench"

@@ -125,7 +125,9 @@ def test_throughput_is_the_flows_own(policy, task, both):
 
 
 def test_mistakes_are_named(policy, task):
-    with pytest.raises(ExperimentError, match="unknown credit method 'flaw'"):
+    with pytest.raises(
+        ExperimentError, match=r"unknown credit method 'flaw'; did you mean 'flow'[^,]*\?; `flow"
+    ):
         steps.methods_of(["flaw"])
     assert list(steps.methods_of(["random"])) == ["flow", "random"]
     plain = response(policy, task, "a=4;b=a+3=4+3=7;c=b+a=7+4=1;d=c*2=1*2=2#2")
