@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -168,7 +169,9 @@ def pairs(name: str, words: Sequence[str]) -> str:
     lines = [_line(["difference", metric, "seeds above"]), "|---|--:|--:|"]
     for word in words:
         first, second = word.split("-")
-        values = [scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]]
+        values = [
+            scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]
+        ]
         interval = t_interval(values)
         mean = math.fsum(values) / len(values)
         shown = _signed(mean) if interval is None else _with_interval(mean, interval)
@@ -421,7 +424,7 @@ def kept_profile() -> dict[str, str]:
     names = ["profile.json", "profile.md"]
     files = [path.name for bed in testbeds() for path in bed.sources.values()]
     words = ["flowtracer", "profile", *files, *(word for name in names for word in ("--export", name))]
-    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), words)
+    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), shlex.join(words))
     return dict(zip(names, (profiles.to_json(page, testbeds()), page.to_markdown()), strict=True))
 
 
