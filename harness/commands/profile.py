@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.shared import Commands, add_export, command, show_page
+from harness.commands.shared import Commands, add_export, command, command_again, show_page
 
 LAYOUTS = ("testbed", "figure")
 
@@ -41,7 +41,5 @@ def _profile(options: argparse.Namespace) -> int:
     testbeds = profile.joined(measured.read(options.files))
     by_testbed = options.by == LAYOUTS[0]
     tables = profile.by_testbed(testbeds) if by_testbed else profile.by_figure(testbeds)
-    words = ["flowtracer", "profile", *map(str, options.files), *([] if by_testbed else ["--by", options.by])]
-    words += [word for path in options.export for word in ("--export", str(path))]
-    page = profile.page(testbeds, tables, words)
+    page = profile.page(testbeds, tables, command_again(options, ("files",), () if by_testbed else ("by",)))
     return show_page(page, lambda: profile.to_json(page, testbeds), options.export)

@@ -7,7 +7,6 @@ by their labels. Figures of unlike testbeds have no common scale, so nothing is 
 from __future__ import annotations
 
 import json
-import shlex
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -391,8 +390,8 @@ def rules(testbeds: Sequence[Testbed]) -> Sheet:
     return Sheet("The dumbest rules", ("rule", "knows", "measured on"), tuple(rows), note, words=(0, 1, 2))
 
 
-def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: Sequence[str]) -> Page:
-    """The profile as a page of five parts. command: the words of the command that made it."""
+def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: str) -> Page:
+    """The profile as a page of five parts. command: the one that made it."""
     facts = [f"{figure.head}: {figure.means}" for figure in FIGURES]
     facts += [
         f"{bed.name} (policy {bed.policy}): {', '.join(str(path) for path in bed.sources.values())}"
@@ -408,7 +407,7 @@ def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: Sequence
         rules=rules(testbeds),
         sheets=[beyond(testbeds), *tables],
         limits=LIMITS,
-        command=shlex.join(command),
+        command=command,
     )
 
 

@@ -170,8 +170,9 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         < text.index("## What it cannot say")
     )
     parsed, meant = (cli._parser().parse_args(words) for words in (shlex.split(kept["command"])[1:], wanted))
-    for name in ("source", "batches", "changes", "methods", "seed"):
+    for name in ("source", "batches", "changes", "methods"):
         assert getattr(parsed, name) == getattr(meant, name)
+    assert parsed.seed == 0, "the default is in it"
     assert (parsed.valued, parsed.continuations, parsed.export) == (2, 2, [export, page])
 
 
@@ -185,6 +186,8 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decision", "--policy", "/nowhere"], "/nowhere"),
         (["HERE"], "no run in it"),
         (["RUNS", "--policy", "decision"], "--policy goes with an experiment"),
+        (["RUNS", "--seed", "3"], "--seed goes with an experiment"),
+        (["decision", "--methods", ","], "--methods ',' names none: give one or more"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
