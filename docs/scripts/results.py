@@ -384,7 +384,7 @@ def _area(level: Sequence[Any] | None) -> str:
 
 
 def facts(name: str, _: Sequence[str]) -> str:
-    """What a kept file was measured on, a line a fact."""
+    """The facts of a kept file, one line each."""
     kept = load(name)
     lines = kept["facts"] if "facts" in kept else read_one(KEPT / name).facts
     return "\n".join(f"- {escaped(line)}" for line in lines)
