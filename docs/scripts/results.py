@@ -1,11 +1,11 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a table of a replay, `length` and `times` for replays of one
-question at several lengths, `edges` and `steps` for those of known graphs, `turns` for how far arms turn an update and
-what they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with
-`rules`, `beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files,
-and numbers in the text to the tables.
+leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
+table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
+known graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on,
+`command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
+testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -196,7 +196,7 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     return _with_interval(arm["difference"], arm["interval_of_difference"])
 
 
-def _own(value: float, interval: Sequence[float] | None) -> str:
+def _absolute(value: float, interval: Sequence[float] | None) -> str:
     """Uniform's own figure among the differences from it: `0.304 ± 0.176 (its own)`."""
     around = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
     return f"{value:.3f}{around} (its own)"
@@ -242,7 +242,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
 def _ratio(row: Mapping[str, Any]) -> str:
     """The ratio minus uniform's, with its interval; uniform's own in its row."""
     if row["label"] == BASELINE:
-        return _own(row["ratio"], row["ratio_interval"])
+        return _absolute(row["ratio"], row["ratio_interval"])
     return _with_interval(row[RATIO], row[INTERVAL])
 
 
@@ -364,7 +364,7 @@ def turns(name: str, more: Sequence[str]) -> str:
     uniform, kept = uniform_of(name), load(comparison)
     reward = next(arm for arm in kept["arms"] if arm["label"] == BASELINE)["scores"][kept["metric"]]["mean"]
     (turn, _) = turn_of(uniform) or (math.nan, None)
-    lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _own(reward, None), ""]))
+    lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _absolute(reward, None), ""]))
     for arm in turned(name, comparison):
         gain, seeds = "not trained", ""
         if arm.trained is not None:
