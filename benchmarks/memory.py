@@ -1,4 +1,4 @@
-"""Memory of a training update on one small GPU: the plan of `harness.plan` beside a simulated allocator, or a real GPU.
+"""Memory of a training update on one small GPU: the plan of `harness.fits` beside a simulated allocator, or a real GPU.
 
 The simulation runs the update itself, at its real shape, on tensors without values (torch's FakeTensorMode): every
 storage that an operation makes is counted until nothing holds it. What operations take inside and give back, and what
@@ -27,9 +27,10 @@ from trl.kernels import chunked_logprob
 
 from flowtracer import AttentionTap, solve_flow
 from harness import experiment as experiments
-from harness import plan
+from harness import fits
 from harness.experiment import ADAMW, ADAMW_8BIT
-from harness.plan import GB
+from harness.fits import GB
+from harness.plan import PROMPT
 from harness.runs.settings import adapters_of
 from harness.shapes import RATES, SHAPES, Device, Shape
 
@@ -72,7 +73,7 @@ class Update:
 
 
 #: As the experiment declares it, and as its plan takes it.
-DECLARED = Update(rollouts=8, prompt=plan.PROMPT, response=512)
+DECLARED = Update(rollouts=8, prompt=PROMPT, response=512)
 
 
 class Allocator(TorchDispatchMode):
@@ -265,7 +266,7 @@ def planned(variant: Variant, shape: Shape, batch: Update) -> dict[str, float]:
         gradient_checkpointing=variant.checkpointing,
     )
     device = Device("a GPU of 24 GB", "gpu", CARD, *RATES["RTX 4090"])
-    return plan.memory(experiment, "flow", shape, batch.prompt, device, training)
+    return fits.memory(experiment, "flow", shape, batch.prompt, device, training)
 
 
 def row(variant: Variant, shape: Shape, batch: Update, measured: bool) -> Row:
@@ -276,7 +277,7 @@ def row(variant: Variant, shape: Shape, batch: Update, measured: bool) -> Row:
         "variant": variant.name,
         "planned": sum(training.values()),
         "simulated": simulated(variant, shape, batch),
-        "whole": plan.total(parts),
+        "whole": fits.total(parts),
         "card": CARD,
     }
     if measured:
@@ -292,7 +293,7 @@ def run(settings: measure.Settings) -> Report:
         rows.append(row(variant, SHAPES[POLICY], DECLARED, measure.device() == "cuda"))
     text = [
         f"{EXPERIMENT}: micro-batches of {DECLARED.rollouts} sequences of {DECLARED.tokens} tokens, flow's credit. "
-        "Planned: `harness.plan`, what one micro-batch holds beside weights, gradients and Adam. Simulated: the same "
+        "Planned: `harness.fits`, what one micro-batch holds beside weights, gradients and Adam. Simulated: the same "
         "update on tensors without values, every storage counted. Whole process: what the plan says at most, with "
         "CUDA's context and the cache of sampling, which other times need.",
     ]

@@ -25,7 +25,8 @@ TOP = 0.1
 class Observed:
     """Sums over the responses of a generation batch, of one process or of all.
 
-    tokens: response tokens. weight: their weights together. up_weighted: how many weigh more than 1. responses: those
+    tokens: response tokens in the loss. weight: their weights together. up_weighted: how many weigh more than 1.
+    not_zero: how many have a weight that is not 0. responses: those
     with a token in the loss. answers: how many of them have an answer. scored, top: how many have scores, and the
     shares of their top 10% together. seconds: what credit took in each of the `processes` together. reasons:
     abstentions by reason.
@@ -34,6 +35,7 @@ class Observed:
     tokens: int = 0
     weight: float = 0.0
     up_weighted: int = 0
+    not_zero: int = 0
     responses: int = 0
     answers: int = 0
     scored: int = 0
@@ -51,6 +53,11 @@ class Observed:
     def is_silent(self) -> bool:
         """True if the method judged none of the responses."""
         return self.responses > 0 and self.reasons.total() == self.responses
+
+    @property
+    def trains_nothing(self) -> bool:
+        """True if every token has the weight 0, so that the loss is 0 whatever the advantages are."""
+        return self.tokens > 0 and self.not_zero == 0
 
     def metrics(self) -> dict[str, float]:
         """Numbers for trackers, by their names."""
@@ -180,6 +187,7 @@ class RolloutBatch:
             tokens=len(inside),
             weight=float(inside.double().sum()),
             up_weighted=int((inside > 1).sum()),
+            not_zero=int((inside != 0).sum()),
             responses=sum(alive),
             answers=sum(has and live for has, live in zip(answered, alive, strict=True)),
             scored=len(self._top),

@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from flowtracer.batches import Observed
 
-_SUMS = ("tokens", "weight", "up_weighted", "responses", "answers", "scored", "top", "seconds", "processes")
+#: Fields of `Observed` that are added up over processes; those in _REAL are no counts.
+_REAL = ("weight", "top", "seconds")
+_SUMS = ("tokens", "up_weighted", "not_zero", "responses", "answers", "scored", "processes", *_REAL)
 
 
 def summed(observed: Observed, reduce: Callable[[Tensor], Tensor] | None, device: Any) -> Observed:
@@ -27,10 +29,7 @@ def summed(observed: Observed, reduce: Callable[[Tensor], Tensor] | None, device
         here = here.float()
     total = reduce(here.to(device)).tolist()
     reasons = sum((Counter(part) for part in gather_object([dict(observed.reasons)])), Counter[str]())
-    numbers = {
-        name: value if name in ("weight", "top", "seconds") else int(value)
-        for name, value in zip(_SUMS, total, strict=True)
-    }
+    numbers = {name: value if name in _REAL else int(value) for name, value in zip(_SUMS, total, strict=True)}
     return Observed(**numbers, reasons=reasons)
 
 

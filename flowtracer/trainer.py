@@ -89,7 +89,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
     An answer is looked for in what the policy wrote as content: neither in a call of a tool nor in what a tool or an
     environment answered. A response that cannot be judged is a counted abstention, never the end of a training. After
     a generation batch of nothing but abstentions a warning says what was looked for, and after ten in a row the
-    training ends with a CreditError: its weights are one constant.
+    training ends with a CreditError: its weights are one constant. The first batch in which every token has weight 0
+    is a warning too.
 
     Trackers get `credit/mean_weight`, `credit/up_weighted`, `credit/abstained` and each reason's share,
     `credit/answer_found`, `credit/top_share` (share of the scores on a response's top 10%) and `credit/seconds`, over
@@ -133,6 +134,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self.credit_seconds = 0.0
         self._micro_batch: dict[str, Any] | None = None
         self._silent_batches = 0
+        self._said_nothing_is_trained = False
         self.turn = self._turn(turn_every)
         self.add_callback(Described(self.credit_settings(), self.callback_handler.callbacks))
         if self.recorder is not None:
@@ -556,8 +558,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             message = self._silence(observed, batch)
             if self._silent_batches == SILENT_BATCHES:
                 raise CreditError(f"{SILENT_BATCHES} generation batches in a row: {message}")
-            if self.accelerator.is_main_process:
-                warnings.warn(message, stacklevel=2)
+            self._warn(message)
+        elif observed.trains_nothing and not self._said_nothing_is_trained:
+            # No error: a mask over tokens that the policy is unsure of may end there, and rightly.
+            self._said_nothing_is_trained = True
+            self._warn(
+                f"credit {self.credit.name!r} gives every token of a generation batch weight 0: nothing is trained"
+            )
+
+    def _warn(self, message: str) -> None:
+        if self.accelerator.is_main_process:
+            warnings.warn(message, stacklevel=3)
 
     def _silence(self, observed: Observed, batch: RolloutBatch) -> str:
         """The warning about a batch that holds only abstentions."""

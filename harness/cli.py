@@ -115,7 +115,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _shorter(message: str) -> str:
-    """argparse lists every choice; where one is close, it is the one that was meant."""
+    """A message of argparse's as ours are: `--problems 0: give at least 1`.
+
+    It lists every choice; where one is close, it is the one that was meant.
+    """
+    if counted := re.match(r"argument (--\S+): (\S+: give .*)$", message):
+        return f"{counted[1]} {counted[2]}"
     refused = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
     if refused is None:
         return message

@@ -17,6 +17,11 @@ from harness.errors import ExperimentError
 SYNC_SECONDS = 1.0
 
 
+def whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a file with their ends, without a last one that was cut off as it was written."""
+    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
 class Journal:
     """Rows of finished work, samples of an evaluation for one; in a file, one JSON line each, where a `path` is given.
 
@@ -48,18 +53,15 @@ class Journal:
             self.file = path.open("ab+")
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.file.seek(0)
-            content = self.file.read()
-            whole = content.rfind(b"\n") + 1
-            self.file.truncate(whole)
+            written = whole_lines(self.file.read())
+            self.file.truncate(sum(map(len, written)))
         except BlockingIOError:
             raise ExperimentError(
                 f"{path} is in use by another command: wait for it, or take another file"
             ) from None
         except OSError as error:
             raise ExperimentError(f"{path} cannot be used: {error.strerror}; take another file") from None
-        lines = [
-            self._read(line, number) for number, line in enumerate(content[:whole].splitlines(), start=1)
-        ]
+        lines = [self._read(line, number) for number, line in enumerate(written, start=1)]
         if not lines:
             self._write(dict(identity or {}))
             return

@@ -16,16 +16,18 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from enum import IntEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
-from torch.distributed.fsdp import FSDPModule
-from trl.models import unwrap_model_for_generation
 
 from harness.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from harness.experiment import Training
 
 FOLDER = Path(__file__).parent / "accelerate"
 #: How the variables begin through which launchers tell a process that it is one of several.
@@ -42,9 +44,59 @@ LAUNCHED = (
 )
 
 
+class Split(IntEnum):
+    """What processes split between them and do not copy: as ZeRO's stages, each with what those before it split
+    (Rajbhandari et al. 2020, arXiv 1910.02054).
+    """
+
+    NOTHING = 0
+    OPTIMIZER = 1
+    GRADIENTS = 2
+    PARAMETERS = 3
+
+
+#: How FSDP1 splits, by the names and numbers of its sharding strategy. The hybrid ones split within each machine.
+_FSDP1 = {
+    "SHARD_GRAD_OP": Split.GRADIENTS,
+    "2": Split.GRADIENTS,
+    "NO_SHARD": Split.NOTHING,
+    "3": Split.NOTHING,
+}
+
+
 def processes() -> int:
     """How many processes train this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def split() -> Split:
+    """What the processes of this run split, by the variables that `accelerate launch` sets (accelerate.utils.launch)
+    and reads with these defaults (accelerate.utils.dataclasses, DeepSpeedPlugin and FullyShardedDataParallelPlugin).
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        return Split(int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return Split.NOTHING
+    if os.environ.get("FSDP_VERSION", "1") == "1":
+        return _FSDP1.get(os.environ.get("FSDP_SHARDING_STRATEGY", "").upper(), Split.PARAMETERS)
+    # Not split again behind the forward, every layer's parameters stand whole until its backward.
+    again = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
+    return Split.PARAMETERS if again else Split.GRADIENTS
+
+
+def dealt(training: Training, processes: int) -> tuple[int, int]:
+    """Rollouts of each process in a step, and those of them in one micro-batch.
+
+    Raises ExperimentError where they cannot be dealt out to so many processes.
+    """
+    rollouts, rest = divmod(training.rollouts, processes)
+    micro = min(training.micro_batch or rollouts, rollouts)
+    if rest or rollouts % micro:
+        raise ExperimentError(
+            f"{training.rollouts} rollouts a step in micro-batches of {training.micro_batch or 'all'} cannot be dealt "
+            f"out to {processes} processes; give another number with --num_processes"
+        )
+    return rollouts, micro
 
 
 def first() -> bool:
@@ -143,6 +195,9 @@ def generating(trainer: Any, forwards: bool) -> Iterator[Any]:
     `whole`, but of ZeRO-3, which knows no other way.
     """
     if trainer.is_deepspeed_enabled:
+        # Here: a plan, which asks how a run is split, needs no TRL.
+        from trl.models import unwrap_model_for_generation
+
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             yield model
         return
@@ -154,6 +209,8 @@ def generating(trainer: Any, forwards: bool) -> Iterator[Any]:
 @contextmanager
 def unsharded(model: torch.nn.Module) -> Iterator[None]:
     """Keeps the parameters of an FSDP2 policy whole between forwards; nothing for another."""
+    from torch.distributed.fsdp import FSDPModule
+
     parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)

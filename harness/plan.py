@@ -18,15 +18,15 @@ activations    a layer's saved tensors in multiples of its widths, counted on mo
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from harness.engines.base import BESIDE_TRAINING, BFLOAT16, VLLM
+from harness.engines.base import BFLOAT16, VLLM
 from harness.errors import ExperimentError
-from harness.experiment import ADAMW, Experiment, Training, task_of
+from harness.experiment import Experiment, Training, task_of
 from harness.extra import Extra, extra_of
+from harness.fits import GB, RANK, memory, total, variants
 from harness.sameness import method_of
 from harness.shapes import REFERENCE, Device, Shape, here, shape_of
 
@@ -48,15 +48,6 @@ LAUNCH, STEP = 5e-4, 0.03
 NOISE = {"cpu": 1.5e-8, "gpu": 1e-11}
 #: Bytes of a recorded rollout token (ids, weights, two log-probabilities, text; compressed): measured.
 RECORD = 16
-#: Bytes that a process takes beside the model: CUDA's context and libraries; Python with torch and transformers.
-PROCESS = {"gpu": 1.5e9, "cpu": 0.8e9}
-#: Bytes of Adam's two moments for a parameter in 8 bits, with a float32 scale for each block of 256.
-EIGHT_BIT = 2.0 * (1 + 4 / 256)
-#: A rank to plan adapters with, where the experiment has none.
-RANK = 16
-#: The fused head of TRL 1.16 holds a tile of logits: so many tokens and so much of the vocabulary.
-HEAD_TOKENS, HEAD_VOCABULARY = 4096, 32768
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -108,71 +99,111 @@ class Plan:
     memory: Mapping[str, Mapping[str, float]]
 
 
-def plan(experiment: Experiment, device: Device | None = None) -> Plan:
-    """The costs of `experiment` on `device`, by default the one here. Raises ExperimentError for an unknown policy."""
+def plan(experiment: Experiment, device: Device | None = None, arms: Sequence[str] | None = None) -> Plan:
+    """The costs of `experiment` on `device`, by default the one here.
+
+    arms: the labels of those that are run; all of them by default. Raises ExperimentError for an unknown policy, and
+    for responses that are longer than its context.
+    """
     device = device or here()
     gpu = device if device.kind == "gpu" else REFERENCE
     shape = shape_of(experiment.policy.name)
-    bfloat16 = experiment.policy.dtype == BFLOAT16
+    labels = tuple(arms or experiment.methods)
+    _check_context(experiment, labels, shape)
     prompt, tested = _prompt(experiment, shape)
-    longest = experiment.training.max_response_tokens
-    if longest >= shape.context:
-        raise ExperimentError(
-            f"experiment {experiment.name}: responses of {longest} tokens do not fit the policy's context of "
-            f"{shape.context}: lower training.max_response_tokens"
-        )
     sets = _test_sets(experiment, tested)
     evaluations = len(experiment.evaluation_steps())
-    rollouts = tokens = further = 0
-    flops = seconds = gpu_seconds = 0.0
-    arms = {label: _arm_step(experiment, label, shape, prompt, device, gpu) for label in experiment.methods}
-    for label, step in arms.items():
-        steps = experiment.training_of(label).steps
-        rollouts += steps * step.rollouts
-        tokens += steps * step.tokens
-        further += steps * step.further_tokens
-        flops += steps * step.flops
-        seconds += steps * step.seconds
-        gpu_seconds += steps * step.gpu_seconds
-        for count, response in sets:
-            flops += evaluations * count * shape.forward(prompt + response)
-            batch = experiment.evaluation.batch_size
-            batches = evaluations * count / batch
-            work = (shape, experiment.engine, batch, prompt, response, 2 + 2 * (not bfloat16))
-            seconds += batches * _decoding(*work, device)
-            gpu_seconds += batches * _decoding(*work, gpu)
-    needs = {label: memory(experiment, label, shape, prompt, device) for label in experiment.methods}
+    steps = {label: _arm_step(experiment, label, shape, prompt, device, gpu) for label in labels}
+    work = _Work()
+    for label, step in steps.items():
+        work.add_training(step, experiment.training_of(label).steps)
+        work.add_evaluations(experiment, evaluations, sets, shape, prompt, (device, gpu))
+    needs = {label: memory(experiment, label, shape, prompt, device) for label in labels}
     arm = max(needs, key=lambda label: total(needs[label]))
-    training = experiment.training_of(arm)
-    variants = {"as declared": needs[arm], **_variants(experiment, arm, shape, prompt, device)}
+    training, seeds = experiment.training_of(arm), experiment.seeds
     trained = shape.adapters(training.lora_rank) if training.lora_rank else shape.parameters
-    saved = shape.parameters * (2 if bfloat16 and training.lora_rank else 4)
-    samples = evaluations * sum(count for count, _ in sets) * len(experiment.methods)
-    sampled = evaluations * sum(count * response for count, response in sets) * len(experiment.methods)
+    saved = shape.parameters * (2 if experiment.policy.dtype == BFLOAT16 and training.lora_rank else 4)
     return Plan(
         experiment=experiment,
         device=device,
         gpu=gpu,
         shape=shape,
         prompt=prompt,
-        runs=len(experiment.methods) * experiment.seeds,
-        rollouts=rollouts * experiment.seeds,
-        tokens=tokens * experiment.seeds,
-        further_tokens=further * experiment.seeds,
-        samples=samples * experiment.seeds,
-        sampled_tokens=sampled * experiment.seeds,
-        flops=flops * experiment.seeds,
-        seconds=seconds * experiment.seeds,
-        gpu_seconds=gpu_seconds * experiment.seeds,
-        step_seconds=sum(step.seconds for step in arms.values()) / len(arms),
-        arms=arms,
-        records=RECORD * tokens * experiment.seeds + 4.0 * sampled * experiment.seeds,
-        policies=float(saved * len(experiment.methods) * experiment.seeds),
+        runs=len(labels) * seeds,
+        rollouts=work.rollouts * seeds,
+        tokens=work.tokens * seeds,
+        further_tokens=work.further_tokens * seeds,
+        samples=work.samples * seeds,
+        sampled_tokens=work.sampled_tokens * seeds,
+        flops=work.flops * seeds,
+        seconds=work.seconds * seeds,
+        gpu_seconds=work.gpu_seconds * seeds,
+        step_seconds=sum(step.seconds for step in steps.values()) / len(steps),
+        arms=steps,
+        records=RECORD * work.tokens * seeds + 4.0 * work.sampled_tokens * seeds,
+        policies=float(saved * len(labels) * seeds),
         # Two checkpoints and the one being written, and the policies that wait for their evaluation.
         checkpoints=3 * 12.0 * trained + saved * (evaluations - 1),
         arm=arm,
-        memory=variants,
+        memory={"as declared": needs[arm], **variants(experiment, arm, shape, prompt, device)},
     )
+
+
+def _check_context(experiment: Experiment, labels: Sequence[str], shape: Shape) -> None:
+    """Raises ExperimentError for responses that are longer than the policy's context."""
+    longest = max(experiment.training_of(label).max_response_tokens for label in labels)
+    if longest >= shape.context:
+        raise ExperimentError(
+            f"experiment {experiment.name}: responses of {longest} tokens do not fit the policy's context of "
+            f"{shape.context}: lower training.max_response_tokens"
+        )
+
+
+@dataclass
+class _Work:
+    """What the runs of one seed come to; the fields of `Plan` without its seeds."""
+
+    rollouts: int = 0
+    tokens: int = 0
+    further_tokens: int = 0
+    samples: int = 0
+    sampled_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+
+    def add_training(self, step: Step, steps: int) -> None:
+        """Adds so many steps of an arm."""
+        self.rollouts += steps * step.rollouts
+        self.tokens += steps * step.tokens
+        self.further_tokens += steps * step.further_tokens
+        self.flops += steps * step.flops
+        self.seconds += steps * step.seconds
+        self.gpu_seconds += steps * step.gpu_seconds
+
+    def add_evaluations(
+        self,
+        experiment: Experiment,
+        evaluations: int,
+        sets: Sequence[tuple[int, int]],
+        shape: Shape,
+        prompt: int,
+        devices: tuple[Device, Device],
+    ) -> None:
+        """Adds the evaluations of a run. sets: as `_test_sets` gives them. devices: here, and the GPU."""
+        rows = experiment.evaluation.batch_size
+        value = 2 if experiment.policy.dtype == BFLOAT16 else 4
+        for count, response in sets:
+            self.samples += evaluations * count
+            self.sampled_tokens += evaluations * count * response
+            self.flops += evaluations * count * shape.forward(prompt + response)
+            batches = evaluations * count / rows
+            here, gpu = (
+                batches * _decoding(shape, experiment.engine, rows, prompt, response, value, device)
+                for device in devices
+            )
+            self.seconds += here
+            self.gpu_seconds += gpu
 
 
 def _arm_step(
@@ -214,99 +245,16 @@ def _test_sets(experiment: Experiment, tested: bool) -> list[tuple[int, int]]:
     return first + more
 
 
-def _variants(
-    experiment: Experiment, arm: str, shape: Shape, prompt: int, device: Device
-) -> dict[str, dict[str, float]]:
-    """Memory of the arm, all parameters or adapters trained, with and without gradient checkpointing."""
-    training = experiment.training_of(arm)
-    variants = {}
-    for rank in (0, training.lora_rank or RANK):
-        for again in (False, True):
-            name = ("LoRA" if rank else "full") + (", checkpointing" if again else "")
-            changed = replace(training, lora_rank=rank, gradient_checkpointing=again)
-            variants[name] = memory(experiment, arm, shape, prompt, device, changed)
-    return variants
-
-
-def memory(
-    experiment: Experiment,
-    label: str,
-    shape: Shape,
-    prompt: int,
-    device: Device,
-    training: Training | None = None,
-    gpus: int | None = None,
-) -> dict[str, float]:
-    """Bytes of each part of one process of a run, at their most; see `total`.
-
-    training: what the arm trains, where not as declared. gpus: how many share one run by FSDP (default: the processes
-    that this one was launched with), which splits weights, gradients, Adam's moments and the rollouts; what is computed
-    on is gathered.
-    """
-    from flowtracer.attention import traced_layers
-    from flowtracer.flow import BLOCK
-    from flowtracer.readings import DENSE_TOKENS, TILE_ELEMENTS
-
-    training = training or experiment.training_of(label)
-    gpus = gpus or int(os.environ.get("WORLD_SIZE", "1"))
-    bfloat16, adapted = experiment.policy.dtype == BFLOAT16, training.lora_rank > 0
-    trained = shape.adapters(training.lora_rank) if adapted else shape.parameters
-    length = prompt + training.max_response_tokens
-    micro = training.micro_batch or training.rollouts
-    tokens = micro * length
-    layer = tokens * _activations(shape, bfloat16)
-    inputs = shape.layers * tokens * shape.width * (2 if bfloat16 and adapted else 4)
-    parts = {
-        "weights": (shape.parameters * (2 if bfloat16 and adapted else 4) + 4 * trained * adapted) / gpus,
-        "bfloat16 copies": 2.0 * shape.matrices if bfloat16 and not adapted else 0.0,
-        "Adam": (8.0 if training.optimizer == ADAMW else EIGHT_BIT) * trained / gpus,
-        "gradients": 4.0 * trained / gpus,
-        "activations": inputs + layer if training.gradient_checkpointing else shape.layers * layer,
-        "head": 8.0 * min(tokens, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY),
-        "attention map": 0.0,
-    }
-    method = method_of(experiment, label)
-    tile = 8.0 * min(TILE_ELEMENTS, micro * shape.heads * length**2)
-    # Beyond, no map is held, but a strip of it; queries and keys wait for their backward anyway.
-    columns = length if length <= getattr(method, "dense_tokens", DENSE_TOKENS) else BLOCK
-    if "capacity" in method.needs:
-        parts["attention map"] = 4.0 * micro * length * columns + tile
-    elif "rollout" in method.needs:
-        parts["attention map"] = (12.0 if columns == length else 4.0) * micro * length * columns + tile
-    elif "head_vectors" in method.needs:
-        traced = len(traced_layers(getattr(method, "layers", "middle"), shape.layers))
-        parts["attention map"] = 12.0 * micro * traced * shape.heads * length + tile
-    # Keys are float32 where the weights are, whatever the products are computed in.
-    value = 2 if bfloat16 and adapted else 3 if bfloat16 else 4
-    cache = 2.0 * value * shape.layers * shape.keys * length * training.rollouts / gpus
-    if experiment.engine == VLLM:
-        parts["engine"] = (
-            BESIDE_TRAINING * device.memory if device.kind == "gpu" else 2.0 * shape.parameters + cache
-        )
-    else:
-        parts["cache"] = cache
-    parts["process"] = PROCESS[device.kind]
-    return parts
-
-
-def total(parts: Mapping[str, float]) -> float:
-    """The most that is held at once: either the cache of sampling, or what one training forward and backward needs."""
-    passing = ("gradients", "activations", "head", "attention map")
-    training = sum(parts[name] for name in passing)
-    staying = sum(size for name, size in parts.items() if name not in (*passing, "cache"))
-    return staying + max(training, parts.get("cache", 0.0))
-
-
 def sheets(costs: Plan) -> list[Sheet]:
     """The plan as small tables: its costs, those of a step of each arm where they differ, and a process's memory."""
     from leaderboards.sheets import Sheet
 
     experiment = costs.experiment
-    training, arms, per_run = experiment.training, len(experiment.methods), costs.gpu_seconds / costs.runs
+    training, arms, per_run = experiment.training, len(costs.arms), costs.gpu_seconds / costs.runs
     rows = [
         ("policy", f"{_amount(costs.shape.parameters)} parameters, {experiment.policy.dtype}"),
         ("runs", f"{costs.runs}: {arms} arms x {experiment.seeds} seeds, {training.steps} steps each"),
-        ("arms", ", ".join(_arm(experiment, label) for label in experiment.methods)),
+        ("arms", ", ".join(_arm(experiment, label) for label in costs.arms)),
         ("rollouts", f"{_amount(costs.rollouts)}, of at most {_amount(costs.tokens)} tokens"),
         ("prompts", f"about {costs.prompt} tokens"),
         (
@@ -402,70 +350,6 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
-def refuse(costs: Plan, workers: int = 1, served: bool = False) -> None:
-    """Raises ExperimentError, with what would fit, where `workers` processes of the plan's runs do not.
-
-    served: whether a server samples, on other memory than this.
-    """
-    device, experiment = costs.device, costs.experiment
-    parts = costs.memory["as declared"]
-    engine = parts.get("engine", 0.0)
-    wanted, room = total(parts) - engine * served, device.memory / workers
-    if wanted <= room:
-        return
-    ways = ["--workers 1"] if workers > 1 and wanted <= device.memory else []
-    if engine and not served and wanted - engine <= room:
-        ways.append(f"--server, with vLLM elsewhere ({(wanted - engine) / GB:.0f} GB)")
-    ways += _ways(costs, room)
-    shared = f" for {workers} processes at once" if workers > 1 else ""
-    raise ExperimentError(
-        f"experiment {experiment.name} does not fit here: the arm {costs.arm} needs {wanted / GB:.0f} GB, and "
-        f"{device.name} has {device.memory / GB:.0f} GB{shared}; what would: {'; or '.join(ways)}"
-    )
-
-
-def _ways(costs: Plan, room: float) -> list[str]:
-    """Changes that would make the plan fit into `room` bytes, or elsewhere; each is enough."""
-    experiment, device, shape, arm = costs.experiment, costs.device, costs.shape, costs.arm
-    declared = experiment.training_of(arm)
-    ways = []
-    micro = declared.micro_batch or declared.rollouts
-    smaller = [size for size in range(micro - 1, 0, -1) if declared.rollouts % size == 0]
-    changes: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
-    changes += [{"micro_batch": size} for size in smaller]
-    changes += [{"gradient_checkpointing": True, "micro_batch": size} for size in smaller]
-    adapted: list[dict[str, Any]] = [{"lora_rank": RANK}, {"lora_rank": RANK, "gradient_checkpointing": True}]
-    adapted += [{**adapted[1], "micro_batch": size} for size in smaller]
-    for options in (changes, [] if declared.lora_rank else adapted):
-        for change in options:
-            size = total(memory(experiment, arm, shape, costs.prompt, device, replace(declared, **change)))
-            if size <= room:
-                ways.append(f"training.{_named(change)} ({size / GB:.0f} GB)")
-                break
-    gpu, cheapest = costs.gpu, replace(declared, gradient_checkpointing=True)
-    if experiment.engine != VLLM:  # which holds as much of the cache as there is room for
-        paged = replace(experiment, engine=VLLM)
-        for change in ({}, changes[0], adapted[1]):
-            size = total(memory(paged, arm, shape, costs.prompt, gpu, replace(declared, **change), 1))
-            if size <= (room if device.kind == "gpu" else gpu.memory):
-                extra = f" with training.{_named(change)}" if change else ""
-                ways.append(f'engine = "{VLLM}" on one {gpu.name}{extra} ({size / GB:.0f} GB)')
-                break
-    for gpus in (1, 2, 4, 8, 16, 32, 64):
-        if gpus == 1 and device.kind == "gpu":
-            continue
-        size = total(memory(experiment, arm, shape, costs.prompt, gpu, cheapest, gpus))
-        if size <= gpu.memory:
-            many = f"{gpus} GPUs like the {gpu.name} by FSDP" if gpus > 1 else f"one {gpu.name}"
-            ways.append(f"{many} with gradient_checkpointing ({size / GB:.0f} GB each)")
-            break
-    return ways or ["a smaller policy"]
-
-
-def _named(change: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {str(value).lower()}" for key, value in change.items())
-
-
 def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
     """Tokens of a prompt, roughly, and whether the task has test problems. Nothing is downloaded to find out."""
     task = task_of(experiment.task)
@@ -480,14 +364,6 @@ def _prompt(experiment: Experiment, shape: Shape) -> tuple[int, bool]:
 def _characters(shape: Shape) -> float:
     """Characters of a token."""
     return 1 if shape.vocabulary < ALPHABET else CHARACTERS
-
-
-def _activations(shape: Shape, bfloat16: bool) -> float:
-    """Bytes of a layer that are kept for its backward, a token; without the attention matrix, as sdpa computes it."""
-    channels = shape.queries + shape.keys
-    if bfloat16:  # under autocast: norms in float32, products in bfloat16
-        return 26 * shape.width + 8 * shape.inner + (10 if shape.normalised else 4) * channels
-    return 24 * shape.width + 16 * shape.inner + (16 if shape.normalised else 8) * channels
 
 
 def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import ExperimentError
+from harness.journal import whole_lines
 
 if TYPE_CHECKING:
     from harness.experiment import Experiment
@@ -30,8 +31,20 @@ TRACKIO, WANDB, TENSORBOARD = TRACKERS = ("trackio", "wandb", "tensorboard")
 PROJECT = "flowtracer"
 #: The file in a run's folder that holds its id in Weights & Biases.
 WANDB_ID = "wandb.id"
-#: The file in a run's folder that holds the points of a run which is kept offline, a JSON line each.
+#: The file in a run's folder that holds the points that Weights & Biases was given, a JSON line each.
 WANDB_POINTS = "wandb.jsonl"
+#: Values of WANDB_MODE with which runs are kept here, for `wandb sync`. With `disabled` nothing is kept at all.
+_OFFLINE = ("offline", "dryrun")
+#: A process that says by its status who is logged in: 0 somebody, 1 nobody, 3 it does not import.
+_ASK_WANDB = """
+import sys
+try:
+    import wandb
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(3)
+wandb.login(verify=False)
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Tracker(Protocol):
 
 
 def check(name: str | None, cluster: bool = False) -> None:
-    """Raises ExperimentError where the tracker is not installed or its user not logged in; None needs neither.
+    """Raises ExperimentError where the tracker is not installed, broken, or its user not logged in; None needs nothing.
 
     cluster: whether runs are made on other machines.
     """
@@ -87,29 +100,35 @@ def check(name: str | None, cluster: bool = False) -> None:
 
 
 def _wandb_login() -> bool:
-    """True where Weights & Biases would not ask who one is.
+    """True where Weights & Biases would not ask who one is. Raises ExperimentError where it does not import.
 
     Its settings, hosts and files are its own. So it is asked, in a process without a terminal: there it raises instead
     of asking back.
     """
-    if os.environ.get("WANDB_API_KEY") or _offline():
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in (*_OFFLINE, "disabled"):
         return True
-    command = [sys.executable, "-P", "-c", "import wandb; wandb.login(verify=False)"]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    command = [sys.executable, "-P", "-c", _ASK_WANDB]
+    asked = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    )
+    if asked.returncode in (0, 1):  # 1: it raised
+        return asked.returncode == 0
+    said = (asked.stderr.strip().splitlines() or [f"its process ended with {asked.returncode}"])[-1]
+    raise ExperimentError(
+        f"--report-to wandb: wandb is installed and does not import: {said}; install it anew, or leave --report-to out"
+    )
 
 
-def _offline() -> bool:
-    """True where the user keeps runs of Weights & Biases here."""
-    return os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-
-
-def where(name: str, folder: Path, experiment: str) -> str:
-    """How a sweep's runs are looked at in the tracker: a command, or a place."""
+def where(name: str, folder: Path, experiment: str) -> str | None:
+    """How a sweep's runs are looked at in the tracker: a command, or a place; None where it holds nothing of them."""
     if name == TENSORBOARD:
         return f"tensorboard --logdir {shlex.quote(str(folder))}"
     if name == TRACKIO:
         return f"trackio show --project {shlex.quote(experiment)}"
-    if _offline():
+    mode = os.environ.get("WANDB_MODE")
+    if mode == "disabled":
+        return None
+    if mode in _OFFLINE:
         return f"wandb sync {shlex.quote(str(folder))}/*/*/wandb/offline-run-*"
     return f"project {os.environ.get('WANDB_PROJECT') or PROJECT} of Weights & Biases, group {experiment}"
 
@@ -197,8 +216,9 @@ def _silently() -> Iterator[None]:
 class _Wandb:
     """Steps are a column of their own: evaluations come after the training whose steps they belong to.
 
-    Offline, each opening makes files of its own, and `wandb sync` lets the last of a run replace those before it. So
-    they are made anew with all points so far, which a file beside them keeps.
+    Offline, each opening makes files of its own, and `wandb sync` lets the last of a run replace those before it, and
+    what the site has of the run. So the last files hold all points so far, which a file beside them keeps: of a run
+    that began online too.
     """
 
     def __init__(self, run: Tracked, resumed: bool, after: int | None) -> None:
@@ -207,6 +227,8 @@ class _Wandb:
         place = run.folder / WANDB_ID
         if not resumed or not place.exists():
             place.write_text(uuid.uuid4().hex)
+        self.points = run.folder / WANDB_POINTS
+        points = _points(self.points, after) if resumed else []
         before = list((run.folder / "wandb").glob("offline-run-*"))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -220,29 +242,42 @@ class _Wandb:
         )
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step", step_sync=True)
-        self.points = run.folder / WANDB_POINTS if self.run.offline else None
-        if self.points is not None:
-            self._again(self.points, resumed, after)
+        whole = self.points.with_suffix(".new")
+        whole.write_text("".join(map(_line, points)))
+        whole.replace(self.points)  # a stop before this leaves the points as they were
+        # Online, files that were kept offline may not be synced yet; synced later, they would replace what comes now.
+        if self.run.offline or (before and not self.run.disabled):
+            for row in points:
+                self.run.log(row)
             for folder in before:
                 shutil.rmtree(folder)
 
-    def _again(self, points: Path, resumed: bool, after: int | None) -> None:
-        lines = points.read_text().splitlines() if resumed and points.exists() else []
-        points.write_text("")
-        for values in map(json.loads, lines):
-            step = values.pop("step")
-            if after is None or step <= after:
-                self.log(step, values)
-
     def log(self, step: int, values: Mapping[str, float]) -> None:
         row = {**values, "step": step}
+        with self.points.open("a") as file:
+            file.write(_line(row))
         self.run.log(row)
-        if self.points is not None:
-            with self.points.open("a") as file:
-                file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
         self.run.finish()
+
+
+def _points(path: Path, after: int | None) -> list[dict[str, float]]:
+    """The points in the file, up to the step `after`. A last line that was cut off is dropped."""
+    lines = whole_lines(path.read_bytes()) if path.exists() else []
+    points = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = dict(json.loads(line))
+            if after is None or row["step"] <= after:
+                points.append(row)
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: line {number} is no point; remove that line") from None
+    return points
+
+
+def _line(row: Mapping[str, float]) -> str:
+    return json.dumps(row) + "\n"
 
 
 class _TensorBoard:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+
 from leaderboards import code, estimates
 from leaderboards.declaration import Declaration
 from leaderboards.manifest import DISTRIBUTION, UNKNOWN, weakest
@@ -44,7 +46,9 @@ def notes(
     methods: Mapping[str, Any],
     declaration: Declaration,
 ) -> Iterator[str]:
-    """Sentences on unfinished and missing runs, mixed places, rollouts left out and answers that were not judged."""
+    """Sentences on unfinished and missing runs, mixed places, rollouts left out, answers that were not judged, and
+    credit that did nothing.
+    """
     if any(run.manifest.tier == UNKNOWN for run in finished):
         yield (
             "made elsewhere: what these runs share on a seed, and what was declared before the first of them, is not "
@@ -94,6 +98,28 @@ def notes(
         ]
         if hit:
             yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
+    yield from _without_credit(scores)
+
+
+def _without_credit(scores: Mapping[tuple[str, int], RunScores]) -> Iterator[str]:
+    """Sentences on arms in which some run's credit told no token of a response from another."""
+    unjudged: dict[str, list[str]] = {}
+    zero: dict[str, list[str]] = {}
+    for (label, seed), score in sorted(scores.items()):
+        if score.training.get("abstained") == 1:
+            unjudged.setdefault(label, []).append(str(seed))
+        elif score.training.get("mean_weight") == 0 and _weighs_nothing(score.run):
+            zero.setdefault(label, []).append(str(seed))
+    for label, seeds in unjudged.items():
+        yield f"{label}: no response was judged in seed {', '.join(seeds)}: every weight was a constant"
+    for label, seeds in zero.items():
+        yield f"{label}: every weight was 0 in seed {', '.join(seeds)}: nothing was trained"
+
+
+def _weighs_nothing(run: Run) -> bool:
+    """True if every recorded weight is 0; weights of a method with negative ones may have the mean 0."""
+    weights = pc.list_flatten(run.table("rollouts", ["weights"])["weights"])
+    return not pc.any(pc.not_equal(weights, 0)).as_py()
 
 
 def _left_out(runs: Sequence[Run]) -> dict[str, list[float]]:

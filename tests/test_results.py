@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from scipy.stats import spearmanr
+
+from leaderboards import compare, load
+from leaderboards.report import to_json
+from tests.leaderboards.recorded_runs import experiment, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -196,11 +201,72 @@ def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_readme_says() -> None:
-    rows = RESULTS.figures("turn-replay.json")
-    arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / "turn-replay.json").rows}
-    turns = [rows[label]["turn"][0] for label, arm in arms.items() if arm.factor == 1.5]
-    assert len(turns) > 15 and max(turns) <= 0.02
-    assert "at most 0.02 here (1 - cosine)" in (ROOT / "README.md").read_text()
+    names = [
+        "turn-replay",
+        "replay-decision-chain",
+        "replay-decision-decoy",
+        "graph-replay",
+        "replay-arithmetic",
+    ]
+    turns = []
+    for name in names:
+        rows = RESULTS.figures(f"{name}.json")
+        arms = {row.label: row.arm for row in RESULTS.read_one(RESULTS.KEPT / f"{name}.json").rows}
+        turns += [
+            rows[label]["turn"][0] for label, arm in arms.items() if label in rows and arm.factor == 1.5
+        ]
+    assert len(turns) > 60 and 0.02 < max(turns) <= 0.03
+    assert "by at most 0.03, 1 - cosine" in (ROOT / "README.md").read_text()
+
+
+def test_uniform_stands_where_its_difference_of_zero_sorts() -> None:
+    """A difference says little without what it is a difference from: uniform's row is there, whatever is named."""
+    for labels in ([], ["oracle_3", "random_3"]):
+        rows = RESULTS.replayed("replay-comparison.json", labels).splitlines()[2:]
+        ratios = [float(re.search(r"\| ([+-]?\d\.\d{3}) ±", row)[1]) for row in rows]
+        (place,) = (place for place, row in enumerate(rows) if row.startswith("| `uniform`"))
+        assert ratios[place] > 0 and rows[place].endswith("(its own) | 0.000 |")
+        assert min(ratios[:place]) >= 0 > max(ratios[place + 1 :])
+    assert len(rows) == 3
+
+
+def test_seeds_above_the_baseline_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that equals the baseline's does not lie above; the baseline has no count."""
+    arm = {"credit": "flow", "outcome": "cannot tell: about 8 more seeds", "difference": 0.01, "rank": 1}
+    arm |= {"label": "flow", "differences": {"0": 0.03, "1": 0.0, "2": -0.01}, "interval_of_difference": None}
+    uniform = {
+        **arm,
+        "label": "uniform",
+        "rank": 2,
+        "outcome": "baseline",
+        "scores": {"final_accuracy": {"mean": 0.5}},
+    }
+    kept = {"arms": [arm, uniform], "baseline": "uniform", "metric": "final_accuracy"}
+    monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
+    for stopping in ("fixed number of seeds", "until decided"):
+        table = {**kept, "declaration": {"stopping": stopping}}
+        (tmp_path / "x.json").write_text(json.dumps(table))
+        made = RESULTS.table("x.json", [])
+        assert "| +0.010 | 1 of 3 | cannot tell |" in made and "| 0.500 |  | baseline |" in made
+        assert ("as if the number of seeds had been fixed" in made) == (stopping == "until decided")
+
+
+def test_a_comparison_until_decided_fills_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `leaderboard --export` writes it: outcomes of the e-process, an interval, and arms that the profile takes."""
+    declared = experiment(["uniform", "flow"], stopping="until decided", scale=0.05)
+    declared |= {"name": "decision-until-decided", "seeds": 40}
+    for seed in range(12):
+        for method, reward in (("uniform", 0.5), ("flow", 0.7 + seed / 100)):
+            write_run(tmp_path, method, seed, [0.5, reward], experiment=declared)
+    runs = load(tmp_path)
+    (tmp_path / "decision-until-decided.json").write_text(to_json(compare(runs), runs))
+    monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
+    row = next(
+        row for row in RESULTS.table("decision-until-decided.json", []).splitlines() if "`flow`" in row
+    )
+    assert re.search(r"\| \+0\.\d{3} ± 0\.\d{3} \| 12 of 12 \| better \|$", row)
+    measured = RESULTS.read_one(tmp_path / "decision-until-decided.json")
+    assert measured.testbed in RESULTS.TESTBEDS
 
 
 def test_a_wrong_number_is_seen() -> None:
@@ -214,7 +280,7 @@ def test_a_wrong_number_is_seen() -> None:
 
 def test_the_correlation_that_was_foretold_is_that_of_the_kept_files() -> None:
     """docs/predictions.md, line 5: over the arms that were both replayed and trained, uniform left out."""
-    trained = {arm["label"]: arm["difference"] for arm in RESULTS.load(RESULTS.TRAINED)["arms"]}
+    trained = {arm["label"]: arm["difference"] for arm in RESULTS.load("comparison.json")["arms"]}
     foretold = {
         name: row["ratio_difference"] for name, row in RESULTS.figures("replay-comparison.json").items()
     }

@@ -1,11 +1,11 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `replay` for a table of a replay, `length` and `times` for replays of one
-question at several lengths, `edges` and `steps` for those of known graphs, `turns` for how far arms turn an update and
-what they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with
-`rules`, `beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files,
-and numbers in the text to the tables.
+leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
+table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
+known graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on,
+`command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
+testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +26,8 @@ from typing import Any, NamedTuple
 from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
-from leaderboards.declaration import METRICS
-from leaderboards.estimates import seeds_to_detect, spread
+from leaderboards.declaration import BASELINE, METRICS, Declaration
+from leaderboards.estimates import seeds_to_detect, spread, t_interval
 from leaderboards.older import outcome_of, turn_of
 from leaderboards.sheets import escaped, to_markdown
 
@@ -36,12 +37,12 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
+    r"<!-- (table|pairs|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
     r"\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
-TRAINED = "comparison.json"
+TRAINED = "decision-until-decided.json"
 #: The replay of the study of the turn.
 TURNED = "turn-replay.json"
 #: Its training: the runs of `comparison`, and more arms that were added to them. The profile has the former already.
@@ -55,6 +56,7 @@ TURNS = (
 #: The testbeds of the profile, in its order: all files of them are in it, and no others.
 TESTBEDS = (
     "decision",
+    "decision-until-decided",
     "comparison",
     "decision-chain",
     "comparison-chain",
@@ -66,6 +68,11 @@ TESTBEDS = (
     "smollm2",
     "sums",
     "word_problems",
+)
+#: Under a table whose number of seeds was not fixed.
+OPEN = (
+    "The number of seeds was not fixed. The outcomes are those of the e-process, which holds whenever one looks; the "
+    "intervals are as if the number of seeds had been fixed."
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
@@ -143,12 +150,42 @@ def table(name: str, labels: Sequence[str]) -> str:
     kept = load(name)
     arms: Mapping[str, Any] = {arm["label"]: arm for arm in sorted(kept["arms"], key=lambda arm: arm["rank"])}
     metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
-    lines = [_line(["arm", "who gets more credit", f"{metric}, minus {kept['baseline']}", "outcome"])]
-    lines.append("|---|---|--:|---|")
+    heads = ["arm", "who gets more credit", f"{metric}, minus {kept['baseline']}", "seeds above", "outcome"]
+    lines = [_line(heads), "|---|---|--:|--:|---|"]
     for label in labels or arms:
         arm = arms[label]
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), _difference(arm, kept), _outcome(arm)]))
+        cells = [_difference(arm, kept), _seeds_above(arm, kept), _outcome(arm)]
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
+    if Declaration.recorded(kept["declaration"]).sequential:
+        lines += ["", OPEN]
     return "\n".join(lines)
+
+
+def pairs(name: str, words: Sequence[str]) -> str:
+    """For each of the words ARM-ARM, the first arm minus the second one on the seeds that both have."""
+    kept = load(name)
+    scores = {arm["label"]: arm["differences"] for arm in kept["arms"]}
+    metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
+    lines = [_line(["difference", metric, "seeds above"]), "|---|--:|--:|"]
+    for word in words:
+        first, second = word.split("-")
+        values = [
+            scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]
+        ]
+        interval = t_interval(values)
+        mean = math.fsum(values) / len(values)
+        shown = _signed(mean) if interval is None else _with_interval(mean, interval)
+        above = f"{sum(value > 0 for value in values)} of {len(values)}"
+        lines.append(_line([f"`{first}` minus `{second}`", shown, above]))
+    return "\n".join(lines)
+
+
+def _seeds_above(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """On how many of its seeds an arm lies above the baseline: `7 of 8`; nothing for the baseline."""
+    if arm["label"] == kept["baseline"]:
+        return ""
+    values = list(arm["differences"].values())
+    return f"{sum(value > 0 for value in values)} of {len(values)}"
 
 
 def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
@@ -157,6 +194,12 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if arm["interval_of_difference"] is None:  # equal on every seed
         return _signed(arm["difference"])
     return _with_interval(arm["difference"], arm["interval_of_difference"])
+
+
+def _own(value: float, interval: Sequence[float] | None) -> str:
+    """Uniform's own figure among the differences from it: `0.304 ± 0.176 (its own)`."""
+    around = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
+    return f"{value:.3f}{around} (its own)"
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:
@@ -174,21 +217,33 @@ def _outcome(arm: Mapping[str, Any]) -> str:
 
 
 def replayed(name: str, labels: Sequence[str]) -> str:
-    """The rows `labels` of the replay kept in the file `name`, all of them by ratio where none is named."""
-    rows = figures(name)
+    """The rows `labels` of the replay kept in the file `name`, all of them by ratio where none is named.
+
+    Uniform has its own ratio where the others have their difference from it, and stands above the first that is lower.
+    """
+    rows, uniform = figures(name), uniform_of(name)
     knows = any(row["decisive"] for row in rows.values())
     heads = ["arm", "who gets more credit", *(["finds the deciding token"] if knows else [])]
     lines = [_line([*heads, "signal to noise, minus uniform's", "turn"])]
     lines.append("|---|---|" + "--:|" * len(heads))
-    for label in labels or rows:
-        row = rows[label]
+    named = [label for label in labels or rows if label != BASELINE]
+    place = next((place for place, label in enumerate(named) if rows[label][RATIO] < 0), len(named))
+    for label in [*named[:place], BASELINE, *named[place:]]:
+        row = uniform if label == BASELINE else rows[label]
         turn = turn_of(row)
         finds = [f"{row['decisive'][0]:.2f}"] if knows else []
-        ratio = _with_interval(row[RATIO], row[INTERVAL])
+        ratio = _ratio(row)
         lines.append(
             _line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn[0]:.3f}" if turn else "-"])
         )
     return "\n".join(lines)
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    """The ratio minus uniform's, with its interval; uniform's own in its row."""
+    if row["label"] == BASELINE:
+        return _own(row["ratio"], row["ratio_interval"])
+    return _with_interval(row[RATIO], row[INTERVAL])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -216,13 +271,11 @@ def length(name: str, more: Sequence[str]) -> str:
     lines = [_line(["arm", "who gets more credit", *spans, f"{spans[-1]} minus {spans[0]}"])]
     lines.append("|---|---|" + "--:|" * (len(files) + 1))
     for label, rows in _over_lengths(files).items():
-        keys = ("ratio", "ratio_interval") if label == "uniform" else (RATIO, INTERVAL)
-        values = [row[keys[0]] for row in rows]
-        halves = [(row[keys[1]][1] - row[keys[1]][0]) / 2 for row in rows]
-        values.append(values[-1] - values[0])
-        halves.append(math.hypot(halves[0], halves[-1]))
-        cells = [f"{_signed(value)} ± {half:.3f}" for value, half in zip(values, halves, strict=True)]
-        lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
+        value, interval = ("ratio", "ratio_interval") if label == BASELINE else (RATIO, INTERVAL)
+        halves = [(row[interval][1] - row[interval][0]) / 2 for row in rows]
+        last = f"{_signed(rows[-1][value] - rows[0][value])} ± {math.hypot(halves[0], halves[-1]):.3f}"
+        last += " (its own)" if label == BASELINE else ""
+        lines.append(_line([f"`{label}`", WORDS.get(label, label), *map(_ratio, rows), last]))
     return "\n".join(lines)
 
 
@@ -237,11 +290,11 @@ def times(name: str, more: Sequence[str]) -> str:
     lines = [_line(["arm", *heads]), "|---|" + "--:|" * len(heads)]
     every = _over_lengths(files)
     for label, rows in every.items():
-        if label != "uniform":
+        if label != BASELINE:
             finds = [f"{row['decisive'][0]:.2f}" for row in rows]
             ratios = [
                 f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
-                for row, base in zip(rows, every["uniform"], strict=True)
+                for row, base in zip(rows, every[BASELINE], strict=True)
             ]
             lines.append(_line([f"`{label}`", *finds, *ratios]))
     return "\n".join(lines)
@@ -250,7 +303,7 @@ def times(name: str, more: Sequence[str]) -> str:
 def _over_lengths(files: Sequence[str]) -> dict[str, list[Any]]:
     """Label -> its figures in each file, uniform first and then by the first file's difference."""
     every = [{row["label"]: row for row in load(name)["figures"]} for name in files]
-    return {label: [rows[label] for rows in every] for label in ("uniform", *figures(files[0]))}
+    return {label: [rows[label] for rows in every] for label in (BASELINE, *figures(files[0]))}
 
 
 def edges(name: str, labels: Sequence[str]) -> str:
@@ -308,15 +361,18 @@ def turns(name: str, more: Sequence[str]) -> str:
     (comparison,) = more
     heads = ["arm", "turn", "signal to noise, minus uniform's", "reward, minus uniform", "seeds to see it"]
     lines = [_line(heads), "|---|--:|--:|--:|--:|"]
+    uniform, kept = uniform_of(name), load(comparison)
+    reward = next(arm for arm in kept["arms"] if arm["label"] == BASELINE)["scores"][kept["metric"]]["mean"]
+    (turn, _) = turn_of(uniform) or (math.nan, None)
+    lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _own(reward, None), ""]))
     for arm in turned(name, comparison):
         gain, seeds = "not trained", ""
         if arm.trained is not None:
-            gain = _difference(arm.trained, load(comparison))
+            gain = _difference(arm.trained, kept)
             values = list(arm.trained["differences"].values())
             needed = seeds_to_detect(arm.trained["difference"], spread(values))
             seeds = "more than 10,000" if needed is None else f"{needed:,}"
-        ratio = _with_interval(arm.replayed[RATIO], arm.replayed[INTERVAL])
-        lines.append(_line([f"`{arm.label}`", f"{arm.turn:.3f}", ratio, gain, seeds]))
+        lines.append(_line([f"`{arm.label}`", f"{arm.turn:.3f}", _ratio(arm.replayed), gain, seeds]))
     return "\n".join(lines)
 
 
@@ -328,7 +384,7 @@ def _area(level: Sequence[Any] | None) -> str:
 
 
 def facts(name: str, _: Sequence[str]) -> str:
-    """What a kept file was measured on, a line a fact."""
+    """The facts of a kept file, one line each."""
     kept = load(name)
     lines = kept["facts"] if "facts" in kept else read_one(KEPT / name).facts
     return "\n".join(f"- {escaped(line)}" for line in lines)
@@ -368,18 +424,24 @@ def kept_profile() -> dict[str, str]:
     names = ["profile.json", "profile.md"]
     files = [path.name for bed in testbeds() for path in bed.sources.values()]
     words = ["flowtracer", "profile", *files, *(word for name in names for word in ("--export", name))]
-    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), words)
+    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), shlex.join(words))
     return dict(zip(names, (profiles.to_json(page, testbeds()), page.to_markdown()), strict=True))
 
 
 def figures(name: str) -> dict[str, Any]:
     """Label -> figures of every arm but uniform of the replay kept in the file `name`, best ratio first."""
-    rows = [row for row in load(name)["figures"] if row["label"] != "uniform"]
+    rows = [row for row in load(name)["figures"] if row["label"] != BASELINE]
     return {row["label"]: row for row in sorted(rows, key=lambda row: -row[RATIO])}
+
+
+def uniform_of(name: str) -> Any:
+    """The figures of uniform of the replay kept in the file `name`."""
+    return next(row for row in load(name)["figures"] if row["label"] == BASELINE)
 
 
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "table": table,
+    "pairs": pairs,
     "replay": replayed,
     "length": length,
     "times": times,
@@ -450,7 +512,7 @@ def draw_lengths(path: str) -> None:
     curves = {
         label: [(row[RATIO], row[INTERVAL]) for row in rows]
         for label, rows in _over_lengths(LENGTHS).items()
-        if label != "uniform"
+        if label != BASELINE
     }
     words = "signal-to-noise ratio, minus uniform's"
     pictures.lengths(curves, [tokens_of(name) for name in LENGTHS], words, path)

@@ -6,33 +6,18 @@ import argparse
 from collections.abc import Mapping
 from functools import partial
 
-from harness.commands.shared import Commands, command
+from harness.commands.shared import (
+    ARMS,
+    EXPERIMENTS,
+    METHODS,
+    POLICIES,
+    TASKS,
+    Commands,
+    command,
+    kinds_of,
+)
 
 BASH, ZSH, FISH = SHELLS = ("bash", "zsh", "fish")
-
-#: The kind of name that an argument takes, by command and argument.
-KINDS = {
-    "reproduce experiment": "experiments",
-    "train experiment": "experiments",
-    "noise experiment": "experiments",
-    "experiments name": "experiments",
-    "replay source": "experiments",
-    "train --method": "methods",
-    "noise --arm": "methods",
-    "methods name": "methods",
-    "replay --methods": "methods",
-    "intervene --methods": "methods",
-    "tasks name": "tasks",
-    "validate name": "tasks",
-    "evaluate task": "tasks",
-    "intervene task": "tasks",
-    "trace --task": "tasks",
-    "evaluate policy": "policies",
-    "intervene policy": "policies",
-    "serve policy": "policies",
-    "trace --policy": "policies",
-    "replay --policy": "policies",
-}
 
 Parsers = Mapping[str, argparse.ArgumentParser]
 
@@ -62,22 +47,21 @@ def _names() -> dict[str, list[str]]:
     from harness import experiment
     from harness.policy import SHIPPED, SMOLLM2
 
+    arms = {label for name in experiment.names() for label in experiment.load(name).methods}
     return {
-        "experiments": experiment.names(),
-        "methods": list(credit.names()),
-        "tasks": list(tasks.names()),
-        "policies": [*SHIPPED, SMOLLM2],
+        EXPERIMENTS: experiment.names(),
+        ARMS: sorted(arms),
+        METHODS: list(credit.names()),
+        TASKS: list(tasks.names()),
+        POLICIES: [*SHIPPED, SMOLLM2],
     }
 
 
-def _values(name: str, action: argparse.Action, names: Mapping[str, list[str]]) -> list[str]:
+def _values(action: argparse.Action, names: Mapping[str, list[str]]) -> list[str]:
     """The values that an argument of a command may have, as far as they have names."""
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
-    for place in (action.dest, *action.option_strings):
-        if kind := KINDS.get(f"{name} {place}"):
-            return names[kind]
-    return []
+    return [name for kind in kinds_of(action) for name in names[kind]]
 
 
 def _bash(parsers: Parsers, names: Mapping[str, list[str]], shell: str) -> str:
@@ -87,7 +71,7 @@ def _bash(parsers: Parsers, names: Mapping[str, list[str]], shell: str) -> str:
         options: list[str] = []
         positional: list[str] = []
         for action in parser._actions:
-            values = " ".join(_values(name, action, names))
+            values = " ".join(_values(action, names))
             if not action.option_strings:
                 positional.append(values)
                 continue
@@ -127,7 +111,7 @@ def _fish(parsers: Parsers, names: Mapping[str, list[str]]) -> str:
         lines.append(f"complete -c flowtracer -n __fish_use_subcommand -f -a {name} -d '{about}'")
         inside = f"complete -c flowtracer -n '__fish_seen_subcommand_from {name}'"
         for action in parser._actions:
-            values = " ".join(_values(name, action, names))
+            values = " ".join(_values(action, names))
             if not action.option_strings:
                 lines += [f"{inside} -a '{values}'"] * bool(values)
                 continue

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 from harness import trackers
 from harness.commands.records import show
 from harness.commands.shared import (
+    ARMS,
+    EXPERIMENTS,
     STOPPED,
     Bars,
     Commands,
     add_changes,
     add_server,
+    at_least,
     closing,
     command,
     console,
     imports,
+    of_kind,
     print_sheets,
     say,
     writable_folder,
@@ -43,7 +47,8 @@ def add(commands: Commands) -> None:
     added = command(
         commands, "experiments", _experiments, "List the experiments, or show what one of them compares."
     )
-    added.add_argument("name", nargs="?", help="name or .toml file of an experiment")
+    name = added.add_argument("name", nargs="?", help="name or .toml file of an experiment")
+    of_kind(name, EXPERIMENTS)
 
 
 def _add_reproduce(commands: Commands) -> None:
@@ -60,16 +65,19 @@ def _add_reproduce(commands: Commands) -> None:
         help="add seeds until every method has an outcome; the experiment declares the rule under [until_decided]",
     )
     added.add_argument(
-        "--more-seeds", type=int, default=0, metavar="N", help="N seeds more than the experiment declares"
+        "--more-seeds",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="N seeds more than the experiment declares",
     )
     added.add_argument(
         "--plan", action="store_true", help="what it costs and whether it fits here; nothing is started"
     )
-    added.add_argument(
-        "--workers",
-        type=int,
-        help="runs at the same time, of one thread each (default: 2, 1 on a GPU; with --ray, as many as "
-        "the cluster has room for)",
+    add_workers(
+        added,
+        "runs at the same time, of one thread each",
+        "; with --ray, as many as the cluster has room for",
     )
     added.add_argument(
         "--ray",
@@ -87,14 +95,17 @@ def _add_reproduce(commands: Commands) -> None:
 def _add_train(commands: Commands) -> None:
     added = command(commands, "train", _train, "Train and evaluate one method of an experiment on one seed.")
     add_experiment(added, "a few steps, to see that it works")
-    added.add_argument("--method", required=True, help="one of the experiment's methods")
-    added.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
+    of_kind(added.add_argument("--method", required=True, help="one of the experiment's methods"), ARMS)
+    added.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="training seed (default: 0)")
 
 
 def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) -> None:
     """The options that both ways of running an experiment take."""
     default = f" (default: {optional['default']})" if optional else ""
-    added.add_argument("experiment", help=f"name or .toml file of an experiment{default}", **optional)
+    experiment = added.add_argument(
+        "experiment", help=f"name or .toml file of an experiment{default}", **optional
+    )
+    of_kind(experiment, EXPERIMENTS)
     added.add_argument("--smoke", action="store_true", help=smoke)
     added.add_argument(
         "--add",
@@ -111,6 +122,23 @@ def add_experiment(added: argparse.ArgumentParser, smoke: str, **optional: Any) 
         help="show runs under way in this tracker too; records do not depend on it",
     )
     add_server(added)
+
+
+def add_workers(added: argparse.ArgumentParser, text: str, otherwise: str = "") -> None:
+    """Adds --workers, which `workers_of` reads. otherwise: what more is to be said of its default."""
+    added.add_argument(
+        "--workers",
+        type=at_least(1),
+        metavar="N",
+        help=f"{text} (default: 2, 1 on a GPU or with --server{otherwise})",
+    )
+
+
+def workers_of(options: argparse.Namespace, costs: Plan) -> int:
+    """How many runs are made at the same time: as asked; else 2, or 1 where they would share a GPU or a server."""
+    if options.workers is not None:
+        return int(options.workers)
+    return 1 if costs.device.kind == "gpu" or options.server is not None else 2
 
 
 # ------------------------------------------------------------------------------------- experiments
@@ -135,6 +163,7 @@ def _experiments(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
@@ -146,18 +175,17 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"experiment {experiment.name} has no arm {BASELINE}, which the others are compared with: add "
             f"[methods.{BASELINE}] to it, or train single arms with `flowtracer train`"
         )
-    if options.more_seeds < 0 or (options.more_seeds and options.until_decided):
+    if options.more_seeds and options.until_decided:
         raise ExperimentError(
-            f"--more-seeds {options.more_seeds}: give a number of seeds, and not with --until-decided"
+            f"--more-seeds {options.more_seeds} does not go with --until-decided, which adds seeds by its rule; leave "
+            "out one of the two"
         )
     costs = plans.plan(replace(experiment, seeds=experiment.seeds + options.more_seeds))
     if options.plan:
         _show_plan(costs, experiment.hash, options.out or Path("runs") / experiment.name)
-    workers = options.workers
-    if workers is None:
-        workers = 1 if costs.device.kind == "gpu" or options.server else 2
+    workers = workers_of(options, costs)
     if options.ray is None:  # a cluster's machines are not this one
-        plans.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
+        fits.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
         more = ["--until-decided"] * options.until_decided
         more += ["--more-seeds", str(options.more_seeds)] * bool(options.more_seeds)
@@ -165,7 +193,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 0
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
-    _check_together(options, engine, workers, costs.device.kind)
+    check_together(options, engine, workers, costs.device.kind)
     folder = folder_of(options, experiment)
     with Bars(experiment.title) as progress:
         try:
@@ -195,20 +223,21 @@ def _reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_together(options: argparse.Namespace, engine: EngineChoice, workers: int, device: str) -> None:
-    """Raises ExperimentError for options that do not go together."""
-    if engine.name == VLLM and options.ray is None and workers > 1 and device == "gpu":
+def check_together(options: argparse.Namespace, engine: EngineChoice, workers: int, device: str) -> None:
+    """Raises ExperimentError for options of a sweep that do not go together. It may know no Ray."""
+    ray, gpus = (getattr(options, name, None) for name in ("ray", "gpus"))
+    if engine.name == VLLM and ray is None and workers > 1 and device == "gpu":
+        elsewhere = ", or --ray local, which gives each run a GPU of its own" if "ray" in options else ""
         raise ExperimentError(
-            f"--workers {workers}: vLLM takes its share of a whole GPU for each run; give --workers 1, or --ray local, "
-            "which gives each run a GPU of its own"
+            f"--workers {workers}: vLLM takes its share of a whole GPU for each run; give --workers 1{elsewhere}"
         )
-    if options.server is not None and (workers > 1 or options.ray is not None):
+    if options.server is not None and (workers > 1 or ray is not None):
         raise ExperimentError(
             "--server samples for one run at a time: give --workers 1, and no --ray, with it"
         )
     if "WORLD_SIZE" in os.environ:
         raise ExperimentError("accelerate launch is for one run on several GPUs: give it the command train")
-    if options.gpus is not None and options.ray is None:
+    if gpus is not None and ray is None:
         raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
 
 
@@ -274,6 +303,7 @@ def _finished(experiment: Experiment, declared: str, folder: Path) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
@@ -285,11 +315,14 @@ def _train(options: argparse.Namespace) -> int:
             f"experiment {experiment.name} has no method {options.method!r}; "
             f"{hint(options.method, experiment.methods)}"
         )
-    if not 0 <= options.seed < experiment.seeds:
+    if options.seed >= experiment.seeds:
         raise ExperimentError(
             f"--seed {options.seed}: the experiment declares seeds 0 to {experiment.seeds - 1}"
         )
-    plans.refuse(plans.plan(experiment), served=options.server is not None)
+    if "WORLD_SIZE" in os.environ:
+        _check_one_process(experiment, options.method)
+    costs = plans.plan(experiment, arms=[options.method])
+    fits.refuse(costs, served=options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
     folder = folder_of(options, experiment)
@@ -313,9 +346,21 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_one_process(experiment: Experiment, method: str) -> None:
+    """Raises ExperimentError, before anything is written, for what only a run in one process can do."""
+    from harness import parallel
+
+    if parallel.processes() > 1 and experiment.training_of(method).turn_every:
+        raise ExperimentError(
+            f"training.turn_every: the turn of an update is measured in one process, and these are "
+            f"{parallel.processes()}; give --set training.turn_every=0"
+        )
+
+
 def _in_tracker(options: argparse.Namespace, folder: Path, experiment: Experiment) -> list[str]:
     """Where the runs are looked at, if they were shown in a tracker."""
-    return [trackers.where(options.report_to, folder, experiment.name)] if options.report_to else []
+    line = trackers.where(options.report_to, folder, experiment.name) if options.report_to else None
+    return [line] if line else []
 
 
 def _train_together(

@@ -7,14 +7,22 @@ from typing import Any
 
 from harness.commands.shared import (
     Commands,
+    add_batch_size,
     add_export,
+    add_methods,
+    add_policy,
     add_policy_options,
+    add_problems,
     add_response_limit,
+    add_task,
+    at_least,
     command,
     command_again,
+    method_names,
     policy_named,
     response_limit,
     show_page,
+    study_json,
     task_named,
     with_bar,
 )
@@ -39,22 +47,20 @@ def add(commands: Commands) -> None:
         "task that knows both.",
     )
     _add_shared(added)
-    added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
+    add_methods(added, "credit methods beside flow (default: all)")
 
 
 def _add_shared(added: argparse.ArgumentParser) -> None:
-    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
-    added.add_argument("task", help="a task that knows its steps and their sources: graph")
+    add_policy(added)
+    add_task(added, "a task that knows its steps and their sources: graph")
+    add_problems(added, "test split")
     added.add_argument(
-        "--problems", type=int, metavar="N", help="only the first N problems of the test split"
+        "--samples", type=at_least(1), default=1, metavar="K", help="responses a problem (default: 1)"
     )
-    added.add_argument("--samples", type=int, default=1, metavar="K", help="responses a problem (default: 1)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
     add_policy_options(added)
-    added.add_argument(
-        "--batch-size", type=int, default=256, metavar="N", help="responses sampled at once (default: 256)"
-    )
+    add_batch_size(added, 256)
     add_export(added, (".json", ".md"), "also write it to")
 
 
@@ -63,27 +69,24 @@ def _edges(options: argparse.Namespace) -> int:
 
     policy, task, responses, facts = _asked(options)
     rankings = with_bar(lambda progress: edges.rankings(policy, task, responses, progress))
-    return show_page(edges.page(rankings, facts, _command(options)), rankings, options.export)
+    page = edges.page(rankings, facts, _command(options))
+    return show_page(page, lambda: study_json(page, rankings), options.export)
 
 
 def _steps(options: argparse.Namespace) -> int:
     from harness.studies import steps
 
-    wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
-    methods = steps.methods_of(wanted)
+    methods = steps.methods_of(method_names(options))
     policy, task, responses, facts = _asked(options)
     study = with_bar(
         lambda progress: steps.study(policy, task, responses, methods, options.batch_size, progress)
     )
-    return show_page(steps.page(study, facts, _command(options)), study, options.export)
+    page = steps.page(study, facts, _command(options))
+    return show_page(page, lambda: study_json(page, study), options.export)
 
 
 def _asked(options: argparse.Namespace) -> tuple[Any, Any, Any, list[str]]:
     """The policy, the task, the policy's responses to its test problems, and facts about them."""
-    for name in ("problems", "samples", "batch-size", "max-response-tokens"):
-        value = getattr(options, name.replace("-", "_"))
-        if value is not None and value < 1:
-            raise ExperimentError(f"--{name} {value}: give at least 1")
     if options.temperature == 0 and options.samples > 1:
         raise ExperimentError(f"--samples {options.samples} at temperature 0 are duplicates: take 1")
     import torch

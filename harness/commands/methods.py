@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from harness.commands.shared import Commands, command, console, print_sheets
+from harness.commands.shared import METHODS, Commands, command, console, of_kind, print_sheets
 
 if TYPE_CHECKING:
     from flowtracer.credit import CreditMethod
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         _methods,
         "List the credit methods, or show the card of one: rule, source, needs, options, claims, our results.",
     )
-    added.add_argument("name", nargs="?", help="a credit method")
+    of_kind(added.add_argument("name", nargs="?", help="a credit method"), METHODS)
 
 
 def _methods(options: argparse.Namespace) -> int:

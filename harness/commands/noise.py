@@ -8,15 +8,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.commands.experiments import add_experiment, again, folder_of, loaded, stopped
+from harness.commands.experiments import (
+    add_experiment,
+    add_workers,
+    again,
+    check_together,
+    folder_of,
+    loaded,
+    stopped,
+    workers_of,
+)
 from harness.commands.shared import (
+    ARMS,
     STOPPED,
     Bars,
     Commands,
     add_export,
+    at_least,
     closing,
     command,
     console,
+    of_kind,
     print_sheets,
     say,
     write,
@@ -40,17 +52,17 @@ def add(commands: Commands) -> None:
         "Say how much one arm differs from seed to seed, and which difference so many seeds could find.",
     )
     add_experiment(added, "a few steps, to see that it works; its spread is not that of the experiment")
-    added.add_argument(
+    arm = added.add_argument(
         "--arm", default=BASELINE, help=f"the method whose finished runs are read (default: {BASELINE})"
     )
+    of_kind(arm, ARMS)
     added.add_argument(
         "--seeds",
-        type=int,
-        default=0,
+        type=at_least(2),
         metavar="N",
         help="first train N seeds of it (default: only read what is there); `reproduce` goes on from them",
     )
-    added.add_argument("--workers", type=int, default=2, help="runs of --seeds at the same time (default: 2)")
+    add_workers(added, "runs of --seeds at the same time")
     add_export(added, FORMATS, "also draw or write it to")
 
 
@@ -62,11 +74,12 @@ def _noise(options: argparse.Namespace) -> int:
         raise ExperimentError(
             f"experiment {experiment.name} has no arm {options.arm!r}; {hint(options.arm, experiment.methods)}"
         )
-    if options.seeds:
+    if options.seeds is not None:
         folder = folder_of(options, experiment)
         if not _trained(options, experiment, folder):
             return say(stopped(folder), STOPPED)
     else:
+        _check_nothing_asked_of_training(options)
         folder = options.out or Path("runs") / experiment.name
     runs = _finished(experiment, options.arm, folder)
     # Arms that are compared, each with the baseline.
@@ -79,6 +92,15 @@ def _noise(options: argparse.Namespace) -> int:
         write(path, _page(path, spread, f"{experiment.name}: noise of {options.arm} over seeds"))
     closing(folder, again(options, folder))
     return 0
+
+
+def _check_nothing_asked_of_training(options: argparse.Namespace) -> None:
+    """Raises ExperimentError for options of a training where finished runs are only read."""
+    for name in ("workers", "report_to", "server"):
+        if getattr(options, name) is not None:
+            raise ExperimentError(
+                f"--{name.replace('_', '-')} goes with --seeds N, which trains; finished runs are only read"
+            )
 
 
 def _page(path: Path, found: Any, title: str) -> str:
@@ -94,18 +116,18 @@ def _page(path: Path, found: Any, title: str) -> str:
 
 def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) -> bool:
     """Brings the first seeds of the arm to their end. False if stopped."""
+    from harness import fits
     from harness import plan as plans
     from harness.engines import choice
     from harness.sweeps import sweep
     from harness.sweeps.job import Stopped
 
-    if options.seeds < 2:
-        raise ExperimentError(f"--seeds {options.seeds}: a spread takes at least 2 seeds")
-    costs = plans.plan(experiment)
-    workers = 1 if costs.device.kind == "gpu" or options.server else options.workers
-    plans.refuse(costs, max(1, min(workers, options.seeds)), options.server is not None)
+    costs = plans.plan(experiment, arms=[options.arm])
+    workers = workers_of(options, costs)
+    fits.refuse(costs, min(workers, options.seeds), options.server is not None)
     engine = experiment.engine_choice(options.server)
     choice.check(engine)
+    check_together(options, engine, workers, costs.device.kind)
     only = [(options.arm, seed) for seed in range(options.seeds)]
     with Bars(f"{options.seeds} seeds of {options.arm} of {experiment.name}") as progress:
         try:

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
+    POLICIES,
     Bars,
     Commands,
     add_dtype,
+    add_policy,
     add_policy_options,
+    add_problems,
     add_response_limit,
     add_server,
+    add_task,
+    at_least,
     closing,
     command,
     console,
+    of_kind,
     output,
     policy_named,
     response_limit,
@@ -44,17 +50,17 @@ def _add_evaluate(commands: Commands) -> None:
     added = command(
         commands, "evaluate", _evaluate, "Ask a policy a task's test problems and print the verdicts."
     )
-    added.add_argument("policy", help="policy name, folder (a run's policy/ for one) or hub id")
-    added.add_argument("task", help="a task, NAME or NAME:OPTION=VALUE, decision:variant=chain for one")
+    add_policy(added)
+    add_task(added, "a task, NAME or NAME:OPTION=VALUE, decision:variant=chain for one")
+    add_problems(added, "test split")
     added.add_argument(
-        "--problems", type=int, metavar="N", help="only the first N problems of the test split"
+        "--samples", type=at_least(1), metavar="K", help="samples a problem (default: the task's own)"
     )
-    added.add_argument("--samples", type=int, metavar="K", help="samples a problem (default: the task's own)")
     added.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     add_response_limit(added)
     added.add_argument(
         "--batch-size",
-        type=int,
+        type=at_least(1),
         metavar="N",
         help="responses sampled at once (default: 32; 256 by vllm, which takes as many as fit)",
     )
@@ -78,11 +84,15 @@ def _add_trace(commands: Commands) -> None:
         _trace,
         "Show how much of the flow from the question to the answer passes through each token of one response.",
     )
-    added.add_argument("--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)")
-    added.add_argument(
+    policy = added.add_argument(
+        "--policy", help="policy name, folder or hub id (default: smollm2-135m-instruct)"
+    )
+    of_kind(policy, POLICIES)
+    add_task(
+        added,
+        "task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k; with nothing given a sum, "
+        "which needs no data set)",
         "--task",
-        help="task that asks and finds the answer, NAME or NAME:OPTION=VALUE (default: gsm8k; with nothing given a "
-        "sum, which needs no data set)",
     )
     added.add_argument(
         "--from",
@@ -92,10 +102,13 @@ def _add_trace(commands: Commands) -> None:
         help="trace a response of recorded runs, or of files that TRL (completions_*.parquet) or verl (*.jsonl) wrote",
     )
     added.add_argument(
-        "--row", type=int, default=0, metavar="N", help="which response of PLACE, in its order (default: 0)"
+        "--row",
+        type=at_least(0),
+        metavar="N",
+        help="which response of PLACE, in its order (default: 0)",
     )
     added.add_argument(
-        "--problem", type=int, metavar="N", help="number of the test problem to answer (default: 0)"
+        "--problem", type=at_least(0), metavar="N", help="number of the test problem to answer (default: 0)"
     )
     added.add_argument("--question", help="ask this instead of a test problem")
     added.add_argument("--response", help="trace this response instead of sampling one (greedily)")
@@ -116,20 +129,18 @@ def _add_serve(commands: Commands) -> None:
         _serve,
         "Start a vLLM server for a policy, on GPUs of its own; other commands sample from it by --server.",
     )
-    added.add_argument(
-        "policy", help="policy name, folder or hub id; it serves every policy of the same architecture"
-    )
+    add_policy(added, "policy name, folder or hub id; it serves every policy of the same architecture")
     add_dtype(added)
     added.add_argument(
         "--context",
-        type=int,
+        type=at_least(1),
         metavar="N",
         help="tokens of the longest prompt and its response together (default: the policy's)",
     )
     added.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
-    added.add_argument("--port", type=int, default=8000, help="default: 8000")
+    added.add_argument("--port", type=at_least(1), default=8000, help="default: 8000")
     added.add_argument(
         "--vllm",
         action="append",
@@ -259,6 +270,7 @@ class _OrLastToken:
 
 
 def _trace(options: argparse.Namespace) -> int:
+    _check_trace(options)
     if options.place is not None:
         return _trace_given(options)
     if all(getattr(options, name) is None for name in ("policy", "task", "question", "problem")):
@@ -268,6 +280,27 @@ def _trace(options: argparse.Namespace) -> int:
     return _trace_sampled(options)
 
 
+def _check_trace(options: argparse.Namespace) -> None:
+    """Raises ExperimentError for options that nothing would come of."""
+    if options.place is not None:
+        for name in ("question", "response", "problem", "max_response_tokens"):
+            if getattr(options, name) is not None:
+                raise ExperimentError(
+                    f"--{name.replace('_', '-')} does not go with --from, which holds question and response; leave out "
+                    "one of the two"
+                )
+    elif options.row is not None:
+        raise ExperimentError(f"--row {options.row} goes with --from PLACE, whose responses it counts")
+    if options.question is not None and options.problem is not None:
+        raise ExperimentError(
+            f"--problem {options.problem} asks a test problem, and --question another; leave out one of the two"
+        )
+    if options.response is not None and options.max_response_tokens is not None:
+        raise ExperimentError(
+            "--max-response-tokens is for a response that is sampled, and --response gives one; leave out one of them"
+        )
+
+
 def _trace_given(options: argparse.Namespace) -> int:
     """Traces a response that somebody recorded."""
     from flowtracer import trace
@@ -275,26 +308,23 @@ def _trace_given(options: argparse.Namespace) -> int:
     from harness.policy import to_gpu
     from harness.studies import given as givens
 
-    for name in ("question", "response"):
-        if getattr(options, name) is not None:
-            raise ExperimentError(f"--{name} does not go with --from, which holds question and response")
-
     def named(experiment: Any, name: str) -> Any:
         return policy_named(name, options)
 
     table = None if options.task is None else task_table(options.task)
-    given = givens.read(options.place, max(options.row, 0) + 1, options.policy, table, named)
+    number = options.row or 0
+    given = givens.read(options.place, number + 1, options.policy, table, named)
     rows = [row for batch in given.batches for row in batch]
-    if not 0 <= options.row < len(rows):
-        raise ExperimentError(f"--row {options.row}: {options.place} gives rows 0 to {len(rows) - 1}")
-    row = rows[options.row]
+    if number >= len(rows):
+        raise ExperimentError(f"--row {number}: {options.place} gives rows 0 to {len(rows) - 1}")
+    row = rows[number]
     policy = to_gpu(given.policy)
     ids = list(row["prompt_ids"]), list(row["response_ids"])
     judged = _OrLastToken(task_of(given.experiment.task))
     with status("tracing it"):
         traced = trace(policy.model, policy.tokenizer, *ids, layers=options.layers, task=judged)
     screen = console()
-    title = f"{given.experiment.policy.name}, row {options.row} {given.source}, step {row['step']}"
+    title = f"{given.experiment.policy.name}, row {number} {given.source}, step {row['step']}"
     screen.print(title, markup=False, highlight=False)
     screen.print(row["question"], markup=False, highlight=False)
     screen.print(f"\nreward: {row['reward']} ({len(ids[1])} tokens, {row['verdict']})\n", highlight=False)
@@ -326,7 +356,7 @@ def _trace_sampled(options: argparse.Namespace) -> int:
     task = task_named(options.task)
     if options.question is None:
         problems = task.problems("test", options.problem + 1)
-        if not 0 <= options.problem < len(problems):
+        if options.problem >= len(problems):
             raise ExperimentError(
                 f"--problem {options.problem}: the test split has problems 0 to {len(problems) - 1}"
             )

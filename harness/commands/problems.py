@@ -9,6 +9,8 @@ import shlex
 from harness.commands.shared import (
     MISTAKE,
     Commands,
+    add_task,
+    at_least,
     closing,
     command,
     console,
@@ -21,7 +23,7 @@ from harness.commands.shared import (
 def add(commands: Commands) -> None:
     """Adds these commands."""
     added = command(commands, "tasks", _tasks, "List the tasks, or show sample problems of one.")
-    added.add_argument("name", nargs="?", help="a task")
+    add_task(added, "a task", "name", nargs="?")
     added.add_argument(
         "--lm-eval-path", action="store_true", help="print the folder for lm-eval's --include_path"
     )
@@ -32,8 +34,8 @@ def add(commands: Commands) -> None:
         _validate,
         "Check a task's verifier: every right answer must be correct, changed ones wrong.",
     )
-    added.add_argument("name", nargs="?", help="a task (default: all whose data can be found)")
-    added.add_argument("--limit", type=int, metavar="N", help="only the first N problems of a split")
+    add_task(added, "a task (default: all whose data can be found)", "name", nargs="?")
+    added.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N problems of a split")
 
 
 def _tasks(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.shared import Commands, add_export, command, console, print_sheets, write
+from harness.commands.shared import Commands, add_export, command, command_again, show_page
 
 LAYOUTS = ("testbed", "figure")
 
@@ -41,17 +41,5 @@ def _profile(options: argparse.Namespace) -> int:
     testbeds = profile.joined(measured.read(options.files))
     by_testbed = options.by == LAYOUTS[0]
     tables = profile.by_testbed(testbeds) if by_testbed else profile.by_figure(testbeds)
-    words = ["flowtracer", "profile", *map(str, options.files), *([] if by_testbed else ["--by", options.by])]
-    words += [word for path in options.export for word in ("--export", str(path))]
-    page = profile.page(testbeds, tables, words)
-    screen = console()
-    screen.print(page.title, style="bold", markup=False, highlight=False)
-    for line in (page.question, *page.facts):
-        screen.print(line, markup=False, highlight=False)
-    print_sheets(screen, page.tables)
-    for path in options.export:
-        if path.suffix == ".md":
-            write(path, page.to_markdown())
-        else:
-            write(path, profile.to_json(page, testbeds))
-    return 0
+    page = profile.page(testbeds, tables, command_again(options, ("files",), () if by_testbed else ("by",)))
+    return show_page(page, lambda: profile.to_json(page, testbeds), options.export)

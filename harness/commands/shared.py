@@ -30,6 +30,9 @@ MINUTE = 60.0
 Commands = Any  # what argparse's add_subparsers gives; its type is private
 Run = Callable[[argparse.Namespace], int]
 
+#: Kinds of names that an argument takes; a shell completes them (`completion.py`). Arms are the labels of experiments.
+EXPERIMENTS, ARMS, METHODS, TASKS, POLICIES = ("experiments", "arms", "methods", "tasks", "policies")
+
 
 def command(commands: Commands, name: str, run: Run, text: str) -> argparse.ArgumentParser:
     """Adds a command that `run` carries out, giving its exit status."""
@@ -44,6 +47,31 @@ def command(commands: Commands, name: str, run: Run, text: str) -> argparse.Argu
         help="a .py file or a module with credit methods or tasks of your own; may be given several times",
     )
     return added
+
+
+def of_kind(argument: argparse.Action, *kinds: str) -> None:
+    """Notes that an argument takes names of these kinds."""
+    argument.kinds = kinds  # type: ignore[attr-defined]
+
+
+def kinds_of(argument: argparse.Action) -> tuple[str, ...]:
+    """The kinds of names that an argument takes; none where its values have no names."""
+    return getattr(argument, "kinds", ())
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number which is not smaller."""
+
+    def count(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least {least}") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number}: give at least {least}")
+        return number
+
+    return count
 
 
 def say(line: str, status: int) -> int:
@@ -108,24 +136,31 @@ def add_changes(parser: argparse.ArgumentParser, example: str) -> None:
 def command_again(options: argparse.Namespace, places: Sequence[str], names: Iterable[str]) -> str:
     """The command line again, from what was asked: to be kept beside what it wrote.
 
-    places: the names of its positional arguments. names: of its options, in their order; those without a value are left
-    out. Files of --import, changes of --set and files of --export are added.
+    places: the names of its positional arguments, which may be lists. names: of its options, in their order; those
+    without a value are left out. Files of --import, changes of --set and files of --export are added.
     """
-    words = [
-        "flowtracer",
-        options.command,
-        *(str(value) for value in map(vars(options).get, places) if value),
-    ]
+    words = ["flowtracer", options.command]
+    for place in map(vars(options).get, places):
+        words += [str(value) for value in (place if isinstance(place, list) else [place]) if value]
     for name in names:
         value, option = getattr(options, name), name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
-            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+            words += _option(option, value)
     for option, name in (("import", "imports"), ("set", "changes"), ("export", "export")):
         for value in getattr(options, name, ()):
-            words += [f"--{option}", str(value)]
+            words += _option(option, value)
     return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """An option with its value as words that give this value again."""
+    text = str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"
+    # As a word of its own, a text that begins with a dash would be taken for an option.
+    return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
 
 
 def output(file: str) -> Path:
@@ -185,11 +220,63 @@ def task_table(text: str) -> dict[str, Any]:
     return {"name": name, **options}
 
 
+def add_policy(parser: argparse.ArgumentParser, text: str = "") -> None:
+    """Adds the argument `policy`."""
+    words = text or "policy name, folder (a run's policy/ for one) or hub id"
+    of_kind(parser.add_argument("policy", help=words), POLICIES)
+
+
+def add_task(parser: argparse.ArgumentParser, text: str, *names: str, **more: Any) -> None:
+    """Adds the argument `task`, or the option of these names."""
+    of_kind(parser.add_argument(*(names or ("task",)), help=text, **more), TASKS)
+
+
+def add_methods(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """Adds --methods, which `method_names` reads."""
+    added = parser.add_argument("--methods", metavar="A,B", default=default, help=text)
+    of_kind(added, METHODS)
+
+
+def method_names(options: argparse.Namespace) -> list[str] | None:
+    """The credit methods of --methods; None where it was not given. Raises ExperimentError for a list of none."""
+    if options.methods is None:
+        return None
+    names = [name.strip() for name in options.methods.split(",")]
+    if not any(names):
+        raise ExperimentError(
+            f"--methods {options.methods!r} names none: give one or more, flow,entropy for two; `flowtracer methods` "
+            "lists them"
+        )
+    return [name for name in names if name]
+
+
+def add_problems(parser: argparse.ArgumentParser, split: str, default: int | None = None) -> None:
+    """Adds --problems. split: of which, in words."""
+    parser.add_argument(
+        "--problems",
+        type=at_least(1),
+        default=default,
+        metavar="N",
+        help=f"only the first N problems of the {split}" + (f" (default: {default})" if default else ""),
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """Adds --batch-size."""
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=default,
+        metavar="N",
+        help=f"responses sampled at once (default: {default})",
+    )
+
+
 def add_response_limit(parser: argparse.ArgumentParser) -> None:
     """Adds --max-response-tokens."""
     parser.add_argument(
         "--max-response-tokens",
-        type=int,
+        type=at_least(1),
         metavar="N",
         help="longest response (default: 256, or what the policy's context leaves)",
     )
@@ -365,20 +452,26 @@ def with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
         return work(at)
 
 
-def show_page(page: Page, study: Any, export: Iterable[Path]) -> int:
-    """Prints a result page and writes it to files: as Markdown, or as JSON with the numbers of `study`."""
-    from leaderboards.sheets import plain
-
+def show_page(page: Page, to_json: Callable[[], str], export: Iterable[Path]) -> int:
+    """Prints a result page and writes it to files: as Markdown, or as the JSON that `to_json` gives."""
     screen = console()
     screen.print(page.title, style="bold", markup=False, highlight=False)
     for line in (page.question, *page.facts):
         screen.print(line, markup=False, highlight=False)
     print_sheets(screen, page.tables)
     for path in export:
-        if path.suffix == ".md":
-            write(path, page.to_markdown())
-        else:
-            rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
-            table = {"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows}
-            write(path, json.dumps(plain(table), indent=1) + "\n")
+        write(path, page.to_markdown() if path.suffix == ".md" else to_json())
     return 0
+
+
+def study_json(page: Page, study: Any) -> str:
+    """A study as JSON: the page's title, facts and command, and the study's numbers as `results`."""
+    rows = [asdict(row) for row in study] if isinstance(study, list) else asdict(study)
+    return as_json({"title": page.title, "facts": list(page.facts), "command": page.command, "results": rows})
+
+
+def as_json(table: Any) -> str:
+    """A table as JSON text."""
+    from leaderboards.sheets import plain
+
+    return json.dumps(plain(table), indent=1) + "\n"

@@ -8,19 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.shared import (
+    EXPERIMENTS,
+    POLICIES,
     Commands,
+    add_batch_size,
     add_changes,
     add_export,
+    add_methods,
     add_policy_options,
+    add_problems,
     add_response_limit,
+    add_task,
+    at_least,
     closing,
     command,
     command_again,
+    method_names,
+    of_kind,
     output,
     policy_named,
     response_limit,
     same,
     show_page,
+    study_json,
     task_named,
     with_bar,
 )
@@ -42,35 +52,30 @@ def add(commands: Commands) -> None:
         "Measure where a response's chance of being right changes, by continuations from its unsure tokens, and see "
         "which credit methods follow it, without training.",
     )
-    added.add_argument(
+    source = added.add_argument(
         "source", help="an experiment (name or .toml), or with TASK a policy: name, folder or hub id"
     )
-    added.add_argument(
-        "task", nargs="?", help="a task that the policy half solves, NAME or NAME:OPTION=VALUE"
-    )
+    of_kind(source, EXPERIMENTS, POLICIES)
+    add_task(added, "a task that the policy half solves, NAME or NAME:OPTION=VALUE", "task", nargs="?")
     add_changes(added, "training.temperature=0.7")
-    added.add_argument(
-        "--problems",
-        type=int,
-        default=48,
-        metavar="N",
-        help="only the first N problems of the split (default: 48)",
-    )
+    add_problems(added, "split", 48)
     added.add_argument("--split", default="train", help="test or train (default: train)")
-    added.add_argument("--samples", type=int, metavar="K", help=f"responses a problem (default: {SAMPLES})")
+    added.add_argument(
+        "--samples", type=at_least(2), metavar="K", help=f"responses a problem (default: {SAMPLES})"
+    )
     added.add_argument("--temperature", type=float, help="default: 1")
     add_response_limit(added)
-    added.add_argument("--methods", metavar="A,B", help="credit methods beside flow (default: all)")
+    add_methods(added, "credit methods beside flow (default: all)")
     added.add_argument(
         "--cuts",
-        type=int,
+        type=at_least(1),
         default=48,
         metavar="N",
         help="measure at most N unsure tokens of a response (default: 48)",
     )
     added.add_argument(
         "--continuations",
-        type=int,
+        type=at_least(1),
         default=32,
         metavar="K",
         help="continuations from before each of these tokens, at most; in rounds of 16 (default: 32)",
@@ -83,12 +88,12 @@ def add(commands: Commands) -> None:
         help="stop sampling once two halves of the continuations agree this well about the changes, by rank "
         "correlation (default: 0.8)",
     )
-    added.add_argument("--seed", type=int, default=0, help="training seed of the rollouts (default: 0)")
+    added.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="N", help="training seed of the rollouts (default: 0)"
+    )
     added.add_argument("--engine", choices=ENGINES, help=f"what samples (default: {TRANSFORMERS})")
     add_policy_options(added)
-    added.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="responses sampled at once (default: 64)"
-    )
+    add_batch_size(added, 64)
     added.add_argument(
         "--out",
         type=output,
@@ -100,18 +105,11 @@ def add(commands: Commands) -> None:
 
 
 def _values(options: argparse.Namespace) -> int:
-    for name in ("problems", "batch-size", "max-response-tokens"):
-        value = getattr(options, name.replace("-", "_"))
-        if value is not None and value < 1:
-            raise ExperimentError(f"--{name} {value}: give at least 1")
-    if options.seed < 0:
-        raise ExperimentError(f"--seed {options.seed}: give at least 0")
     from harness.engines import choice
     from harness.engines.base import ALONE
     from harness.studies import value_page, values
 
-    wanted = None if options.methods is None else [name for name in options.methods.split(",") if name]
-    methods = values.methods_of(wanted)
+    methods = values.methods_of(method_names(options))
     policy, asked, engine_choice, task_name = _asked(options)
     choice.check(engine_choice)
     path = options.out or _default(options.source, task_name)
@@ -132,7 +130,7 @@ def _values(options: argparse.Namespace) -> int:
         journal.close()
     study = values.study(policy, asked, rows, chosen, changes, continuations, weights, journal)
     page = value_page.page(options.source, task_name, asked, study, _command(options))
-    status = show_page(page, study, options.export)
+    status = show_page(page, lambda: study_json(page, study), options.export)
     closing(path, *(() if options.export else (same(options, "--export", "values.md"),)))
     return status
 

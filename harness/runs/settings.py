@@ -43,20 +43,14 @@ def grpo_config(settings: Training, dtype: str, seed: int, folder: Path) -> GRPO
 
     Each of several processes takes an equal part of a step's rollouts. Raises ExperimentError where there is none.
     """
-    own, rest = divmod(settings.rollouts, parallel.processes())
-    micro = min(settings.micro_batch or own, own)
-    if rest or own % micro:
-        raise ExperimentError(
-            f"{settings.rollouts} rollouts a step in micro-batches of {settings.micro_batch or 'all'} cannot be dealt "
-            f"out to {parallel.processes()} processes; give another number with --num_processes"
-        )
+    rollouts, micro = parallel.dealt(settings, parallel.processes())
     config = GRPOConfig(
         output_dir=str(folder),
         seed=seeds.integer(seeds.key("initialisation", seed)),
         max_steps=settings.steps * settings.updates_per_batch,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=own // micro,
-        steps_per_generation=own // micro,
+        gradient_accumulation_steps=rollouts // micro,
+        steps_per_generation=rollouts // micro,
         num_iterations=settings.updates_per_batch,
         num_generations=settings.samples_per_prompt,
         max_completion_length=settings.max_response_tokens,

@@ -20,6 +20,8 @@ Level = tuple[float, Interval | None] | None
 
 OPERATORS = frozenset("+-*/=×÷−^<>%")
 CATEGORIES = ("delimiters", "digits", "operators")
+#: Columns of gradients that are multiplied at a time.
+BLOCK = 1 << 18
 
 
 # ------------------------------------------------------------------------------------- figures of gradients
@@ -29,13 +31,13 @@ CATEGORIES = ("delimiters", "digits", "operators")
 class Moments:
     """Inner products of n gradients that every figure is made of.
 
-    squares: (n,) |g_i|^2. with_sum: (n,) g_i . sum of g. with_large: (n,) cos(g_i, sum of u less u_i); with_uniform:
-    (n,) cos(g_i, u_i); NaN where either vector is 0.
+    squares: (n,) |g_i|^2. with_sum: (n,) g_i . sum of g. with_each: (n, n) g_i . u_k. with_uniform: (n,) cos(g_i, u_i),
+    NaN where either vector is 0.
     """
 
     squares: Floats
     with_sum: Floats
-    with_large: Floats
+    with_each: Floats
     with_uniform: Floats
 
     @property
@@ -47,20 +49,29 @@ class Moments:
 def moments(gradients: NDArray[Any], uniform: NDArray[Any]) -> Moments:
     """The `Moments` of `gradients` (n, D) beside those of uniform credit on the same batches (n, D), in float64."""
     total = gradients.sum(0, dtype=np.float64)
-    large = uniform.sum(0, dtype=np.float64)
-    squares, with_sum, with_large, with_uniform = [], [], [], []
+    squares, with_sum, with_uniform = [], [], []
     for gradient, other in zip(gradients, uniform, strict=True):
         of_method, plain = gradient.astype(np.float64), other.astype(np.float64)
         squares.append(of_method @ of_method)
         with_sum.append(of_method @ total)
-        with_large.append(_cosine(of_method, large - plain))
         with_uniform.append(_cosine(of_method, plain))
-    return Moments(*map(np.array, (squares, with_sum, with_large, with_uniform)))
+    return Moments(
+        np.array(squares), np.array(with_sum), _products(gradients, uniform), np.array(with_uniform)
+    )
 
 
-def _cosine(one: Floats, other: Floats) -> float:
-    lengths = math.sqrt(float(one @ one) * float(other @ other))
-    return float(one @ other) / lengths if lengths > 0 else math.nan
+def _products(rows: NDArray[Any], others: NDArray[Any]) -> Floats:
+    """The inner product of every row (n, D) with every other's (n, D), in float64: (n, n)."""
+    products = np.zeros((len(rows), len(others)))
+    for start in range(0, rows.shape[1], BLOCK):  # whole copies in float64 would be the largest thing here
+        part = slice(start, start + BLOCK)
+        products += rows[:, part].astype(np.float64) @ others[:, part].astype(np.float64).T
+    return products
+
+
+def _cosine(left: Floats, right: Floats) -> float:
+    lengths = math.sqrt(float(left @ left) * float(right @ right))
+    return float(left @ right) / lengths if lengths > 0 else math.nan
 
 
 def _ratio(count: int, squares: float, total: float) -> float:
@@ -71,26 +82,55 @@ def _ratio(count: int, squares: float, total: float) -> float:
     return (total / count**2 - spread / count) / spread
 
 
-def signal_to_noise(found: Moments) -> float:
+def signal_to_noise(moments: Moments) -> float:
     """|G|^2 / tr S, see above; NaN for fewer than two batches and where every gradient is 0, infinite without noise."""
-    count = len(found.squares)
+    count = len(moments.squares)
     if count < 2:
         return math.nan
-    return _ratio(count, math.fsum(found.squares), math.fsum(found.with_sum))
+    return _ratio(count, math.fsum(moments.squares), math.fsum(moments.with_sum))
 
 
-def without_each(found: Moments) -> Floats:
+def without_each(moments: Moments) -> Floats:
     """`signal_to_noise` without each batch in turn, (n,); NaN throughout for fewer than three batches."""
-    count, squares = len(found.squares), math.fsum(found.squares)
+    count, squares = len(moments.squares), math.fsum(moments.squares)
     if count < 3:
         return np.full(count, math.nan)
-    total = math.fsum(found.with_sum)
+    total = math.fsum(moments.with_sum)
     return np.array(
         [
-            _ratio(count - 1, squares - own, total - 2 * with_sum + own)
-            for own, with_sum in zip(found.squares, found.with_sum, strict=True)
+            _ratio(count - 1, squares - square, total - 2 * with_sum + square)
+            for square, with_sum in zip(moments.squares, moments.with_sum, strict=True)
         ]
     )
+
+
+def to_large(moments: Moments, uniform: Moments) -> Level:
+    """The mean over i of cos(g_i, sum of u without u_i), and its jackknife interval; None for fewer than two batches.
+
+    uniform: the moments of uniform credit on the same batches. Every batch is in the sums of all others, so that the
+    cosines depend on each other: leaving a batch out takes it from the rows and from the sums.
+    """
+    squares, crossed, plain = moments.squares, moments.with_each, uniform.with_each
+    value = _mean_to_large(squares, crossed, plain)
+    if math.isnan(value):
+        return None
+    places = np.arange(len(squares))
+    others = [places[places != place] for place in places]
+    left_out = [
+        _mean_to_large(squares[rest], crossed[np.ix_(rest, rest)], plain[np.ix_(rest, rest)])
+        for rest in others
+    ]
+    return value, jackknife(value, np.array(left_out))
+
+
+def _mean_to_large(squares: Floats, crossed: Floats, plain: Floats) -> float:
+    """The mean of cosines from |g_i|^2 (n,), g_i . u_k (n, n) and u_i . u_k (n, n); NaN where none has a direction."""
+    along = crossed.sum(1) - crossed.diagonal()
+    lengths = plain.sum() - 2 * plain.sum(1) + plain.diagonal()
+    # What is left of a sum that cancels is rounding, and no direction.
+    pointed = (squares > 0) & (lengths > 1e-12 * plain.trace())
+    cosines = along[pointed] / np.sqrt(squares[pointed] * lengths[pointed])
+    return float(cosines.mean()) if len(cosines) else math.nan
 
 
 def jackknife(value: float, left_out: Floats) -> Interval | None:

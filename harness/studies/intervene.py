@@ -43,6 +43,8 @@ from harness.engines.base import Sample, Sampling, decoded
 from harness.engines.keyed import sample
 from harness.errors import ExperimentError
 from harness.policy import Policy
+from harness.studies.answering import Page
+from harness.studies.arms import RULES
 from leaderboards.estimates import Interval, problem_means, t_interval, wilson_interval
 from leaderboards.names import hint
 from leaderboards.sheets import Sheet, level
@@ -412,38 +414,62 @@ def facts(test: Intervention) -> list[str]:
     return [*lines, *(f"left out: {count} responses: {reason}" for reason, count in test.left_out.items())]
 
 
-def sheets(test: Intervention) -> list[Sheet]:
-    """The test as one small table."""
-    return [
-        Sheet(
-            "What hiding tokens does to the answer",
+LIMITS = (
+    "A hidden token leaves a hole that the policy never met in training. An answer may change because of the hole: the "
+    "random arm says how often.",
+    "A token may decide and be stated twice: hiding one of them changes nothing.",
+    "Only responses with an answer and at least five tokens before it are tested, and only those that every compared "
+    "method judges.",
+    "Nothing was trained: tokens that the answer depends on need not be those that credit should go to.",
+    "One policy and one task.",
+)
+
+
+def page(test: Intervention) -> Page:
+    """The test as a page."""
+    simple = [arm for arm in test.arms if arm.name in (NONE, RANDOM) or arm.name.partition(",")[0] in RULES]
+    others = [arm for arm in test.arms if arm not in simple]
+    note = (
+        "Shares of responses, percent, with 95% intervals over problems; differences are paired by response. Lost: "
+        "correct before, not after; gained: the other way round."
+    )
+    return Page(
+        title=f"Intervention on {test.task}",
+        question="A fifth of a response's tokens before its answer is hidden, and the answer is written anew. Does it "
+        "depend on the tokens that a credit method singles out, more than on random ones?",
+        facts=facts(test),
+        rules=sheet(
+            "Nothing hidden, random tokens, and rules without insight",
+            simple,
+            "none: sampling noise only." if others else f"none: sampling noise only. {note}",
+        ),
+        sheets=[sheet("Credit methods", others, note)] if others else [],
+        limits=LIMITS,
+        command=test.command,
+    )
+
+
+def sheet(title: str, arms: Sequence[Arm], note: str) -> Sheet:
+    """Arms as one table: how often hiding tokens changed the answer."""
+    columns = ("hidden tokens", "share", "answer changes", "minus random", "verdict flips", "minus random")
+    return Sheet(
+        title,
+        (*columns, "lost", "gained"),
+        tuple(
             (
-                "hidden tokens",
-                "share",
-                "answer changes",
-                "minus random",
-                "verdict flips",
-                "minus random",
-                "lost",
-                "gained",
-            ),
-            tuple(
-                (
-                    arm.name,
-                    f"{arm.hidden:.0%}",
-                    _percent(arm.changed),
-                    _points(arm.changed_over_random),
-                    _percent(arm.flipped),
-                    _points(arm.flipped_over_random),
-                    f"{arm.lost:.1%}",
-                    f"{arm.gained:.1%}",
-                )
-                for arm in test.arms
-            ),
-            "Shares of responses, percent, with 95% intervals over problems; differences are paired by response. Lost: "
-            "correct before, not after; gained: the other way round. The first line is sampling noise.",
-        )
-    ]
+                arm.name,
+                f"{arm.hidden:.0%}",
+                _percent(arm.changed),
+                _points(arm.changed_over_random),
+                _percent(arm.flipped),
+                _points(arm.flipped_over_random),
+                f"{arm.lost:.1%}",
+                f"{arm.gained:.1%}",
+            )
+            for arm in arms
+        ),
+        note,
+    )
 
 
 def _percent(value: tuple[float, Interval | None]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,21 @@ COMMANDS: Mapping[str, str] = {TRAINING: "leaderboard", REPLAY: "replay", STEPS:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of an arm: its value and 95% interval, or an outcome in words, or why there is none."""
+    """A figure of an arm: its value and 95% interval, or an outcome in words, or why there is none.
+
+    single: it comes from one seed, batch or problem only, so that there is no interval. A figure of several without an
+    interval had the same value on all of them.
+    """
 
     value: float | None = None
     interval: Interval | None = None
     outcome: str = ""
     missing: str = ""
+    single: bool = False
 
     @property
     def measured(self) -> bool:
-        """Whether there is a figure."""
+        """True where there is a figure."""
         return not self.missing
 
 
@@ -156,6 +161,17 @@ def _around(value: Any, interval: Any, missing: str) -> Cell:
     return Cell(float(value), None if interval is None else (float(interval[0]), float(interval[1])))
 
 
+def _with_singles(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a study, which does not say how many batches or problems it had: a figure of which no arm of the file
+    has an interval is of a single one.
+    """
+    spread = {key for row in rows for key, cell in row.cells.items() if cell.interval is not None}
+    return [
+        replace(row, cells={key: replace(cell, single=key not in spread) for key, cell in row.cells.items()})
+        for row in rows
+    ]
+
+
 def _once(rows: Iterator[tuple[Arm, str, Mapping[str, Cell]]]) -> list[Row]:
     """The rows. A comparison may have two arms of the same method and options: the second bears its label, too."""
     every: dict[str, Row] = {}
@@ -196,8 +212,9 @@ def _trained(arm: Mapping[str, Any], is_baseline: bool) -> Mapping[str, Cell]:
     missing = "the baseline" if is_baseline else "no seed shared with the baseline"
     outcome = outcome_of(arm).partition(":")[0]
     step = arm["cost"].get("seconds_step") if arm.get("cost") else None
+    difference = _around(arm["difference"], arm["interval_of_difference"], missing)
     return {
-        "difference": _around(arm["difference"], arm["interval_of_difference"], missing),
+        "difference": replace(difference, single=len(arm.get("differences", arm["seeds"])) < 2),
         "outcome": Cell(missing=missing) if arm["difference"] is None else Cell(outcome=outcome),
         "step_seconds": _around(step, None, "not recorded"),
     }
@@ -226,7 +243,7 @@ def _replay(path: Path, table: Mapping[str, Any]) -> Measured:
         *values_fact(valued, table["continuations"], table["agreement"]),
     ]
     name = _testbed(table["experiment"], changes)
-    return Measured(REPLAY, path, name, table["policy"], facts, _once(rows()))
+    return Measured(REPLAY, path, name, table["policy"], facts, _with_singles(_once(rows())))
 
 
 def _replayed(row: Mapping[str, Any], knows: bool, valued: bool) -> Mapping[str, Cell]:
@@ -309,7 +326,7 @@ def _study(
             if known(name):
                 yield arm_of(name, {}), name, dict.fromkeys(keys, Cell(missing=reason))
 
-    return Measured(kind, path, testbed, policy, facts, _once(read_rows()))
+    return Measured(kind, path, testbed, policy, facts, _with_singles(_once(read_rows())))
 
 
 def _testbed_of(command: str) -> tuple[str, str]:

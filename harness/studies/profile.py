@@ -7,7 +7,6 @@ by their labels. Figures of unlike testbeds have no common scale, so nothing is 
 from __future__ import annotations
 
 import json
-import shlex
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -290,21 +289,23 @@ def _absent(testbed: Testbed, measured: Sequence[Figure]) -> Mapping[str, str]:
 def by_figure(
     testbeds: Sequence[Testbed], keys: Iterable[str] | None = None, roles: Sequence[str] = ROLES
 ) -> list[Sheet]:
-    """A table a figure: a row an arm, a column a testbed. Arms and testbeds without this figure are left out.
+    """A table a figure: a row an arm, a column a testbed. Arms, rules too, and testbeds without it are left out.
 
     keys: of `FIGURES`; all of them by default. roles: only arms of these roles.
     """
     sheets = []
     for figure in FIGURES if keys is None else [figure for figure in FIGURES if figure.key in set(keys)]:
-        beds = with_figure(testbeds, figure.key)
+        beds = with_figure(testbeds, figure.key, roles)
         if beds:
             sheets.append(_figure_sheet(figure, beds, roles))
     return sheets
 
 
-def with_figure(testbeds: Iterable[Testbed], key: str) -> list[Testbed]:
-    """The testbeds on which any arm has this figure."""
-    return [bed for bed in testbeds if any(row.cells[key].measured for row in bed.rows)]
+def with_figure(testbeds: Iterable[Testbed], key: str, roles: Sequence[str] = ROLES) -> list[Testbed]:
+    """The testbeds on which any arm of these roles has this figure."""
+    return [
+        bed for bed in testbeds if any(row.cells[key].measured for row in bed.rows if row.arm.role in roles)
+    ]
 
 
 def _figure_sheet(figure: Figure, testbeds: Sequence[Testbed], roles: Sequence[str]) -> Sheet:
@@ -320,7 +321,7 @@ def _figure_sheet(figure: Figure, testbeds: Sequence[Testbed], roles: Sequence[s
             *(reasons.shown(cells[arm].get(place, missing), figure) for place, _ in enumerate(testbeds)),
         )
         for arm in sorted(cells, key=lambda arm: arm.place)
-        if arm.role == "rule" or any(cell.measured for cell in cells[arm].values())
+        if any(cell.measured for cell in cells[arm].values())
     )
     note = [f"{figure.head}: {figure.means}.", *reasons.note(), MARKED]
     columns = ("method", *(testbed.name for testbed in testbeds))
@@ -329,27 +330,44 @@ def _figure_sheet(figure: Figure, testbeds: Sequence[Testbed], roles: Sequence[s
 
 
 def beyond(testbeds: Sequence[Testbed]) -> Sheet:
-    """For every testbed and figure the arms that lie beyond all rules: whose interval begins above theirs."""
-    rows = []
+    """For every testbed and figure the arms that lie beyond all rules: whose interval begins above theirs.
+
+    Figures of a single seed, batch or problem have no interval: they are counted and left out.
+    """
+    rows, singles = [], 0
     for bed in testbeds:
         for figure in (each for each in FIGURES if each.key in TELLING):
-            measured = [row for row in bed.rows if row.cells[figure.key].measured]
-            ruled = [_bounds(row.cells[figure.key])[1] for row in measured if row.arm.role == "rule"]
-            others = [row for row in measured if row.arm.role in ("control", "method")]
-            if not ruled or not others:
+            measured = [
+                row for row in bed.rows if row.cells[figure.key].measured and row.arm.role != "baseline"
+            ]
+            bounds = {
+                row.arm: _bounds(row.cells[figure.key])
+                for row in measured
+                if not row.cells[figure.key].single
+            }
+            singles += len(measured) - len(bounds)
+            ruled = [high for arm, (_, high) in bounds.items() if arm.role == "rule"]
+            if not ruled or len(ruled) == len(bounds):
                 continue
-            above = [row.arm.marked for row in others if _bounds(row.cells[figure.key])[0] > max(ruled)]
-            counts = f"{len(above)} of {len(others)}"
-            rows.append((bed.name, figure.head, str(len(ruled)), counts, "; ".join(above) or "none"))
+            above = [arm for arm, (low, _) in bounds.items() if arm.role != "rule" and low > max(ruled)]
+            names = "; ".join(arm.words for arm in above if arm.role == "method") or "none"
+            counts = [
+                f"{sum(arm.role == role for arm in above)} of {sum(arm.role == role for arm in bounds)}"
+                for role in ("control", "method")
+            ]
+            rows.append((bed.name, figure.head, str(len(ruled)), *counts, names))
     note = (
         "Arms whose interval begins above the intervals of all rules that were measured on the testbed, at whatever "
-        "factor. * positive control."
+        "factor. Controls: the positive ones, which know the deciding tokens."
     )
-    columns = ("testbed", "figure", "rules", "others beyond", "which")
-    return Sheet("Beyond every rule without insight", columns, tuple(rows), note, words=(0, 1, 4))
+    if singles:
+        note += f" Left out: {singles} figures of a single seed, batch or problem, which have no interval."
+    columns = ("testbed", "figure", "rules", "controls beyond", "methods beyond", "which methods")
+    return Sheet("Beyond every rule without insight", columns, tuple(rows), note, words=(0, 1, 5))
 
 
 def _bounds(cell: Cell) -> Interval:
+    """The interval of a figure; one value, twice, where it was the same on all of several seeds or problems."""
     assert cell.value is not None
     return cell.interval or (cell.value, cell.value)
 
@@ -368,12 +386,12 @@ def rules(testbeds: Sequence[Testbed]) -> Sheet:
         ]
         if beds or rule in ALWAYS:
             rows.append((rule, knows, ", ".join(beds) or "nowhere"))
-    note = "Their rows stand in every table, marked †, at each factor at which they were measured."
+    note = "Their rows are marked † and stand at each factor at which they were measured."
     return Sheet("The dumbest rules", ("rule", "knows", "measured on"), tuple(rows), note, words=(0, 1, 2))
 
 
-def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: Sequence[str]) -> Page:
-    """The profile as a page of five parts. command: the words of the command that made it."""
+def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: str) -> Page:
+    """The profile as a page of five parts. command: the one that made it."""
     facts = [f"{figure.head}: {figure.means}" for figure in FIGURES]
     facts += [
         f"{bed.name} (policy {bed.policy}): {', '.join(str(path) for path in bed.sources.values())}"
@@ -389,7 +407,7 @@ def page(testbeds: Sequence[Testbed], tables: Sequence[Sheet], command: Sequence
         rules=rules(testbeds),
         sheets=[beyond(testbeds), *tables],
         limits=LIMITS,
-        command=shlex.join(command),
+        command=command,
     )
 
 

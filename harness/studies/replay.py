@@ -16,14 +16,15 @@ signal-to-noise ratio   |G|^2 / tr S, the power of the true gradient over that o
 cosine to large batch   mean over i of cos(g_i, sum of all u_j but u_i): how far one batch's weighted gradient points
                         along the policy gradient of the n - 1 other batches. Leaving the batch itself out keeps
                         uniform's noise from counting as agreement. The large batch is as noisy as n is small, so
-                        compare methods on one set of rollouts only.
+                        compare methods on one set of rollouts only. The n cosines share batches, so that their own
+                        spread makes the interval too short: it is the jackknife, too.
 turn                    mean over i of 1 - cos(g_i, u_i): how far the method turns an update away from uniform's. The
                         yardstick is `random`: it turns an update by its noise, towards nothing.
 seconds a step          median over batches of the time of one update, sampling left out: credit, forward, backward. On
                         a CPU the seconds that the process computed, whatever else ran on the machine.
 
 Intervals of the ratio and of its difference from uniform's are the jackknife over batches (Efron and Tibshirani
-1993, chapter 11), those of cosines Student's over batches, those of figures per response Student's over problems.
+1993, chapter 11), those of the turn Student's over batches, those of figures per response Student's over problems.
 
 Figures of weights are per response and averaged over problems. Rank correlations are Spearman's with mean ranks for
 ties; a response on which a method abstains, or whose weights are all equal, has none and is left out. The top 40% of
@@ -53,7 +54,6 @@ from flowtracer.spans import decode, tokens_in
 from harness.experiment import Experiment, task_of
 from harness.policy import Policy
 from harness.studies import figures
-from harness.studies.answering import changed_settings, values_fact
 from harness.studies.arms import names_of
 from harness.studies.chosen import chosen
 from harness.studies.figures import CATEGORIES, Floats, Level, Moments
@@ -61,7 +61,6 @@ from harness.studies.rollouts import Batches, Progress, Row, as_in_training, tok
 from harness.studies.weighing import Pass, gradients, teacher_trouble, values_trouble
 from leaderboards.declaration import BASELINE
 from leaderboards.estimates import Interval, problem_means
-from leaderboards.sheets import NOTHING, Sheet, level
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ def _of_gradients(moments: Moments, uniform: Moments, is_uniform: bool) -> dict[
         "ratio_interval": figures.jackknife(ratio, without),
         "ratio_difference": None if is_uniform or not math.isfinite(difference) else difference,
         "ratio_difference_interval": None if is_uniform else around,
-        "to_large": figures.mean_level(moments.with_large) if len(moments.squares) > 1 else None,
+        "to_large": figures.to_large(moments, uniform),
         "to_uniform": figures.mean_level(moments.with_uniform),
         "turn": figures.mean_level(moments.turns),
     }
@@ -385,121 +384,3 @@ def _between(
         }
 
     return mean(sums[0]), mean(sums[1])
-
-
-# ------------------------------------------------------------------------------------- in words
-
-
-def facts(replayed: Replay) -> list[str]:
-    """The policy and the rollouts that were replayed, one line a fact."""
-    lines = [
-        f"policy {replayed.policy}; rollouts {replayed.source}: {replayed.batches} batches, "
-        f"{replayed.responses} responses, {replayed.correct:.1%} correct",
-        "mean gap between the policy's log-probabilities and those that were sampled from: "
-        + ("not recorded" if math.isnan(replayed.gap) else f"{replayed.gap:.2g}"),
-    ]
-    lines += changed_settings(replayed.changes)
-    if replayed.dead:
-        lines.append(
-            f"{replayed.dead} of {replayed.batches} batches have no group whose rewards differ: no gradient"
-        )
-    lines += values_fact(replayed.valued, replayed.continuations, replayed.agreement)
-    return [*lines, *(f"left out: {label}: {reason}" for label, reason in replayed.left_out.items())]
-
-
-def sheets(replayed: Replay) -> list[Sheet]:
-    """The replay as small tables, methods by their signal-to-noise ratio."""
-
-    def ratio(method: Figures) -> float:
-        return -math.inf if method.ratio is None else method.ratio
-
-    methods = sorted(replayed.figures, key=ratio, reverse=True)
-    parts = [_gradient_sheet(methods), _weight_sheet(methods, replayed.valued > 0)]
-    present = [name for name in CATEGORIES if replayed.token_shares[name]]
-    if present:
-        of_all = ("(of all tokens)", *(f"{replayed.token_shares[name]:.1%}" for name in present))
-        parts.append(
-            Sheet(
-                "Share of the weight",
-                ("method", *present),
-                (
-                    of_all,
-                    *(
-                        (method.label, *(f"{method.shares[name]:.1%}" for name in present))
-                        for method in methods
-                    ),
-                ),
-                "Delimiters: other punctuation, and line breaks. A method without preference has the share of all "
-                "tokens.",
-            )
-        )
-    labels = [method.label for method in methods if method.label in replayed.correlations]
-    return [*parts, *([_agreement_sheet(replayed, labels)] if len(labels) > 1 else [])]
-
-
-def _gradient_sheet(methods: Sequence[Figures]) -> Sheet:
-    rows = tuple(
-        (
-            method.label,
-            level(method.ratio, method.ratio_interval),
-            level(method.ratio_difference, method.ratio_difference_interval, 3, "+"),
-            _text(method.to_large),
-            _text(method.turn, digits=4),
-            f"{method.seconds:.3f}",
-        )
-        for method in methods
-    )
-    return Sheet(
-        "Gradient",
-        ("method", "signal/noise", "minus uniform's", "cos to large", "turn", "s/step"),
-        rows,
-        "Signal-to-noise ratio (power) of one batch's gradient; cosine to the uniform gradient of all other "
-        "batches. Turn: 1 - cosine to uniform's gradient on the same batch; random, which knows nothing, is its "
-        "yardstick. s/step: median seconds of an update without sampling, on a CPU those of computing. ± 95% intervals "
-        "over batches.",
-    )
-
-
-def _weight_sheet(methods: Sequence[Figures], valued: bool) -> Sheet:
-    known = any(method.decisive for method in methods)
-    columns = ["method", "mean weight", "abstains", *(["AUC decisive"] if known else [])]
-    columns += ["value, size", "value, signed"] if valued else []
-    rows = tuple(
-        (
-            method.label,
-            f"{method.mean_weight:.3f}",
-            f"{method.abstained:.1%}",
-            *([_text(method.decisive)] if known else []),
-            *([_text(method.value_size, "+"), _text(method.value_direction, "+")] if valued else []),
-        )
-        for method in methods
-    )
-    notes = ["AUC: the chance that a decisive token outweighs another. "] if known else []
-    if valued:
-        notes.append(
-            "Value: rank correlation with what a token changes in the Monte Carlo value, its size, and its size in the "
-            "direction of the advantage. "
-        )
-    return Sheet("Weights", tuple(columns), rows, "".join(notes) + "± 95% intervals over problems.")
-
-
-def _agreement_sheet(replayed: Replay, labels: Sequence[str]) -> Sheet:
-    def cell(row: int, column: int) -> str:
-        if row == column:
-            return "·"
-        table = replayed.correlations if column < row else replayed.overlaps
-        value = table[labels[row]][labels[column]]
-        return NOTHING if math.isnan(value) else f"{100 * value:.0f}"
-
-    places = range(len(labels))
-    return Sheet(
-        "Agreement of methods, in percent",
-        ("method", *(str(place + 1) for place in places)),
-        tuple((f"{row + 1:>2} {labels[row]}", *(cell(row, column) for column in places)) for row in places),
-        "Below the diagonal the rank correlation of weights, above it the overlap of the top 40% sets (chance: 40). "
-        "Columns by number; means over responses. Methods of equal weights rank nothing and are left out.",
-    )
-
-
-def _text(value: Level, sign: str = "", digits: int = 3) -> str:
-    return level(None, None) if value is None else level(value[0], value[1], digits, sign)

@@ -86,3 +86,17 @@ def test_turn_every_is_checked(tokenizer, tmp_path):
     for wrong in (-1, 1.5):
         with pytest.raises(CreditError, match="give a number of optimizer steps"):
             train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=1, turn_every=wrong)
+
+
+def test_an_adaptive_entropy_bonus_is_refused(tokenizer, tmp_path):
+    """Its coefficient moves at every loss that is computed, and the turn takes one more."""
+    with pytest.raises(CreditError, match="would move the adaptive entropy coefficient; set it to 0"):
+        train(
+            tokenizer,
+            tmp_path,
+            credit="flow",
+            task=Letters(),
+            steps=1,
+            turn_every=1,
+            use_adaptive_entropy=True,
+        )

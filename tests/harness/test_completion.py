@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from harness import cli
+from harness.commands.shared import kinds_of
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,34 @@ def test_bash_completes(script):
         "files are the shell's own business"
     )
     assert offered(script, "flowtracer", "nonsense", "x") == []
+    assert "flow" in offered(script, "flowtracer", "steps", "--methods", "fl")
+    assert "graph" in offered(script, "flowtracer", "edges", "graph", "gra")
+    assert "decision" in offered(script, "flowtracer", "values", "dec")
+    assert "math" in offered(script, "flowtracer", "replay", "--task", "ma")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_an_arm_is_completed_by_the_labels_of_experiments(script):
+    """An arm need not be called as its credit method is."""
+    for command in (["train", "fairness", "--method"], ["noise", "fairness", "--arm"]):
+        assert "uniform_more" in offered(script, "flowtracer", *command, "uniform_m")
+    assert offered(script, "flowtracer", "replay", "fairness", "--methods", "uniform_m") == []
+
+
+def test_every_argument_that_takes_names_has_its_kind():
+    """A new command is completed too, without a list of them somewhere else."""
+    kinds = {
+        "experiment": {"experiments"}, "policy": {"policies"}, "task": {"tasks"}, "methods": {"methods"},
+        "method": {"arms"}, "arm": {"arms"},
+    }  # fmt: skip
+    commands = next(action for action in cli._parser()._actions if action.dest == "command").choices
+    seen = 0
+    for name, parser in commands.items():
+        for action in parser._actions:
+            if action.dest in kinds:
+                assert set(kinds_of(action)) == kinds[action.dest], (name, action.dest)
+                seen += 1
+    assert seen >= 20
 
 
 def test_every_command_is_in_every_script(capsys, script):

@@ -1,5 +1,7 @@
 """Protects what a plan says of credit methods that sample or compute beside the rollouts: tokens, FLOPs, seconds."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness import cli, experiment, extra, plan, shapes
@@ -22,7 +24,7 @@ def built(training=None, **arms):
         "methods": {"uniform": {}, **arms},
     }
     made = experiment.from_table(table, "x")
-    return plan.replace(made, methods={label: made.methods[label] for label in ("uniform", *arms)})
+    return replace(made, methods={label: made.methods[label] for label in ("uniform", *arms)})
 
 
 def beyond(arm, options, training=None):

@@ -67,6 +67,33 @@ def test_seeds_are_trained_first_and_only_of_that_arm(capsys, tmp_path, file, mo
     assert asked == [(1, [("flow", 0), ("flow", 1), ("flow", 2), ("flow", 3)])]
 
 
+def test_as_many_runs_at_once_as_asked_and_one_where_they_would_share(capsys, tmp_path, file, monkeypatch):
+    """Nothing that was asked for is changed without a word; a GPU is shared only by those who ask for it."""
+    from harness import plan, shapes
+    from harness.engines import choice
+    from harness.sweeps import sweep
+
+    folder, asked = tmp_path / "runs", []
+    made(folder, file)
+    monkeypatch.setattr(sweep, "reproduce", lambda *given, **_: asked.append(given[2]))
+    command = (file, "--out", folder, "--seeds", 3)
+    assert run(capsys, *command)[0] == 0
+    gpu = shapes.Device("a GPU", "gpu", 80e9, *shapes.RATES["A100"])
+    monkeypatch.setattr(plan, "here", lambda: gpu)
+    for options in ((), ("--workers", 3)):
+        assert run(capsys, *command, *options)[0] == 0
+    assert asked == [2, 1, 3]
+    monkeypatch.setattr(choice, "check", lambda engine: None)
+    (tmp_path / "fast.toml").write_text(file.read_text().replace("seeds =", 'engine = "vllm"\nseeds =', 1))
+    status, _, error = run(capsys, tmp_path / "fast.toml", *command[1:], "--workers", 3)
+    assert status == 2 and error.endswith("for each run; give --workers 1\n")
+    status, _, error = run(
+        capsys, tmp_path / "fast.toml", *command[1:], "--server", "http://a:1", "--workers", 3
+    )
+    assert status == 2 and "give --workers 1" in error
+    assert len(asked) == 3
+
+
 def test_mistakes_are_one_line(capsys, tmp_path, file):
     folder = tmp_path / "runs"
     status, _, error = run(capsys, file, "--out", folder)
@@ -79,6 +106,9 @@ def test_mistakes_are_one_line(capsys, tmp_path, file):
     status, _, error = run(capsys, file, "--out", folder, "--arm", "unifrom")
     assert status == 2 and "did you mean 'uniform'?" in error
     status, _, error = run(capsys, file, "--out", folder, "--seeds", 1)
-    assert status == 2 and "a spread takes at least 2 seeds" in error
+    assert status == 2 and "--seeds 1: give at least 2" in error
     status, _, error = run(capsys, file, "--export", tmp_path / "noise.png")
     assert status == 2 and ".svg, .json, .md" in error
+    for option in (("--workers", 2), ("--server", "http://a:1")):
+        status, _, error = run(capsys, file, "--out", folder, *option)
+        assert status == 2 and f"{option[0]} goes with --seeds N" in error

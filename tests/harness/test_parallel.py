@@ -163,6 +163,21 @@ def test_rollouts_that_cannot_be_dealt_out_are_refused(tiny_experiment, tmp_path
         grpo_config(settings, "float32", 0, tmp_path)
 
 
+def test_the_turn_is_refused_in_several_processes_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    """A manifest of two processes would stay behind and cost a later run in one its tier."""
+    measured = tmp_path / "measured.toml"
+    measured.write_text(tiny.toml({**TINY, "training": {**TINY["training"], "turn_every": 1}}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    folder = tmp_path / "runs"
+    assert cli.main(["train", str(measured), "--method", "flow", "--out", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flowtracer: training.turn_every: ") and line.endswith(
+        "--set training.turn_every=0"
+    )
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_configurations_are_read_by_accelerate(name):
     config = load_config_from_file(str(parallel.FOLDER / f"{name}.yaml"))

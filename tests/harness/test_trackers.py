@@ -45,9 +45,11 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_runs(
     assert "did you mean 'trackio'?" in capsys.readouterr().err
 
 
-#: Stands for Weights & Biases in a process of its own: logged in where KNOWN is set.
+#: Stands for Weights & Biases in a process of its own: logged in where KNOWN is set, broken where BROKEN is.
 ASKED_WANDB = """
 import os, sys
+if "BROKEN" in os.environ:
+    raise ImportError("cannot import name 'Any'\\nfrom partially initialized module")
 def login(verify):
     assert not verify and not sys.stdin.isatty()
     if "KNOWN" not in os.environ:
@@ -57,7 +59,10 @@ def login(verify):
 
 
 def test_nobody_logged_in(monkeypatch, tmp_path, capfd):
-    """Weights & Biases itself is asked: it has hosts, settings and files of its own, and each version others."""
+    """Weights & Biases itself is asked: it has hosts, settings and files of its own, and each version others.
+
+    Where its installation is broken, that is the line, and not that nobody is logged in.
+    """
     monkeypatch.setattr(trackers, "find_spec", lambda name: object())
     for name in ("WANDB_API_KEY", "WANDB_MODE", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -68,6 +73,12 @@ def test_nobody_logged_in(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("KNOWN", "1")
     trackers.check("wandb")
     assert capfd.readouterr() == ("", ""), "neither its lines nor its questions are the user's"
+    monkeypatch.setenv("BROKEN", "1")
+    with pytest.raises(
+        ExperimentError, match="installed and does not import: from partially init.*install it anew"
+    ):
+        trackers.check("wandb")
+    monkeypatch.delenv("BROKEN")
     monkeypatch.delenv("KNOWN")
     for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "secret")):
         with monkeypatch.context() as patch:
@@ -209,7 +220,7 @@ def test_trackio_keeps_one_run_over_a_stop(shown, tmp_path, monkeypatch, capsys)
 
 @pytest.fixture
 def wandb_calls(monkeypatch):
-    """What a stand-in for Weights & Biases is told. `offline` of its run is that of the environment."""
+    """What a stand-in for Weights & Biases is told. Its run is offline or disabled as the environment says."""
     calls = []
     stand_in = ModuleType("wandb")
 
@@ -218,11 +229,13 @@ def wandb_calls(monkeypatch):
         (folder := Path(options["dir"], "wandb", f"offline-run-{len(calls)}-{options['id']}")).mkdir(
             parents=True
         )
+        mode = os.environ.get("WANDB_MODE")
         return SimpleNamespace(
             log=calls.append,
             define_metric=lambda *_, **__: None,
             finish=lambda: calls.append("finished"),
-            offline=os.environ.get("WANDB_MODE") == "offline" or folder.rmdir(),
+            offline=mode == "offline" or folder.rmdir(),
+            disabled=mode == "disabled",
         )
 
     stand_in.init, stand_in.Settings = init, dict
@@ -249,6 +262,82 @@ def test_weights_and_biases_goes_on_with_the_id_of_the_run(shown, wandb_calls):
     )
 
 
+def logged_last(calls):
+    """The steps that were logged since the last opening."""
+    opening = max(place for place, call in enumerate(calls) if isinstance(call, dict) and "id" in call)
+    return [row["step"] for row in calls[opening + 1 :] if row != "finished"]
+
+
+def opened_once(shown, mode, monkeypatch, steps, resumed=True, after=None):
+    """One opening of the run with that WANDB_MODE, and the points that it logs."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+    tracker = trackers.opened("wandb", shown, resumed, after)
+    for step in steps:
+        tracker.log(step, {"value": float(step)})
+    tracker.close()
+
+
+def test_a_run_that_began_online_is_whole_in_the_files_that_go_on_offline(shown, wandb_calls, monkeypatch):
+    """The error line for a network that is down recommends WANDB_MODE=offline; a later sync replaces the curve."""
+    opened_once(shown, "online", monkeypatch, (1, 2, 3), resumed=False)
+    opened_once(shown, "offline", monkeypatch, (3,), after=2)
+    assert logged_last(wandb_calls) == [1, 2, 3]
+    assert wandb_calls[0]["id"] == wandb_calls[-5]["id"]
+
+
+def test_files_that_were_kept_offline_are_no_trap_once_the_run_is_online(shown, wandb_calls, monkeypatch):
+    """Synced after the run went on online, they would replace what came since: their points go online instead."""
+    opened_once(shown, "offline", monkeypatch, (1, 2), resumed=False)
+    opened_once(shown, "disabled", monkeypatch, ())
+    assert logged_last(wandb_calls) == [] and len(list((shown.folder / "wandb").iterdir())) == 1
+    opened_once(shown, "online", monkeypatch, (3,))
+    assert logged_last(wandb_calls) == [1, 2, 3] and not list((shown.folder / "wandb").iterdir())
+    opened_once(shown, "online", monkeypatch, (4,))
+    assert logged_last(wandb_calls) == [4], "the site has the others"
+
+
+def test_a_point_that_was_cut_off_does_not_keep_a_run_from_going_on(shown, wandb_calls, monkeypatch):
+    """By a kill, or a full disk. A damaged line before the last one is nobody's cut: it is named."""
+    opened_once(shown, "offline", monkeypatch, (1, 2), resumed=False)
+    points = shown.folder / trackers.WANDB_POINTS
+    with points.open("a") as file:
+        file.write('{"va')
+    opened_once(shown, "offline", monkeypatch, (3,))
+    assert logged_last(wandb_calls) == [1, 2, 3]
+    assert [json.loads(line)["step"] for line in points.read_text().splitlines()] == [1, 2, 3]
+    points.write_text('{"va\n' + points.read_text())
+    with pytest.raises(ExperimentError, match=r"wandb.jsonl: line 1 is no point; remove that line"):
+        trackers.opened("wandb", shown, resumed=True)
+
+
+def test_a_stop_while_points_are_logged_again_loses_none(shown, wandb_calls, monkeypatch):
+    opened_once(shown, "offline", monkeypatch, (1, 2), resumed=False)
+    init = sys.modules["wandb"].init
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    def interrupted(**options):
+        run = init(**options)
+        run.log = stopped
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["wandb"], "init", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trackers.opened("wandb", shown, resumed=True)
+    opened_once(shown, "offline", monkeypatch, ())
+    assert logged_last(wandb_calls) == [1, 2]
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled", "online"])
+def test_only_runs_that_are_kept_here_are_there_to_sync(monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    line = trackers.where("wandb", Path("runs"), "tiny")
+    assert (line is not None and "wandb sync" in line) == (mode in ("offline", "dryrun"))
+    assert (line is None) == (mode == "disabled"), "it holds nothing of them: there is no place to look"
+
+
 def test_the_last_files_of_a_run_that_is_kept_offline_hold_all_of_it(shown, wandb_calls, monkeypatch):
     """`wandb sync` lets the files of a later opening replace those of an earlier one: its curves would be gone."""
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -258,7 +347,7 @@ def test_the_last_files_of_a_run_that_is_kept_offline_hold_all_of_it(shown, wand
             tracker.log(step, {"value": float(step)})
         tracker.close()
     last = max(place for place, call in enumerate(wandb_calls) if isinstance(call, dict) and "id" in call)
-    assert [row["step"] for row in wandb_calls[last + 1 : -1]] == [1, 2, 3, 4, 0]
+    assert logged_last(wandb_calls) == [1, 2, 3, 4, 0]
     assert len(list((shown.folder / "wandb").iterdir())) == 1
     trackers.opened("wandb", shown, resumed=False).log(1, {"value": 7.0})
     assert wandb_calls[-2]["id"] != wandb_calls[last]["id"] and wandb_calls[-1] == {"value": 7.0, "step": 1}

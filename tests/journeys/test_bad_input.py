@@ -93,9 +93,21 @@ def test_a_tracker_that_is_not_installed(mistaken, monkeypatch, command, name):
     assert f"{name} is not installed" in mistaken(*words)
 
 
-def test_a_tracker_that_nobody_is_logged_in_to(mistaken, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def login(verify): raise RuntimeError('api_key not configured (no-tty)')", "run `wandb login`"),
+        (
+            "raise ImportError('no protobuf')",
+            "wandb is installed and does not import: ImportError: no protobuf",
+        ),
+    ],
+)
+def test_a_tracker_that_cannot_report(mistaken, monkeypatch, tmp_path, text, line):
+    """A stand-in answers for Weights & Biases, whoever is logged in on this machine."""
     monkeypatch.setattr(trackers, "find_spec", lambda _: object())
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert "run `wandb login`" in mistaken("reproduce", "tiny.toml", "--report-to", "wandb")
+    (tmp_path / "wandb.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert line in mistaken("reproduce", "tiny.toml", "--report-to", "wandb")

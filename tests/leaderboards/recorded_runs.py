@@ -115,15 +115,20 @@ def write_run(
     evaluations: dict[int, Sequence[Sequence[str]]] | None = None,
     finish: bool = True,
     turns: Sequence[float | None] = (),
+    of_rollouts: Mapping[str, Any] | None = None,
+    of_steps: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """A run with these training rewards (steps 1, 2, ...), the verdicts of these evaluations, by step, and turns."""
+    """A run with these training rewards (steps 1, 2, ...), the verdicts of these evaluations, by step, and turns.
+
+    of_rollouts, of_steps: values of columns of these tables.
+    """
     folder = root / method / f"seed-{seed:04d}"
     writer = RunWriter(folder, manifest(method, seed, **changes))
     for step, reward in enumerate(rewards, start=1):
-        writer.write("rollouts", step, rollout_rows(step))
+        writer.write("rollouts", step, rollout_rows(step, **of_rollouts or {}))
         turn = turns[step - 1] if turns else None
-        writer.write("steps", step, step_row(step, reward=reward, turn=turn))
+        writer.write("steps", step, step_row(step, reward=reward, turn=turn, **of_steps or {}))
     for step, verdicts in (evaluations or {}).items():
         writer.write("samples", step, sample_rows(step, verdicts))
     if finish:

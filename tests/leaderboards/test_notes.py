@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_runs import (
@@ -58,6 +59,31 @@ def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) ->
     assert said.startswith(
         "importance sampling left 37.5% of the rollouts of flow out of the loss, 50.0% at most"
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            {"of_steps": {"abstained": 4}},
+            "flow: no response was judged in seed 0, 1: every weight was a constant",
+        ),
+        (
+            {"of_steps": {"mean_weight": 0.0}, "of_rollouts": {"weights": [0.0, 0.0]}},
+            "flow: every weight was 0 in seed 0, 1: nothing was trained",
+        ),
+        ({"of_steps": {"abstained": 3}}, None),
+        # A method with negative weights, whose mean is 0.
+        ({"of_steps": {"mean_weight": 0.0}, "of_rollouts": {"weights": [1.0, -1.0]}}, None),
+    ],
+)
+def test_credit_that_did_nothing_is_named(tmp_path: Path, rows: dict[str, Any], said: str | None) -> None:
+    """Such an arm trained as GRPO times a constant, or not at all: its outcome says nothing of the method."""
+    for seed in (0, 1):
+        write_run(tmp_path, "uniform", seed, [0.1, 0.2])
+        write_run(tmp_path, "flow", seed, [0.1, 0.2], **rows)
+    noted = [note for note in compare(load(tmp_path)).notes if note.startswith("flow:")]
+    assert noted == ([said] if said else [])
 
 
 @pytest.mark.parametrize("stopping", ["fixed number of seeds", "until decided"])

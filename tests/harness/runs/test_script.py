@@ -121,6 +121,23 @@ def test_a_turn_that_a_script_measures_is_recorded_and_joins_runs_without_one(re
     assert measured.content_hash("steps") == before.content_hash("steps")
 
 
+def test_the_turn_of_a_step_is_the_mean_over_its_updates(tmp_path):
+    """Two updates on each generation batch, both measured: the record has one row for the two."""
+    folder = tmp_path / "mine/flow/seed-0000"
+    trained = trainer(tmp_path, folder, turn_every=1, num_iterations=2, max_steps=4)
+    trained.train()
+    logged = {
+        line["step"]: line["credit/turn"] for line in trained.state.log_history if "credit/turn" in line
+    }
+    recorded = {row["step"]: row["turn"] for row in read_run(folder).table("steps").to_pylist()}
+    assert set(recorded) == {0, 1}
+    pairs = {batch: [logged.get(2 * batch + update) for update in (1, 2)] for batch in recorded}
+    assert any(None not in pair and pair[0] != pair[1] for pair in pairs.values())
+    for batch, pair in pairs.items():
+        known = [turn for turn in pair if turn is not None]
+        assert recorded[batch] == (pytest.approx(sum(known) / len(known)) if known else None)
+
+
 def test_our_commands_open_it(recorded, capsys, tmp_path):
     assert cli.main(["doctor", str(recorded)]) == 0
     page = tmp_path / "board.html"

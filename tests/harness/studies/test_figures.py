@@ -47,11 +47,58 @@ def test_cosines_by_hand():
     """Against the sum of the other batches' uniform gradients, and against uniform's own on the same batch."""
     uniform = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
     gradients = np.array([[1.0, 1.0], [0.0, 5.0], [0.0, 0.0]])
-    found = figures.moments(gradients, uniform)
+    moments = figures.moments(gradients, uniform)
     # The others of the first batch: (3, 2); of the second: (4, 0); the third gradient has no direction.
-    np.testing.assert_allclose(found.with_large[:2], [5 / math.sqrt(2 * 13), 0.0])
-    np.testing.assert_allclose(found.with_uniform[:2], [1 / math.sqrt(2), 1.0])
-    assert math.isnan(found.with_large[2]) and math.isnan(found.with_uniform[2])
+    value, _ = figures.to_large(moments, figures.moments(uniform, uniform))
+    assert value == pytest.approx((5 / math.sqrt(2 * 13) + 0.0) / 2)
+    np.testing.assert_allclose(moments.with_uniform[:2], [1 / math.sqrt(2), 1.0])
+    assert math.isnan(moments.with_uniform[2])
+
+
+def test_the_cosine_to_the_large_batch_is_jackknifed_over_batches(monkeypatch):
+    """A batch that is left out leaves the rows and the sums; and blocks of columns change nothing."""
+    source = np.random.default_rng(5)
+    uniform = source.normal(size=(6, 40)) + 0.3
+    gradients = uniform + source.normal(size=(6, 40))
+
+    def plain(rows, others):
+        sums = others.sum(0) - others
+        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(sums, axis=1)
+        return float(((rows * sums).sum(1) / lengths).mean())
+
+    monkeypatch.setattr(figures, "BLOCK", 7)
+    value, interval = figures.to_large(figures.moments(gradients, uniform), figures.moments(uniform, uniform))
+    left_out = np.array([plain(np.delete(gradients, k, 0), np.delete(uniform, k, 0)) for k in range(6)])
+    assert value == pytest.approx(plain(gradients, uniform))
+    assert interval == pytest.approx(figures.jackknife(value, left_out))
+
+
+def test_the_interval_of_the_cosine_to_the_large_batch_covers():
+    """16 batches, a ratio of 0.1: Student's over the cosines covers 88%, since they share batches."""
+    source = np.random.default_rng(6)
+
+    def drawn():
+        table = source.normal(size=(16, 200))
+        table[:, 0] += math.sqrt(20)
+        moments = figures.moments(table, table)
+        return figures.to_large(moments, moments)
+
+    truth = np.mean([drawn()[0] for _ in range(500)])
+    intervals = [drawn()[1] for _ in range(200)]
+    assert np.mean([low < truth < high for low, high in intervals]) >= 0.92
+
+
+def test_no_direction_gives_no_cosine_to_the_large_batch():
+    """A single batch, gradients of 0, and another batch whose uniform gradient is 0."""
+    for table in (np.ones((1, 3)), np.zeros((4, 3))):
+        moments = figures.moments(table, table)
+        assert figures.to_large(moments, moments) is None
+    lonely = figures.moments(np.eye(2), np.array([[1.0, 1.0], [0.0, 0.0]]))
+    uniform = np.array([[1.0, 1.0], [0.0, 0.0]])
+    value, interval = figures.to_large(lonely, figures.moments(uniform, uniform))
+    assert value == pytest.approx(1 / math.sqrt(2)) and interval is None, (
+        "the second batch points along the first"
+    )
 
 
 def test_turns_by_hand():

@@ -218,7 +218,9 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert cli.main([*wanted, "--export", str(page), "--export", str(data)]) == 0
     printed = capsys.readouterr().out
     assert "flow, highest" in printed and max(map(len, printed.splitlines())) <= 100
-    assert "flow, highest" in page.read_text()
+    text = page.read_text()
+    places = [text.index(words) for words in ("| random |", "| flow, highest |", "## What it cannot say")]
+    assert places == sorted(places), "rules first, then methods, then limits"
     line = json.loads(data.read_text())["command"]
     assert (
         line.startswith("flowtracer intervene decision decision:contexts=4 --methods flow")

@@ -68,8 +68,8 @@ def test_a_table_a_figure_has_a_column_a_testbed_and_no_mean(files):
     assert sheets["AUC"].columns == ("method", "bench", "other")
     assert sheets["difference"].columns == ("method", "bench"), "nothing was trained on the other"
     assert sheets["outcome"].rows[-1] == ("flow ×3", "better")
-    only = by_figure(joined(read(files)), ["decisive"], ("rule",))
-    assert all(row[0].endswith("†") for row in only[0].rows)
+    only = by_figure(joined(read(files)), ["decisive"], ("method",))
+    assert {row[0] for row in only[0].rows} == {"flow ×3"}
 
 
 def test_beyond_counts_what_no_rule_reaches(tmp_path):
@@ -79,10 +79,55 @@ def test_beyond_counts_what_no_rule_reaches(tmp_path):
     table["figures"].append({**rule, "decisive": [0.5, [0.4, 0.6]]})
     sheet = beyond(joined([read_one(written(tmp_path, table))]))
     lines = {row[1]: row for row in sheet.rows}
-    assert lines["AUC"][2:] == ("1", "1 of 1", "flow ×3")
-    assert lines["signal/noise"][2:] == ("1", "0 of 1", "none"), "flow's interval is the rule's"
+    assert lines["AUC"][2:] == ("1", "0 of 0", "1 of 1", "flow ×3")
+    assert lines["signal/noise"][2:] == ("1", "0 of 0", "0 of 1", "none"), "flow's interval is the rule's"
     alone = {**table, "figures": table["figures"][:2]}
     assert not beyond(joined([read_one(written(tmp_path, alone))])).rows, "nothing to be beyond"
+
+
+def test_positive_controls_have_a_count_of_their_own(tmp_path):
+    """They know the tokens: to count them among the methods would flatter these."""
+    table = replay_table()
+    flow, without = table["figures"][1], {"options": {}}
+    table["figures"] += [
+        {**flow, **without, "label": "random", "credit": "random", "decisive": [0.5, [0.4, 0.6]]},
+        {**flow, **without, "label": "oracle", "credit": "oracle", "decisive": [1.0, None]},
+    ]
+    sheet = beyond(joined([read_one(written(tmp_path, table))]))
+    row = next(row for row in sheet.rows if row[1] == "AUC")
+    assert row[2:] == ("1", "1 of 1", "1 of 1", "flow ×3")
+    assert "Left out" not in sheet.note, "1.0 on every problem is a constant and no single value"
+
+
+def test_a_single_seed_is_beyond_nothing(tmp_path):
+    """Two arms of one seed each have no interval: the larger difference is not beyond the smaller one."""
+    table = training_table()
+    rule = {**table["arms"][1], "label": "random", "credit": "random", "difference": 0.019}
+    table["arms"].append(rule)
+    for arm in table["arms"]:
+        arm |= {"seeds": [0], "interval_of_difference": None}
+    sheet = beyond(joined([read_one(written(tmp_path, table))]))
+    assert not sheet.rows and "Left out: 2 figures of a single seed" in sheet.note
+    for arm in table["arms"]:
+        arm["seeds"] = [0, 1]
+    (row,) = beyond(joined([read_one(written(tmp_path, table))])).rows
+    assert row[4:] == ("1 of 1", "flow ×3"), "the same on both seeds"
+
+
+def test_a_replay_of_a_single_problem_is_beyond_nothing(tmp_path):
+    """The file does not count its problems: where no arm has an interval, there was one."""
+    table = replay_table()
+    table["figures"].append({**table["figures"][1], "label": "random", "credit": "random", "options": {}})
+    for value, row in zip((0.5, 0.8, 0.7), table["figures"], strict=True):
+        row |= {"decisive": [value, None], "ratio_difference_interval": None}
+    sheet = beyond(joined([read_one(written(tmp_path, table))]))
+    assert not sheet.rows and "Left out: 4 figures" in sheet.note
+
+
+def test_rows_and_columns_without_a_figure_are_left_out_of_tables_by_figure(files):
+    sheet = next(sheet for sheet in by_figure(joined(read(files))) if sheet.title == "difference")
+    assert {row[0] for row in sheet.rows} == {"flow ×3"}
+    assert by_figure(joined(read(files)), ["decisive"], ("rule",)) == [], "no rule was measured"
 
 
 def test_steps_join_the_testbed_of_their_task_and_policy(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from flowtracer import credit
 from harness import ExperimentError, cli
 from harness.runs import run
-from harness.studies import replay, rollouts
+from harness.studies import replay, replay_page, rollouts
 from tests.leaderboards.recorded_runs import write_run
 
 
@@ -42,9 +42,15 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     assert "uniform" not in found.correlations
     assert found.correlations["oracle_mask"]["anti_oracle"] == pytest.approx(-1)
     assert found.overlaps["flow"]["flow"] == pytest.approx(1)
-    for sheet in replay.sheets(found):
+    page = replay_page.page(found, ["one more fact"])
+    for sheet in page.tables:
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
-    assert any("6 batches, 96 responses" in line for line in replay.facts(found))
+    assert {row[0] for row in page.rules.rows} == {"uniform", "constant"}
+    assert "Not replayed: first_tokens, last_tokens, random, shuffled_flow" in page.rules.note
+    assert {row[0] for row in page.sheets[0].rows} == {"oracle_mask", "flow", "anti_oracle"}
+    assert {row[0] for row in page.sheets[1].rows} == set(methods)
+    assert page.question and page.limits and page.facts[-1] == "one more fact"
+    assert any("6 batches, 96 responses" in line for line in replay_page.facts(found))
 
 
 def test_methods_with_a_teacher_are_replayed(tiny_experiment, policy):
@@ -84,8 +90,8 @@ def test_groups_without_signal_give_dashes_and_are_counted(tiny_experiment, poli
     for one in found.figures:
         assert one.ratio is one.to_large is one.to_uniform is one.turn is None
         assert one.mean_weight >= 1
-    assert any("3 of 3 batches" in line for line in replay.facts(found))
-    assert replay.sheets(found)
+    assert any("3 of 3 batches" in line for line in replay_page.facts(found))
+    assert replay_page.page(found).tables
 
 
 def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
@@ -99,7 +105,7 @@ def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
     assert flow.abstained == 1 and flow.decisive is None
     assert flow.ratio is None and flow.to_large is None
     assert flow.to_uniform[0] == pytest.approx(1)
-    assert replay.sheets(found)
+    assert replay_page.page(found).tables
 
 
 def test_a_task_that_does_not_know_its_decisive_tokens_leaves_the_oracles_out(policy, tiny_experiment):
@@ -156,10 +162,17 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
     assert figures["flow"]["seconds"] > 0
     kept = json.loads(export.read_text())
     assert kept["changes"] == ["training.prompts_per_step=2"]
-    assert f"```sh\n{kept['command']}\n```" in page.read_text()
+    text = page.read_text()
+    assert f"```sh\n{kept['command']}\n```" in text
+    assert (
+        text.index("rules without insight")
+        < text.index("## Gradient\n")
+        < text.index("## What it cannot say")
+    )
     parsed, meant = (cli._parser().parse_args(words) for words in (shlex.split(kept["command"])[1:], wanted))
-    for name in ("source", "batches", "changes", "methods", "seed"):
+    for name in ("source", "batches", "changes", "methods"):
         assert getattr(parsed, name) == getattr(meant, name)
+    assert parsed.seed == 0, "the default is in it"
     assert (parsed.valued, parsed.continuations, parsed.export) == (2, 2, [export, page])
 
 
@@ -173,6 +186,8 @@ def test_the_command_prints_and_exports(tmp_path, capsys):
         (["decision", "--policy", "/nowhere"], "/nowhere"),
         (["HERE"], "no run in it"),
         (["RUNS", "--policy", "decision"], "--policy goes with an experiment"),
+        (["RUNS", "--seed", "3"], "--seed goes with an experiment"),
+        (["decision", "--methods", ","], "--methods ',' names none: give one or more"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, tmp_path, capsys):
