@@ -28,7 +28,7 @@ from harness.experiment import Experiment, Training, task_of
 from harness.extra import Extra, extra_of
 from harness.fits import GB, RANK, memory, total, variants
 from harness.sameness import method_of
-from harness.shapes import REFERENCE, Device, Shape, here, shape_of
+from harness.shapes import ASSUMED, REFERENCE, Device, Shape, here, shape_of
 
 if TYPE_CHECKING:
     from leaderboards.sheets import Sheet
@@ -285,6 +285,11 @@ def sheets(costs: Plan) -> list[Sheet]:
         "gradients, activations, head and map, beside the rest. "
         f"LoRA of rank {training.lora_rank or RANK}. Here: {costs.device.name}, {_size(costs.device.memory)}."
     )
+    if costs.gpu.assumed:
+        note += (
+            f" The speed of {costs.gpu.name} is not known: {ASSUMED:.0%} of that of an {REFERENCE.name} is assumed, "
+            "and hours may be far off."
+        )
     return [
         Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
         *_arms_sheet(costs),
