@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,14 +135,29 @@ def _check_use(module: ModuleType, shown: str) -> None:
 
 
 def _check_options(kind: type, shown: str) -> None:
-    """Raises ExperimentError for options that are none: without the decorator no experiment could set them."""
+    """Raises ExperimentError for options that are none, and for what every method says of itself made an option.
+
+    Without the decorator no experiment could set an option. With it, each annotated name becomes one: `name` too.
+    """
+    from flowtracer.credit import CreditMethod
+
     written = vars(kind).get("__annotations__", {})
-    options = [name for name, annotation in written.items() if "ClassVar" not in str(annotation)]
-    if options and "__dataclass_fields__" not in vars(kind):
-        raise ExperimentError(
-            f"plug-in {shown}: {kind.__qualname__} writes {options[0]!r} as an option and is no dataclass: put "
-            "@dataclass(frozen=True) before the class, below @register"
-        )
+    annotated = [name for name, annotation in written.items() if "ClassVar" not in str(annotation)]
+    declared = CreditMethod.__annotations__.keys() - {field.name for field in fields(CreditMethod)}
+    options = [name for name in annotated if name not in declared]
+    if "__dataclass_fields__" not in vars(kind):
+        if options:
+            raise ExperimentError(
+                f"plug-in {shown}: {kind.__qualname__} writes {options[0]!r} as an option and is no dataclass: put "
+                "@dataclass(frozen=True) before the class, below @register"
+            )
+        return
+    for name in annotated:
+        if name in declared:
+            raise ExperimentError(
+                f"plug-in {shown}: {kind.__qualname__} makes {name!r} an option by its annotation: write "
+                f"`{name} = ...`, or annotate it ClassVar"
+            )
 
 
 def _module(plugin: Plugin, shown: str) -> ModuleType:

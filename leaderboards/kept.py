@@ -30,7 +30,7 @@ class Kept:
 
 
 def results_of(method: str, folder: Path = FOLDER) -> list[Kept]:
-    """What the results in `folder` say of the arms whose credit is `method`, by itself or in a composition.
+    """Lines of the results in `folder` on the arms whose credit is `method`, by itself or in a composition.
 
     Read from the files, so that a result which is added or made anew needs no second place.
     """

@@ -45,22 +45,23 @@ class Line:
 
 def intervals(lines: Sequence[Line], words: str, path: str, band: float = 0.0) -> None:
     """Draws PATH-light.png and PATH-dark.png, the lines from the top. words: of the axis. band: is shaded around 0."""
-    for figure, theme in canvases(path, (9, 0.3 * len(lines) + 1)):
+    height = 0.3 * len(lines) + 1
+    for figure, theme in canvases(path, (9, height)):
         axes, ink = figure.subplots(), theme.ink
         bare(axes, theme)
         if band:
             axes.axvspan(-band, band, color=ink, alpha=0.1, linewidth=0)
         axes.axvline(0, color=ink, linewidth=0.8)
-        for height, line in enumerate(reversed(lines)):
+        for place, line in enumerate(reversed(lines)):
             colour = COLOURS[kind_of(line.label)]
-            axes.plot(line.interval or (line.value,) * 2, [height, height], color=colour, linewidth=2)
-            axes.plot(line.value, height, "o", color=colour)
+            axes.plot(line.interval or (line.value,) * 2, [place, place], color=colour, linewidth=2)
+            axes.plot(line.value, place, "o", color=colour)
         names = [f"{line.label}{line.more}" for line in reversed(lines)]
         axes.set_yticks(range(len(names)), names, fontfamily="monospace", color=ink)
         axes.tick_params(colors=ink)
         axes.set_xlabel(words, color=ink)
         axes.margins(y=0.02)
-        _legend(figure, ink, KINDS, top=0.95)
+        _legend(figure, ink, KINDS, top=0.88 + 0.4 / height)  # above the axes, which end at 0.88
 
 
 def lengths(curves: Mapping[str, Sequence[Any]], tokens: Sequence[int], words: str, path: str) -> None:

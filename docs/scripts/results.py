@@ -1,11 +1,11 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `replay` for a table of a replay, `length` and `times` for replays of one
-question at several lengths, `edges` and `steps` for those of known graphs, `turns` for how far arms turn an update and
-what they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with
-`rules`, `beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files,
-and numbers in the text to the tables.
+leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
+table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
+known graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on,
+`command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
+testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import BASELINE, METRICS, Declaration
-from leaderboards.estimates import seeds_to_detect, spread
+from leaderboards.estimates import seeds_to_detect, spread, t_interval
 from leaderboards.older import outcome_of, turn_of
 from leaderboards.sheets import escaped, to_markdown
 
@@ -36,12 +37,12 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
+    r"<!-- (table|pairs|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
     r"\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
-TRAINED = "comparison.json"
+TRAINED = "decision-until-decided.json"
 #: The replay of the study of the turn.
 TURNED = "turn-replay.json"
 #: Its training: the runs of `comparison`, and more arms that were added to them. The profile has the former already.
@@ -70,8 +71,8 @@ TESTBEDS = (
 )
 #: Under a table whose number of seeds was not fixed.
 OPEN = (
-    "Seeds were added until every arm was decided: the outcomes are those of the e-process, which holds whenever one "
-    "looks; the intervals are as if the number of seeds had been fixed."
+    "The number of seeds was not fixed. The outcomes are those of the e-process, which holds whenever one looks; the "
+    "intervals are as if the number of seeds had been fixed."
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
@@ -157,6 +158,25 @@ def table(name: str, labels: Sequence[str]) -> str:
         lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
     if Declaration.recorded(kept["declaration"]).sequential:
         lines += ["", OPEN]
+    return "\n".join(lines)
+
+
+def pairs(name: str, words: Sequence[str]) -> str:
+    """For each of the words ARM-ARM, the first arm minus the second one on the seeds that both have."""
+    kept = load(name)
+    scores = {arm["label"]: arm["differences"] for arm in kept["arms"]}
+    metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
+    lines = [_line(["difference", metric, "seeds above"]), "|---|--:|--:|"]
+    for word in words:
+        first, second = word.split("-")
+        values = [
+            scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]
+        ]
+        interval = t_interval(values)
+        mean = math.fsum(values) / len(values)
+        shown = _signed(mean) if interval is None else _with_interval(mean, interval)
+        above = f"{sum(value > 0 for value in values)} of {len(values)}"
+        lines.append(_line([f"`{first}` minus `{second}`", shown, above]))
     return "\n".join(lines)
 
 
@@ -364,7 +384,7 @@ def _area(level: Sequence[Any] | None) -> str:
 
 
 def facts(name: str, _: Sequence[str]) -> str:
-    """What a kept file was measured on, a line a fact."""
+    """The facts of a kept file, one line each."""
     kept = load(name)
     lines = kept["facts"] if "facts" in kept else read_one(KEPT / name).facts
     return "\n".join(f"- {escaped(line)}" for line in lines)
@@ -404,7 +424,7 @@ def kept_profile() -> dict[str, str]:
     names = ["profile.json", "profile.md"]
     files = [path.name for bed in testbeds() for path in bed.sources.values()]
     words = ["flowtracer", "profile", *files, *(word for name in names for word in ("--export", name))]
-    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), words)
+    page = profiles.page(testbeds(), profiles.by_testbed(testbeds()), shlex.join(words))
     return dict(zip(names, (profiles.to_json(page, testbeds()), page.to_markdown()), strict=True))
 
 
@@ -421,6 +441,7 @@ def uniform_of(name: str) -> Any:
 
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "table": table,
+    "pairs": pairs,
     "replay": replayed,
     "length": length,
     "times": times,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -309,8 +310,9 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{run.method} seed {run.seed}: {state}, {'sound' if not wrong else 'damaged'}")
         for line in wrong:
             print(f"  {line}")
-    repeats = "the command that made these runs, with what is damaged removed"
-    closing(
-        options.folder, repeats if faults else shlex.join(["flowtracer", "leaderboard", str(options.folder)])
-    )
-    return MISTAKE if faults else 0
+    if faults:
+        closing(options.folder)
+        print("remove what is damaged and repeat the command that made these runs", file=sys.stderr)
+        return MISTAKE
+    closing(options.folder, shlex.join(["flowtracer", "leaderboard", str(options.folder)]))
+    return 0

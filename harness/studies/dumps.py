@@ -297,10 +297,10 @@ def _grouped(
         counts = ", ".join(map(str, sorted(set(sizes))))
         raise ExperimentError(f"{place}: responses do not come in groups: prompts have {counts} responses")
     usual = Counter(map(len, ordered)).most_common(1)[0][0]
-    kept = [rows for rows in ordered if len(rows) == usual]
-    for rows in kept:
+    whole = [rows for rows in ordered if len(rows) == usual]
+    for rows in whole:
         for number, row in enumerate(rows):
             group, sample = divmod(number, samples)
             identity = f"{row['step']}/{group}"
             row |= {"group": group, "sample": sample, "problem_id": identity, "key": f"{identity}/{sample}"}
-    return kept, samples, len(ordered) - len(kept)
+    return whole, samples, len(ordered) - len(whole)

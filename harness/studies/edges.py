@@ -60,8 +60,8 @@ OWN, EMITTING = "own", "emitting"
 ROWS = (OWN, EMITTING)
 #: Layers that the flow is made of.
 LAYERS = ("middle", "late", "all")
-#: What FlowTracer publishes: the middle third, own rows. The others are compared with it.
-PUBLISHED = f"edge_flow, middle, {OWN}"
+#: Our default, where the paper leaves the rows open: the middle third, own rows. The others are compared with it.
+DEFAULT = f"edge_flow, middle, {OWN}"
 DUMB = ("nearest", "same token", "usual distance", "random")
 ALL, EQUALS = "all", "among equals"
 #: How many demonstrations the usual distance is counted on.
@@ -94,7 +94,7 @@ class Response:
 class Ranking:
     """How well one map ranks true sources. areas: role, `ALL` or `EQUALS` -> area under the ROC curve.
 
-    minus_published: the same, minus those of `PUBLISHED`, paired by problem.
+    minus_published: the same, minus those of `DEFAULT`, paired by problem; files keep the name of before.
     """
 
     name: str
@@ -338,7 +338,7 @@ def rankings(
         name: {role: problem_means(pairs) for role, pairs in of_map.items()}
         for name, of_map in collected.items()
     }
-    return [_ranking(name, of_map, means[PUBLISHED]) for name, of_map in means.items()]
+    return [_ranking(name, of_map, means[DEFAULT]) for name, of_map in means.items()]
 
 
 def _collect(
@@ -366,7 +366,7 @@ def _ranking(
         name=name,
         areas={role: mean_level(means.values()) for role, means in of_map.items()},
         minus_published={}
-        if name == PUBLISHED
+        if name == DEFAULT
         else {role: mean_level(values) for role, values in differences.items()},
     )
 
@@ -400,7 +400,7 @@ def facts(policy_name: str, task: Graph, responses: Sequence[Response], asked: i
     right = [step.right for step in steps if step.workable]
     correct = sum(response.verdict == "correct" for response in responses)
     return [
-        f"policy {policy_name}; {len(responses)} responses in format of {asked}, to "
+        f"policy {policy_name}; {len(responses)} of {asked} responses keep the format, to "
         f"{len({response.problem.id for response in responses})} problems; {correct / asked:.1%} correct",
         f"{len(steps)} steps; {len(right) / max(len(steps), 1):.1%} have all operands worked out, and "
         f"{sum(right) / max(len(right), 1):.1%} of these state the right value",
@@ -429,7 +429,7 @@ def page(rankings: Sequence[Ranking], facts: Sequence[str], command: str) -> Pag
         "positions before the token: the flow along edges, or something simpler?",
         facts=[
             *facts,
-            f"the published choice, which the others are compared with: {PUBLISHED}",
+            f"our default (middle layers, own rows), which the others are compared with: {DEFAULT}",
             FORETOLD,
             ADDED,
         ],
@@ -447,7 +447,7 @@ def sheet(title: str, chosen: Sequence[Ranking], note: str = "") -> Sheet:
     """Rankings as one table, in the given order."""
     return Sheet(
         title,
-        ("positions ranked by", EQUALS, "minus the published", ALL, *ROLES),
+        ("positions ranked by", EQUALS, "minus our default", ALL, *ROLES),
         tuple(
             (
                 ranking.name,

@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a figure."""
+        """True where there is a figure."""
         return not self.missing
 
 

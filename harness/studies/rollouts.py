@@ -67,9 +67,13 @@ def fresh(experiment: Experiment, policy: Policy, batches: int, seed: int) -> li
             samples = _sample(
                 policy, settings, [row["prompt_ids"] for row in rows], [row["key"] for row in rows]
             )
-        for row, one in zip(rows, samples, strict=True):
-            row |= {"response_ids": one.ids, "text": one.text, "finish_reason": one.finish_reason}
-            row["sampler_logprobs"] = one.logprobs
+        for row, response in zip(rows, samples, strict=True):
+            row |= {
+                "response_ids": response.ids,
+                "text": response.text,
+                "finish_reason": response.finish_reason,
+            }
+            row["sampler_logprobs"] = response.logprobs
         columns = {
             name: [row[name] for row in rows] for name in ("text", "problem_id", "finish_reason", "key")
         }
@@ -216,10 +220,10 @@ def continued(
     keys = [seeds.key("continuation", row["key"], spent, number) for row, spent, number in places]
     samples = draw(prompts, keys, longest - min(spent for _, spent, _ in places))
     items = []
-    for (row, spent, _), one in zip(places, samples, strict=True):
-        ids = one.ids[: longest - spent]
+    for (row, spent, _), response in zip(places, samples, strict=True):
+        ids = response.ids[: longest - spent]
         text = decoded(tokenizer, [*row["response_ids"][:spent], *ids])
-        reason = one.finish_reason if len(ids) == len(one.ids) else "length"
+        reason = response.finish_reason if len(ids) == len(response.ids) else "length"
         items.append((problems[row["problem_id"]], text, reason))
     rewards = [tasks.reward_of(verdict) for verdict in task.verify_all(items)]
     return [math.nan if reward is None else reward for reward in rewards]

@@ -46,7 +46,7 @@ from leaderboards.estimates import problem_means
 from leaderboards.sheets import Sheet, level
 from tasks.graph import Graph, Step, System
 
-#: flow with other choices than the published ones, which the paper leaves open or sets by a rule.
+#: flow with other choices than our defaults, which the paper leaves open or sets by a rule.
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "flow-late": {"layers": "late"},
     "flow-all": {"layers": "all"},
@@ -174,8 +174,8 @@ def matched(pairs: Sequence[tuple[str, Pair]]) -> Level:
     problems = list(dict.fromkeys(problem for problem, _ in pairs))
 
     def figure(without: str | None = None) -> float:
-        kept = [[win for problem, win in of_order.items() if problem != without] for of_order in orders]
-        return float(np.mean([np.mean(wins) for wins in kept])) if all(kept) else float("nan")
+        others = [[win for problem, win in of_order.items() if problem != without] for of_order in orders]
+        return float(np.mean([np.mean(wins) for wins in others])) if all(others) else float("nan")
 
     value = figure()
     if np.isnan(value):
@@ -183,10 +183,10 @@ def matched(pairs: Sequence[tuple[str, Pair]]) -> Level:
     return value, jackknife(value, np.array([figure(problem) for problem in problems]))
 
 
-def rule_scores(task: Graph, one: _Known) -> dict[str, list[float]]:
+def rule_scores(task: Graph, case: _Known) -> dict[str, list[float]]:
     """The scores of a response's steps by each of `DUMB` and `READERS`."""
-    system = System(one.response.problem.question)
-    steps = one.steps
+    system = System(case.response.problem.question)
+    steps = case.steps
     computed = [
         set(system.operands(step.variable)) if step.variable in system.definitions else set()
         for step in steps
@@ -301,9 +301,9 @@ def of_response(values: Floats, read: Read, row: int) -> Floats:
     return values[first : first + len(read.response_ids[row])]
 
 
-def step_means(one: _Known, scores: Floats) -> list[float]:
+def step_means(case: _Known, scores: Floats) -> list[float]:
     """The mean score of each step's tokens; one token is one character here."""
-    return [float(scores[step.start : step.end].mean()) for step in one.steps]
+    return [float(scores[step.start : step.end].mean()) for step in case.steps]
 
 
 def _judged(name: str, judged: Sequence[_Known], scores: Sequence[Sequence[float] | None]) -> Judged:
@@ -372,29 +372,29 @@ LIMITS = (
 )
 
 
-def page(found: Steps, facts: Sequence[str], command: str) -> Page:
+def page(study: Steps, facts: Sequence[str], command: str) -> Page:
     """The study's page."""
     rules = (*DUMB, *READERS, "random")
     counts = (
-        f"{found.compared} responses have needed and useless steps beside the asked one; {found.mistaken} wrong ones "
+        f"{study.compared} responses have needed and useless steps beside the asked one; {study.mistaken} wrong ones "
         "have a first wrong step and another"
     )
-    silent = [f"no row: {name}: {reason}" for name, reason in found.left_out.items()]
+    silent = [f"no row: {name}: {reason}" for name, reason in study.left_out.items()]
     return Page(
         title="Do credit methods find the needed steps, and the first wrong one?",
         question="A response works out variables, some of them for nothing, and guesses what it has not worked out. "
         "Do needed steps get more credit than useless ones? Does the first wrong step get more than the others?",
         facts=[*facts, counts, FORETOLD, ADDED, *silent],
-        rules=sheet("Rules that read no model", [row for row in found.rows if row.name in rules]),
+        rules=sheet("Rules that read no model", [row for row in study.rows if row.name in rules]),
         sheets=[
             sheet(
                 "Credit methods",
-                [row for row in found.rows if row.name not in rules],
+                [row for row in study.rows if row.name not in rules],
                 "The chance that a needed step outranks a useless one of its response, and the first wrong step "
                 "another one, ties half; 0.5 is chance. Matched: pairs of one length, those in which the wanted step "
                 "stands first and those in which it stands last counted alike. 95% intervals over problems.",
             ),
-            carried_sheet(found.carried),
+            carried_sheet(study.carried),
         ],
         limits=LIMITS,
         command=command,

@@ -14,8 +14,9 @@ signed      the same with the change in the direction of the response's advantag
 first fall  the area under the ROC curve of the first segment after which the value is 0, and was not before, among all
             segments of a response that is not right.
 
-A figure is the mean over problems of the mean over a problem's responses; its 95% interval is the percentile bootstrap
-over problems. Fewer than `LEAST` segments rank nothing, and equal scores or equal changes neither.
+A figure is the mean over problems of the mean over a problem's responses, with Student's 95% interval over problems, as
+in the other studies; that of the agreement of halves is the jackknife over problems. Fewer than `LEAST` segments rank
+nothing, and equal scores or equal changes neither.
 """
 
 from __future__ import annotations
@@ -29,22 +30,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import seeds
-from harness.studies.figures import Level, rank_correlations, roc_auc
-from leaderboards.estimates import Interval, problem_means
+from harness.studies.figures import Level, jackknife, mean_level, rank_correlations, roc_auc
+from leaderboards.estimates import problem_means
 
 Floats = NDArray[np.float64]
 
 #: Segments of the shortest response that is ranked: of two, any ranking is at +1 or -1.
 LEAST = 3
-#: Resamples of a bootstrap.
-RESAMPLES = 2000
 #: A segment's score: of the token at its cut, or the mean over its tokens.
 CUT, SEGMENT = READINGS = ("at the cut", "over the segment")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What the m segments of one response change.
+    """The changes by the m segments of one response.
 
     places: the m cuts, ascending, counted from the response's first token. length: its tokens. values: (m + 1,) at the
     cuts and at the end. halves: (2, m + 1), the same by each half of the continuations. direction: the sign of the
@@ -141,7 +140,10 @@ def correlation(scores: Floats, target: Floats) -> float:
 
 
 def agreement(responses: Sequence[Changes]) -> Level:
-    """Spearman's correlation over all segments of all responses between the changes by the two halves."""
+    """Spearman's correlation over all segments of all responses between the changes by the two halves.
+
+    Its interval is the jackknife over problems; None for fewer than three.
+    """
     problems: dict[str, list[Floats]] = {}
     for changes in responses:
         problems.setdefault(changes.problem, []).append(changes.of_halves)
@@ -151,10 +153,14 @@ def agreement(responses: Sequence[Changes]) -> Level:
         halves = np.concatenate([clusters[index] for index in chosen], axis=1)
         return float(rank_correlations(halves)[0, 1]) if halves.shape[1] >= LEAST else math.nan
 
-    value = figure(range(len(clusters))) if clusters else math.nan
+    places = range(len(clusters))
+    value = figure(places) if clusters else math.nan
     if math.isnan(value):
         return None
-    return value, interval(np.array([figure(chosen) for chosen in resampled(len(clusters))]))
+    left_out = (
+        [figure([place for place in places if place != gone]) for gone in places] if len(places) > 1 else []
+    )
+    return value, jackknife(value, np.array(left_out))
 
 
 def reliability(halves: float) -> float:
@@ -164,24 +170,7 @@ def reliability(halves: float) -> float:
 
 def clustered(pairs: Iterable[tuple[str, float]]) -> Level:
     """The mean over problems of the mean over a problem's values, and its interval; None without a finite value."""
-    means = np.array(list(problem_means(pairs).values()))
-    if not len(means):
-        return None
-    return float(means.mean()), interval(means[resampled(len(means))].mean(axis=1))
-
-
-def resampled(clusters: int) -> NDArray[np.int64]:
-    """The clusters of each bootstrap sample, (`RESAMPLES`, clusters); none for a single cluster."""
-    generator = np.random.default_rng(seeds.integer(seeds.key("bootstrap", "values")))
-    return generator.integers(clusters, size=(RESAMPLES if clusters > 1 else 0, clusters))
-
-
-def interval(values: Floats) -> Interval | None:
-    """The 95% percentile interval from the figures of bootstrap samples; None where none has a value."""
-    if np.isnan(values).all():
-        return None
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return mean_level(problem_means(pairs).values())
 
 
 def rule_scores(pieces: Sequence[str], logprobs: Sequence[float], key: str) -> Mapping[str, Floats]:

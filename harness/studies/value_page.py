@@ -23,34 +23,34 @@ LIMITS = (
 )
 
 
-def facts(policy_name: str, task_name: str, asked: Asked, found: Values) -> list[str]:
-    """What was measured, a line each."""
-    total = sum(found.responses.values())
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.responses.items()))
-    agreed = level(None, None) if found.halves is None else level(*found.halves)
-    whole = "" if found.halves is None else f"; all of them would with as many others at {_brown(found)}"
+def facts(policy_name: str, task_name: str, asked: Asked, study: Values) -> list[str]:
+    """The facts of the study, one line each."""
+    total = sum(study.responses.values())
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(study.responses.items()))
+    agreed = level(None, None) if study.halves is None else level(*study.halves)
+    whole = "" if study.halves is None else f"; all of them would with as many others at {_brown(study)}"
     return [
         f"policy {policy_name}; task {task_name}; temperature {asked.sampling.temperature:g}, at most "
         f"{asked.longest} tokens, training seed {asked.seed}",
-        f"{total} responses to {found.problems} problems: {verdicts}",
-        f"{found.signal} problems have right and wrong responses, {found.with_signal} in all; {found.ranked} of these "
-        f"could be cut and judged, {found.cuts / found.ranked:.1f} cuts each before tokens of probability below "
+        f"{total} responses to {study.problems} problems: {verdicts}",
+        f"{study.signal} problems have right and wrong responses, {study.with_signal} in all; {study.ranked} of these "
+        f"could be cut and judged, {study.cuts / study.ranked:.1f} cuts each before tokens of probability below "
         f"{UNSURE:g}, at most {asked.cuts}",
-        f"{found.continuations} continuations of each cut, {found.seconds / found.ranked:.1f} s a response; the "
+        f"{study.continuations} continuations of each cut, {study.seconds / study.ranked:.1f} s a response; the "
         f"changes by their two halves agree at rank correlation {agreed}{whole}",
         f"asked for: {asked.agreement:g}, with at most {asked.continuations} continuations: "
-        + ("reached" if found.reached else "not reached"),
-        f"{found.falls} responses that are not right have a first fall of the value to 0",
-        *(f"left out: {name}: {reason}" for name, reason in found.left_out.items()),
+        + ("reached" if study.reached else "not reached"),
+        f"{study.falls} responses that are not right have a first fall of the value to 0",
+        *(f"left out: {name}: {reason}" for name, reason in study.left_out.items()),
     ]
 
 
-def _brown(found: Values) -> str:
-    assert found.halves is not None
-    return f"{reliability(found.halves[0]):.2f} (Spearman and Brown)"
+def _brown(study: Values) -> str:
+    assert study.halves is not None
+    return f"{reliability(study.halves[0]):.2f} (Spearman and Brown)"
 
 
-def page(policy_name: str, task_name: str, asked: Asked, found: Values, command: str) -> Page:
+def page(policy_name: str, task_name: str, asked: Asked, study: Values, command: str) -> Page:
     """The study's page."""
 
     def rows(all_rows: Sequence[Ranked], reading: str) -> list[Ranked]:
@@ -61,14 +61,14 @@ def page(policy_name: str, task_name: str, asked: Asked, found: Values, command:
         question="A response is cut where the policy was unsure, and continuations from each cut say how likely a "
         "right answer is. Which ranking of tokens follows the changes, by size and by direction, and which finds the "
         "step after which a response that is not right is lost?",
-        facts=facts(policy_name, task_name, asked, found),
-        rules=sheet("Rules that read no attention", rows(found.rules, CUT)),
+        facts=facts(policy_name, task_name, asked, study),
+        rules=sheet("Rules that read no attention", rows(study.rules, CUT)),
         sheets=[
-            sheet("Credit methods", rows(found.methods, CUT), NOTE),
-            sheet("The same rules, by the mean over a segment's tokens", rows(found.rules, SEGMENT)),
+            sheet("Credit methods", rows(study.methods, CUT), NOTE),
+            sheet("The same rules, by the mean over a segment's tokens", rows(study.rules, SEGMENT)),
             sheet(
                 "The same methods, by the mean over a segment's tokens",
-                rows(found.methods, SEGMENT),
+                rows(study.methods, SEGMENT),
                 "A segment goes from a cut to the token before the next one.",
             ),
         ],
@@ -81,7 +81,7 @@ NOTE = (
     "Scores of the tokens at the cuts. Size: Spearman's correlation with the size of the change, within a response. "
     "By halves: with the product of the changes by two halves of the continuations, which noise does not move. "
     "Signed: with the change in the direction of the advantage. First fall: the chance that the segment after which "
-    "the value is 0 outranks another of its response, ties half; 0.5 is chance. Means over problems, 95% bootstrap "
+    "the value is 0 outranks another of its response, ties half; 0.5 is chance. Means over problems, 95% "
     f"intervals over problems. Responses of fewer than {LEAST} segments rank nothing. The other half: "
     "one half of the continuations, held against the other."
 )

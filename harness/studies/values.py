@@ -71,7 +71,7 @@ def journal_in(path: Path | None = None, identity: Mapping[str, Any] | None = No
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured.
+    """The settings of a study.
 
     samples: responses to each problem. cuts: of a response, at most; of more unsure tokens, so many are drawn.
     continuations: of a cut, at most, a multiple of `ROUND`. agreement: of the two halves, from which on no further
@@ -199,7 +199,7 @@ def measure(
     journal: Journal,
     progress: Progress = lambda done, total: None,
 ) -> tuple[list[Changes | None], int]:
-    """What the segments of each of `rows` change, and how many continuations of each cut say so.
+    """The changes by the segments of each of `rows`, and how many continuations of each cut say so.
 
     None for a response without a cut, and where a value could not be judged. context: tokens that the engine takes.
     Rounds that the journal lacks are sampled, one response after the other.
@@ -286,7 +286,7 @@ def _changes(asked: Asked, rows: Sequence[Row], journal: Journal, rounds: int) -
 def changes_of(
     row: Mapping[str, Any], cuts: Sequence[int], drawn: Floats, direction: float
 ) -> Changes | None:
-    """What a response's segments change. drawn: (m, K) rewards of the continuations of m cuts, round after round.
+    """The changes by a response's segments. drawn: (m, K) rewards of the continuations of m cuts, round after round.
 
     None where a cut has no continuation that could be judged, in either half.
     """

@@ -73,7 +73,7 @@ def summary(comparison: Comparison, heading: str = "h1") -> list[str]:
 
 
 def verdicts(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
-    """What the declared rule says, the arms of one outcome together: its words, its tone, and their labels by rank."""
+    """The outcomes by the declared rule, the arms of one together: its words, its tone, and their labels by rank."""
     baseline, d = comparison.baseline, comparison.smallest_difference
     kinds = (
         ("better", f"better than {baseline}", "good"),

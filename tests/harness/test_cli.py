@@ -16,7 +16,16 @@ from harness import cli, experiment, plugins
 from harness.commands import experiments, policies
 from harness.policy import SMOLLM2_PACKAGE
 from tests.harness import tiny
+from tests.leaderboards import recorded_runs
 from tests.leaderboards.recorded_runs import write_run
+
+PLUGIN = """
+from flowtracer.credit import CreditMethod, register
+@register
+class Mine(CreditMethod):
+    name = 'mine'
+    def weights(self, context): return context.response.float()
+"""
 
 
 def run(capsys, *arguments):
@@ -173,11 +182,7 @@ def test_the_version_names_what_results_depend_on(capsys):
 def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypatch):
     """The line is pasted: without them it would be another experiment, or none."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
-        "from flowtracer.credit import CreditMethod, register\n"
-        "@register\nclass Mine(CreditMethod):\n    name = 'mine'\n"
-        "    def weights(self, context): return context.response.float()\n"
-    )
+    (tmp_path / "mine.py").write_text(PLUGIN)
     (tmp_path / "arm.toml").write_text("[methods.mine]\n")
     given = [
         "--smoke",
@@ -261,6 +266,46 @@ def test_a_response_without_an_answer_is_traced_to_its_last_token_and_says_so(ca
     assert status == 0 and "no answer found" not in output
     line = shlex.join(["flowtracer", *arguments, "--response", answered, "--html", "trace.html"])
     assert f"next: {line}\n" in errors, "pasted, it is the same response on a page"
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Two folders of sound runs that differ, one of damaged ones, and a plug-in, in a user's folder."""
+    monkeypatch.chdir(tmp_path)
+    for folder, reward in (("my runs", 0.25), ("others", 0.5)):
+        for method in ("uniform", "flow"):
+            made = {"experiment_hash": experiment.hash_of(recorded_runs.EXPERIMENT)}
+            write_run(tmp_path / folder, method, 0, [reward, reward], **made)
+    write_run(tmp_path / "damaged", "flow", 0, [0.25])  # its hash is that of another experiment
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    yield
+    plugins.forget()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["tasks", "decision"], 2),
+        (["tasks", "decision", "--import", "mine.py"], 2),
+        (["experiments", "decision", "--import", "mine.py"], 1),
+        (["claims"], 1),
+        (["leaderboard", "my runs"], 1),
+        (["compare", "my runs", "others"], 2),
+        (["doctor", "my runs"], 1),
+        (["doctor", "damaged"], 0),
+    ],
+    ids=str,
+)
+def test_what_a_command_says_to_type_next_is_a_command(capsys, places, arguments, count):
+    """Pasted, it is understood: with the same plug-ins, and folders whose names have spaces."""
+    _, _, errors = run(capsys, *arguments)
+    lines = [line.removeprefix("next: ") for line in errors.splitlines() if line.startswith("next: ")]
+    assert len(lines) == count, errors
+    for line in lines:
+        program, *words = shlex.split(line)
+        options = cli._parser().parse_args(words)
+        assert program == "flowtracer" and options.imports == (["mine.py"] if "mine.py" in arguments else [])
+    assert count or "remove what is damaged and repeat the command" in errors
 
 
 def test_train_leaderboard_and_doctor(capsys, tmp_path):

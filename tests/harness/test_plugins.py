@@ -110,6 +110,43 @@ def test_a_broken_plugin_is_one_line_and_leaves_nothing(tmp_path, capsys, text, 
     assert "broken_credit" not in sys.modules and not plugins.loaded()
 
 
+PLAIN = """
+from flowtracer.credit import CreditMethod, register
+@register
+class Plain(CreditMethod):
+    name: str = "plain"
+    needs: frozenset[str] = frozenset()
+    scope: str = "group"
+    signed: bool = True
+    def weights(self, context):
+        return context.response.float()
+"""
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_a_class_without_options_may_annotate_what_every_method_says_of_itself(tmp_path, future):
+    """As editors and type checkers suggest. None of these is an option, so no decorator is needed."""
+    (tmp_path / "plain_credit.py").write_text(future + PLAIN)
+    plugins.load(["plain_credit.py"], tmp_path)
+    method = credit.get("plain")
+    assert method.signed and method.scope == "group"
+
+
+def test_a_dataclass_that_makes_its_name_an_option_is_told_how_to_write_it(tmp_path):
+    text = METHOD.replace('name = "halving"', 'name: str = "halving"').replace(
+        "from helping_it", "most = 4 #"
+    )
+    (tmp_path / "named_credit.py").write_text(text)
+    with pytest.raises(
+        ExperimentError, match="makes 'name' an option .*: write `name = ...`, or annotate it Class"
+    ):
+        plugins.load(["named_credit.py"], tmp_path)
+    said = "from typing import ClassVar\n" + text.replace("name: str", "name: ClassVar[str]")
+    (tmp_path / "named_credit.py").write_text(said)
+    plugins.load(["named_credit.py"], tmp_path)
+    assert credit.get("halving", factor=0.25).name == "halving"
+
+
 def test_names_that_are_no_plugin(tmp_path):
     for name, message in [
         ("none.py", "none.py cannot be read"),

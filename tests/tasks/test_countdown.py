@@ -117,9 +117,9 @@ def test_wrong_expressions(task, expression):
     ],
 )
 def test_hostile_expressions_are_wrong_and_fast(task, expression):
-    started = time.perf_counter()
+    started = time.process_time()
     assert task.verify(task.problem_from("q", GOLD), box(expression)) in ("wrong", "no_answer")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_evaluate_keeps_to_precedence_and_left_association():

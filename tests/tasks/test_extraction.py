@@ -95,9 +95,9 @@ def test_lenient(text, answer):
 )
 def test_megabytes_take_no_time(piece):
     text = piece * (2_000_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     last_box(text), last_hashes(text, str.isdigit), lenient(text)
-    assert time.perf_counter() - started < 8
+    assert time.process_time() - started < 8
 
 
 @settings(deadline=None, derandomize=True)

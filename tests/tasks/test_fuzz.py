@@ -176,21 +176,24 @@ def run(count: int, tmp_path, monkeypatch) -> dict[str, int]:
         for task, gold in ((tasks.get(n), g) for n, g in GOLDS.items())
     ]
     verdicts: dict[str, int] = {}
-    slowest = (0.0, "")
+    slowest, longest = (0.0, ""), (0.0, "")
     try:
         for _ in range(count):
             text = hostile(source, str(sentinel))
             task, problem = source.choice(problems)
-            started = time.monotonic()
+            started, worked = time.monotonic(), time.process_time()
             verdict = task.verify(problem, text, source.choice(["stop", "length", None]))
-            slowest = max(slowest, (time.monotonic() - started, f"{task.name}: {text[:200]!r}"))
+            shown = f"{task.name}: {text[:200]!r}"
+            slowest = max(slowest, (time.monotonic() - started, shown))
+            longest = max(longest, (time.process_time() - worked, shown))
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
             assert verdict != "error", (task.name, text[:300])
             if verdict == "correct":
                 assert task.name == "crossthink", (task.name, text[:300])
     finally:
         limited.close()
-    assert slowest[0] < limited.deadline + 4, slowest
+    assert longest[0] < 4, f"in this process: {longest}"
+    assert slowest[0] < limited.deadline + 30, slowest  # a busy machine may add the 30
     assert not sentinel.exists()
     return verdicts
 

@@ -131,8 +131,8 @@ def test_every_map_and_rule_ranks_every_role(policy, task):
     rankings = edges.rankings(policy, task, responses, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     by_name = {one.name: one for one in rankings}
-    assert {edges.PUBLISHED, "gradient", *edges.DUMB} <= set(by_name)
-    assert by_name[edges.PUBLISHED].minus_published == {}
+    assert {edges.DEFAULT, "gradient", *edges.DUMB} <= set(by_name)
+    assert by_name[edges.DEFAULT].minus_published == {}
     for one in rankings:
         assert set(one.areas) == {edges.ALL, edges.EQUALS, *edges.ROLES}
         assert all(0 <= level[0] <= 1 for level in one.areas.values())
@@ -141,9 +141,12 @@ def test_every_map_and_rule_ranks_every_role(policy, task):
     apart = [next(one for one in of_one if one.name == "nearest").areas["operand"][0] for of_one in single]
     assert by_name["nearest"].areas["operand"] == (pytest.approx(np.mean(apart)), None)
     assert by_name["same token"].areas[edges.EQUALS] == (0.5, None)
-    published, nearest = by_name[edges.PUBLISHED].areas["result"][0], by_name["nearest"].areas["result"][0]
+    published, nearest = by_name[edges.DEFAULT].areas["result"][0], by_name["nearest"].areas["result"][0]
     assert by_name["nearest"].minus_published["result"][0] == pytest.approx(nearest - published)
     page = edges.page(rankings, ["a fact"], "flowtracer edges graph graph").to_markdown()
+    assert "our default (middle layers, own rows), which" in page and "published" not in page, (
+        "the paper leaves the rows open: our choice is no one else's"
+    )
     order = [
         "# Does the flow",
         "a fact",

@@ -113,16 +113,28 @@ def test_the_interval_is_over_problems():
     assert again[1] == pytest.approx(agreed[1])
 
 
-def test_the_bootstrap_covers():
-    """Of 200 data sets with a known mean of 0, the interval of 20 problems contains it in about 95%."""
+@pytest.mark.parametrize("problems", [2, 4, 20])
+def test_the_interval_covers(problems):
+    """Of 400 data sets with a known mean of 0 about 95%: the percentile bootstrap covers 50% of two problems."""
     generator = np.random.default_rng(3)
     covered = 0
-    for _ in range(200):
+    for _ in range(400):
         low, high = value_figures.clustered(
-            (str(problem), value) for problem, value in enumerate(generator.normal(size=20))
+            (str(problem), value) for problem, value in enumerate(generator.normal(size=problems))
         )[1]
         covered += low < 0 < high
-    assert 176 <= covered <= 198
+    assert 366 <= covered <= 394
+
+
+def test_the_interval_of_the_agreement_is_the_jackknife_over_problems():
+    """With one problem or two there is none; that of more is symmetric, as it is printed."""
+    responses, _ = drawn(1)
+    names = list(dict.fromkeys(response.problem for response in responses))
+    for count in (1, 2):
+        few = [response for response in responses if response.problem in names[:count]]
+        assert value_figures.agreement(few)[1] is None
+    value, (low, high) = value_figures.agreement(responses)
+    assert high - value == pytest.approx(value - low) and 0 < high - value < 1
 
 
 def test_by_halves_does_not_follow_noise_and_size_does():

@@ -195,7 +195,7 @@ def test_a_run_that_waits_for_others_stops_no_run_and_no_stop(tiny, machines, re
     begin = time.monotonic()
     with pytest.raises(Stopped):
         sweep.reproduce(tiny, tmp_path / "stopped", 1, Recorder(), elsewhere=cluster)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 120  # the others would stay for ever
     with connected(machines):
         leave()
 
