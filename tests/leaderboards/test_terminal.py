@@ -89,27 +89,31 @@ def test_what_a_large_policy_does_not_measure_is_no_number(tmp_path: Path) -> No
 def test_a_turn_that_was_measured_stands_beside_the_outcome(
     tmp_path: Path, few: tuple[Comparison, list[Run]]
 ) -> None:
-    """Mean over the steps and seeds that have one; an arm without any has none. Unmeasured there is no column."""
+    """Mean over the steps and seeds that have one; an arm without any has none. Unmeasured there is no column.
+
+    With a long label the table has two parts, each of 80 columns at most.
+    """
+    long = "flow_positive_mean_one"
     experiment = {
         **EXPERIMENT,
-        "methods": {label: {"credit": label} for label in ("uniform", "random", "flow")},
+        "methods": {label: {"credit": label} for label in ("uniform", "random", long)},
     }
     for seed in range(3):
         for label, turns in (
             ("uniform", (0.0, None)),
             ("random", (0.25, 0.75) if seed else (None, None)),
-            ("flow", ()),
+            (long, ()),
         ):
-            rewards = [0.25, 0.5 + seed / 8 + (label == "flow") * (seed + 1) / 64]
+            rewards = [0.25, 0.5 + seed / 8 + (label == long) * (seed + 1) / 64]
             write_run(tmp_path, label, seed, rewards, turns=turns, experiment=experiment)
     runs = load(tmp_path)
     lines = printed(compare(runs), runs)
     head = next(line for line in lines if "outcome" in line)
     assert head.split()[-2:] == ["turn", "outcome"]
-    cells = {
-        line.split()[0]: line[head.index("turn") - 2 :].split()[0] for line in body(lines, "Ranking")[:3]
-    }
-    assert cells == {"uniform": "0.0000", "random": "0.5000", "flow": "-"}
+    rows = body(lines, lines[lines.index(head) - 1])[:3]
+    cells = {line.split()[0]: line[head.index("turn") - 2 :].split()[0] for line in rows}
+    assert cells == {"uniform": "0.0000", "random": "0.5000", long: "-"}
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
     assert "random, which knows nothing, is its yardstick" in " ".join(" ".join(lines).split())
     assert "| 0.5000 |" in report.to_markdown(compare(runs), runs)
     assert "turn" not in terminal.sheets(*few)[0].columns
