@@ -96,8 +96,8 @@ def _ranking(comparison: Comparison) -> Sheet:
 
 
 def _whole_seeds(comparison: Comparison) -> int:
-    """How many seeds every arm has finished."""
-    return min(len(arm.seeds) for arm in comparison.arms)
+    """How many seeds every arm has finished, those that are not shown as well."""
+    return min(Counter(label for label, _ in comparison.scores).values())
 
 
 def _more_seeds(comparison: Comparison) -> str:

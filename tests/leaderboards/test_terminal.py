@@ -15,7 +15,7 @@ import pytest
 from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
 from rich.console import Console
 
-from leaderboards import Comparison, Run, RunWriter, compare, estimates, load, report, terminal
+from leaderboards import Comparison, Run, RunWriter, arranged, compare, estimates, load, report, terminal
 
 METHODS = ("uniform", "flow", "oracle_mask")
 EVALUATION = {0: [["wrong", "wrong"]], 2: [["correct", "truncated"]]}
@@ -211,7 +211,9 @@ def test_a_seed_that_is_half_run_does_not_end_a_sweep(tmp_path: Path) -> None:
     experiment = dict(comparison.experiment)
     write_run(tmp_path, "uniform", 3, [0.3, 0.3], EVALUATION, experiment=experiment)
     runs = load(tmp_path)
-    assert "3 of at most 4 seeds are run; undecided" in terminal.stopping(compare(runs))
+    compared = compare(runs)
+    for shown in (compared, arranged(compared, only=["uniform"])):
+        assert "3 of at most 4 seeds are run; undecided" in terminal.stopping(shown)
 
 
 @pytest.mark.parametrize(
