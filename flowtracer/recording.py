@@ -32,7 +32,9 @@ class Recorder(Protocol):
         """Called before the first generation batch; of a training that is resumed, before the next one."""
 
     def record(self, trainer: Any, logs: Mapping[str, float]) -> None:
-        """Called when a generation batch has fed its last update. logs: numbers of that update, by TRL's names."""
+        """Called when a generation batch has fed its last update. logs: that update's numbers, `entropy` too, by TRL's
+        names.
+        """
 
     def settle(self) -> None:
         """Called before a checkpoint is saved: returns when all that was handed over is safe."""

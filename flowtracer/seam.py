@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -287,6 +288,12 @@ class TrainerSeam(_Base):
     def training_metrics(self) -> dict[str, list[float]]:
         """Numbers of the training since the last log, which shows their means."""
         return self._metrics["train"]
+
+    @property
+    def mean_entropy(self) -> float:
+        """The mean entropy of the policy since the last log, in nats a token; NaN where TRL computed none."""
+        entropies = self.training_metrics.get("entropy")
+        return sum(entropies) / len(entropies) if entropies else math.nan
 
     @contextmanager
     def unlogged(self) -> Iterator[None]:

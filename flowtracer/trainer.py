@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, passes, seam, teaching
+from flowtracer import contexts, forwards, passes, refusals, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch, in_loss
 from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
+from flowtracer.forwards import ReadAt
 from flowtracer.layout import Padded
 from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
@@ -36,20 +36,6 @@ _WEIGHTS = "credit_weights"
 
 #: Generation batches in a row that a method may judge nothing of, before the training ends.
 SILENT_BATCHES = 10
-
-
-class ReadAt(Enum):
-    """Which forward of the policy a credit method is read in."""
-
-    #: The method needs none.
-    NOWHERE = "nowhere"
-    #: That of the training, micro-batch by micro-batch: one generation batch feeds one update.
-    TRAINING_FORWARD = "training forward"
-    #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
-    OLD_LOGPROBS = "old log-probabilities"
-    #: One of its own: the method judges whole groups or batches, which no training forward shows, or needs passes of
-    #: our own beside it.
-    EXTRA_FORWARD = "extra forward"
 
 
 class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
@@ -122,9 +108,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
         self.builder = ContextBuilder(self.credit, self.answer_task, self.text_tokenizer)
-        self._check_settings()
-        self._check_scope()
-        self._check_inputs()
+        refusals.check(self)
         self.tap: AttentionTap | None = None
         if self.builder.reads_attention:
             self.tap = AttentionTap(self.model, getattr(self.credit, "layers", "middle"))
@@ -142,17 +126,10 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             self.add_callback(Recording(self.recorder, self))
 
     def _turn(self, every: int) -> Turn | None:
-        """What measures the turn of updates; None where none is measured. Raises CreditError where it cannot be."""
-        if not isinstance(every, int) or every < 0:
-            raise CreditError(f"turn_every={every!r}: give a number of optimizer steps, or 0 for never")
+        """The callback that measures the turn of updates; None where none is measured."""
+        refusals.check_turn(self, every)
         if every == 0:
             return None
-        if self.accelerator.num_processes > 1 or self.splits_the_policy:
-            raise CreditError("turn_every: the turn of an update is measured in one process; set it to 0")
-        if getattr(self, "use_adaptive_entropy", False):
-            raise CreditError(
-                "turn_every: one more pass over the loss would move the adaptive entropy coefficient; set it to 0"
-            )
         turn = Turn(every, lambda value: self.training_metrics.setdefault("credit/turn", []).append(value))
         self.add_callback(turn)
         return turn
@@ -166,102 +143,16 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             settings if self.builder.words is None else settings | {"credit_teacher": self.builder.words.text}
         )
 
-    # What is refused, before anything is trained.
-
-    def _check_settings(self) -> None:
-        """Raises CreditError for settings of the trainer in which the method cannot act."""
-        name = self.credit.name
-        if self.averages_tokens_away and name != "uniform":
-            raise CreditError(
-                f"credit {name!r} has no effect with importance_sampling_level='sequence' (GSPO, LUSPO): "
-                "one ratio a response averages token weights away; use 'token', or credit='uniform'"
-            )
-        if self.trains_on_images:
-            raise CreditError("CreditGRPOTrainer trains text policies; image inputs are not traced")
-        if self.normalizes_each_reward and self.credit.additive:
-            raise CreditError(
-                f"credit {name!r} adds to the advantage in units of the reward, and "
-                "multi_objective_aggregation='normalize_then_sum' leaves none; use 'sum_then_normalize'"
-            )
-        if self.builder.reads_attention and self.args.torch_compile:
-            raise CreditError(
-                f"credit {name!r} reads attention inside the forward, which torch.compile would "
-                "compile away; set torch_compile=False, or take a credit method that reads none"
-            )
-        if (kind := seam.learns_prompts(self.model)) and self.builder.wants_answer:
-            raise CreditError(
-                f"credit {name!r} reads the policy token by token, and PEFT's {kind} puts learned vectors before "
-                "them; use LoRA, or a credit method that reads none"
-            )
-
-        if self.recorder is not None and self.updates_per_batch is None:
-            raise CreditError(
-                "record: a generation batch ends in the middle of an update; make steps_per_generation * "
-                "num_iterations a multiple of gradient_accumulation_steps"
-            )
-
-    def _check_scope(self) -> None:
-        """Raises CreditError where the method needs what no process sees."""
-        name, scope = self.credit.name, self.credit.scope
-        rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        if scope == "batch" and self.accelerator.num_processes > 1:
-            raise CreditError(
-                f"credit {name!r} judges a whole generation batch at once; train it in one process"
-            )
-        if scope == "group" and rows % self.num_generations:
-            raise CreditError(
-                f"credit {name!r} judges whole groups of {self.num_generations}, but a process generates {rows} "
-                "responses; make per_device_train_batch_size * steps_per_generation a multiple of num_generations"
-            )
-        if "saliency" in self.credit.needs and self.splits_the_policy:
-            raise CreditError(
-                f"credit {name!r} needs gradients that FSDP and DeepSpeed do not give; train without them"
-            )
-        if "values" in self.credit.needs:
-            if type(self).continued is CreditGRPOTrainer.continued:
-                raise CreditError(
-                    f"credit {name!r} samples further responses from the middle of others, which this trainer cannot; "
-                    "train it by `flowtracer train` or `flowtracer reproduce`, or override `continued`"
-                )
-            if self.splits_the_policy:
-                raise CreditError(
-                    f"credit {name!r} samples as many further responses as its own ask for, and FSDP and DeepSpeed "
-                    "need as many in every process; train without them"
-                )
-        if "divergence" in self.credit.needs and self.splits_the_policy:
-            raise CreditError(
-                f"credit {name!r} runs as many forwards as a response has tokens, and FSDP and DeepSpeed need as many "
-                "in every process; train without them"
-            )
-
-    def _check_inputs(self) -> None:
-        """Raises CreditError where the data set lacks a column that the method reads."""
-        columns = getattr(self.train_dataset, "column_names", None)
-        if self.builder.wants_question and columns is not None and "question" not in columns:
-            raise CreditError(
-                f"credit {self.credit.name!r} with source='question' needs a data set column `question`, whose text "
-                f"stands in the prompt; this one has {', '.join(columns)}"
-            )
-        if self.builder.words is not None and columns is not None and "gold" not in columns:
-            raise CreditError(
-                f"credit {self.credit.name!r} shows its teacher the gold, and the data set has no column `gold`: give "
-                f"one, as tasks.dataset does, or take a credit method without a teacher; it has {', '.join(columns)}"
-            )
-
     # Generation: remember what was generated and rewarded, and compute what needs no training forward.
 
     def read_at(self) -> ReadAt:
         """Which forward the method is read in: a function of the settings, the same for every batch."""
-        if not self.builder.reads_forward:
-            return ReadAt.NOWHERE
-        if self.passes_over_old_logprobs:
-            return ReadAt.OLD_LOGPROBS
-        # Passes of our own are over a whole generation batch: what is read beside them is read there too.
-        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
-        # Whitening behind the weights asks for those of the whole batch.
-        if split or self.whitening.acts(AFTER) or self.credit.needs & contexts.FROM_OWN_PASSES:
-            return ReadAt.EXTRA_FORWARD
-        return ReadAt.TRAINING_FORWARD
+        return forwards.read_at(
+            self.credit,
+            old_logprobs=self.passes_over_old_logprobs,
+            split=self.args.steps_per_generation > 1,
+            whitened_after=self.whitening.acts(AFTER),
+        )
 
     def generated(self, generated: Generated) -> None:
         if not self.model.training:
@@ -452,6 +343,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         """
         raise NotImplementedError
 
+    @property
+    def samples_continuations(self) -> bool:
+        """True if `continued` is there."""
+        return type(self).continued is not CreditGRPOTrainer.continued
+
     def _values(self, output: dict[str, Any], fields: dict[str, Any]) -> Tensor:
         """The mean reward of continuations from each cut of the method, (B, T) float32; NaN elsewhere."""
         cuts = self.credit.cuts(self.context_of(output, fields))
@@ -586,8 +482,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         if self.log_completions and self.model.training and self.rollouts is not None:
             self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
         if self.recorder is not None and "loss" in logs and self.generates_next:
-            entropy = self.training_metrics.get("entropy") or [math.nan]
-            self.recorder.record(self, {**logs, "entropy": sum(entropy) / len(entropy)})
+            self.recorder.record(self, {**logs, "entropy": self.mean_entropy})
         super().log(logs, start_time)
 
     def before_checkpoint(self) -> None:

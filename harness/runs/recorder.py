@@ -21,6 +21,7 @@ from harness.policy import Policy
 from harness.runs.ahead import Ahead
 from harness.runs.checkpoints import good_until, parameters, policy_folder, save_policy
 from harness.runs.further import go_on, prefixes_of
+from harness.runs.rows import Drawn, rollout_rows, step_row
 from leaderboards import RunWriter
 from tasks.judging import Judged, Judging
 
@@ -189,10 +190,9 @@ class RecordedTrainer(CreditGRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Called once an optimizer step.
         if "loss" in logs:
-            entropy = self.training_metrics.get("entropy", [math.nan])
             self._stop_on_garbage(logs)
             if self.state.global_step % self.settings.updates_per_batch == 0:
-                self._record({**logs, "entropy": sum(entropy) / len(entropy)})
+                self._record(logs)
                 done = self.batch_step + 1
                 if done in self.experiment.evaluation_steps():
                     # After the step's record: where the last policy stands, every record does.
@@ -225,34 +225,20 @@ class RecordedTrainer(CreditGRPOTrainer):
         """The rollouts of this process as rows of the record."""
         batch = self.rollouts
         assert batch is not None
-        rows = []
-        group = batch.group.tolist()
-        advantages = batch.advantages.tolist()
-        weights, trainer_logprobs = batch.weights.tolist(), batch.trainer_logprobs.tolist()
-        for row, source in enumerate(batch.rows):
-            length = len(batch.response_ids[row])
-            rows.append(
-                {
-                    "step": self.batch_step,
-                    "problem_id": source["problem_id"],
-                    "sample": source["sample"],
-                    "group": group[row],
-                    "key": source["key"],
-                    "prompt_ids": batch.prompt_ids[row],
-                    "response_ids": batch.response_ids[row],
-                    "text": batch.texts[row],
-                    "finish_reason": source["finish_reason"],
-                    "verdict": str(self.rewards.verdicts[row]),
-                    "reward": batch.rewards[row],
-                    "advantage": advantages[row],
-                    "weights": weights[row][:length],
-                    "sampler_logprobs": source["sampler_logprobs"],
-                    "trainer_logprobs": trainer_logprobs[row][:length],
-                    "abstained": batch.abstentions.get(row),
-                    "verdict_error": self.rewards.troubles[row],
-                }
+        judged = zip(batch.rows, self.rewards.verdicts, self.rewards.troubles, strict=True)
+        drawn = [
+            Drawn(
+                problem_id=source["problem_id"],
+                sample=source["sample"],
+                key=source["key"],
+                finish_reason=source["finish_reason"],
+                verdict=str(verdict),
+                sampler_logprobs=source["sampler_logprobs"],
+                verdict_error=trouble,
             )
-        return rows
+            for source, verdict, trouble in judged
+        ]
+        return rollout_rows(batch, self.batch_step, drawn)
 
     def _record(self, logs: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self.batch_began
@@ -263,19 +249,7 @@ class RecordedTrainer(CreditGRPOTrainer):
         policy = parameters(self.model) if self.small else None
         if not parallel.first():
             return
-        measured = {
-            "step": self.batch_step,
-            "loss": logs["loss"],
-            "gradient_norm": logs.get("grad_norm", math.nan),
-            "learning_rate": logs["learning_rate"],
-            "entropy": logs["entropy"],
-            "turn": self.turn.mean if self.turn else None,
-            "seconds_rollout": self.rollout_seconds,
-            "seconds_reward": self.rewards.seconds,
-            "seconds_credit": self.credit_seconds,
-            "seconds_update": seconds - self.rollout_seconds - self.rewards.seconds - self.credit_seconds,
-            "seconds_step": seconds,
-        }
+        measured = step_row(self, logs, self.batch_step, self.rollout_seconds, self.rewards.seconds, seconds)
         if further:
             # What the credit method had sampled is a cost of its arm.
             measured["tokens"] = sum(len(row["response_ids"]) for row in rows) + further

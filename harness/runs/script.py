@@ -26,6 +26,7 @@ from harness.experiment import Training, hash_of
 from harness.runs.ahead import Ahead
 from harness.runs.checkpoints import parameters
 from harness.runs.recorder import SMALL
+from harness.runs.rows import Drawn, rollout_rows, step_row
 from leaderboards import Manifest, RunWriter
 from leaderboards.manifest import DISTRIBUTION
 
@@ -77,23 +78,13 @@ class ScriptRecorder:
         """Writes the rollouts of the generation batch in training and the row of its step."""
         batch = trainer.rollouts
         now = time.perf_counter()
-        rows = collected(_rows(trainer, self.step))
+        rows = collected(rollout_rows(batch, self.step, _drawn(trainer)))
         policy = parameters(trainer.model) if self.small else None
         if self.ahead is not None:
             began, generated, rewarded = (batch.clock[name] for name in ("began", "generated", "rewarded"))
-            measured = {
-                "step": self.step,
-                "loss": logs["loss"],
-                "gradient_norm": logs.get("grad_norm", math.nan),
-                "learning_rate": logs["learning_rate"],
-                "entropy": logs["entropy"],
-                "turn": trainer.turn.mean if trainer.turn else None,
-                "seconds_rollout": generated - began,
-                "seconds_reward": rewarded - generated,
-                "seconds_credit": trainer.credit_seconds,
-                "seconds_update": now - rewarded - trainer.credit_seconds,
-                "seconds_step": now - began,
-            }
+            measured = step_row(
+                trainer, logs, self.step, generated - began, rewarded - generated, now - began
+            )
             self.ahead.write(rows, measured, policy)
         self.step += 1
 
@@ -248,40 +239,28 @@ def _data(data: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- the tables
 
 
-def _rows(trainer: Any, step: int) -> list[dict[str, Any]]:
-    """The rollouts of this process as rows of the record."""
+def _drawn(trainer: Any) -> list[Drawn]:
+    """How the rollouts of this process were drawn and judged, as far as a script knows."""
     batch = trainer.rollouts
-    group, advantages = batch.group.tolist(), batch.advantages.tolist()
-    weights, trained = batch.weights_of_tokens(), batch.trainer_logprobs.tolist()
     sampled = None if batch.sampler_logprobs is None else batch.sampler_logprobs.tolist()
     first = trainer.accelerator.process_index * len(batch.rows)
     ends = _end_tokens(trainer)
-    rows = []
+    drawn = []
     for row, source in enumerate(batch.rows):
-        ids, text, reward = batch.response_ids[row], batch.texts[row], batch.rewards[row]
+        ids, text = batch.response_ids[row], batch.texts[row]
         finish_reason = "stop" if ids and ids[-1] in ends else "length"
-        rows.append(
-            {
-                "step": step,
-                "problem_id": _problem_id(source, batch.prompt_ids[row]),
-                "sample": (first + row) % trainer.num_generations,
-                "group": group[row],
-                "key": "",
-                "prompt_ids": batch.prompt_ids[row],
-                "response_ids": ids,
-                "text": text,
-                "finish_reason": finish_reason,
-                "verdict": verdict(reward, trainer.answer_task.extract(text) is not None, finish_reason),
-                "reward": reward,
-                "advantage": advantages[row],
-                "weights": weights[row],
-                "sampler_logprobs": sampled[row][: len(ids)] if sampled else [math.nan] * len(ids),
-                "trainer_logprobs": trained[row][: len(ids)],
-                "abstained": batch.abstentions.get(row),
-                "verdict_error": None,
-            }
+        answered = trainer.answer_task.extract(text) is not None
+        drawn.append(
+            Drawn(
+                problem_id=_problem_id(source, batch.prompt_ids[row]),
+                sample=(first + row) % trainer.num_generations,
+                key="",
+                finish_reason=finish_reason,
+                verdict=verdict(batch.rewards[row], answered, finish_reason),
+                sampler_logprobs=sampled[row][: len(ids)] if sampled else [math.nan] * len(ids),
+            )
         )
-    return rows
+    return drawn
 
 
 def _end_tokens(trainer: Any) -> set[int]:

@@ -110,13 +110,6 @@ def test_perturbation_trains_by_the_pad_token(tokenizer, tmp_path):
     assert expected.max() > 1e-3 and len(trainer.rollouts.weights.unique()) > 10
 
 
-def test_a_split_policy_is_not_perturbed(tokenizer, tmp_path):
-    trainer = train(tokenizer, tmp_path, credit="oar_perturb", task=Letters(), steps=1)
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(CreditError, match="'oar_perturb' runs as many forwards as a response has tokens"):
-        trainer._check_scope()
-
-
 def test_a_tokenizer_without_pad_or_end_is_named():
     bare = type("", (), {"pad_token_id": None, "eos_token_id": None})()
     with pytest.raises(CreditError, match="'oar_perturb' puts the pad token in the place of others"):

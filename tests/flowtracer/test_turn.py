@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from flowtracer import CreditError
 from flowtracer.turn import Turn
 from tests.flowtracer.test_trainer import SEAMS, Letters, same, train
 
@@ -80,23 +79,3 @@ def test_a_gradient_of_nothing_has_no_turn():
     turn.add(model, lambda: (0 * model.weight).sum().backward())
     turn.on_pre_optimizer_step(None, None, None)
     assert noted == [1.0], "neither a step that is not measured nor one without a signal"
-
-
-def test_turn_every_is_checked(tokenizer, tmp_path):
-    for wrong in (-1, 1.5):
-        with pytest.raises(CreditError, match="give a number of optimizer steps"):
-            train(tokenizer, tmp_path, credit="flow", task=Letters(), steps=1, turn_every=wrong)
-
-
-def test_an_adaptive_entropy_bonus_is_refused(tokenizer, tmp_path):
-    """Its coefficient moves at every loss that is computed, and the turn takes one more."""
-    with pytest.raises(CreditError, match="would move the adaptive entropy coefficient; set it to 0"):
-        train(
-            tokenizer,
-            tmp_path,
-            credit="flow",
-            task=Letters(),
-            steps=1,
-            turn_every=1,
-            use_adaptive_entropy=True,
-        )
