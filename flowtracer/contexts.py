@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowtracer import credit as credit_methods
-from flowtracer import teaching
+from flowtracer import forwards, teaching
 from flowtracer.boxed import Boxed
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.credit.method import MAPS
@@ -22,12 +22,6 @@ from flowtracer.errors import CreditError
 from flowtracer.hints import hint
 from flowtracer.layout import Padded, Turn
 from flowtracer.spans import AnswerTask, Span, decode, tokens_in
-
-#: What a credit method can need that only a forward of the policy shows.
-FROM_FORWARD = MAPS | {"logprobs", "entropies"}
-
-#: What takes passes of our own over a whole generation batch (`passes.py`).
-FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares", "values"})
 
 Extract = Callable[[str], Span | None]
 
@@ -214,13 +208,8 @@ class ContextBuilder:
         self.method, self.task, self.tokenizer = method, task, tokenizer
         self.reads_attention = method.reading() is not None
         #: What the method needs of a forward that the trainer makes anyway.
-        self.from_forward = method.needs & FROM_FORWARD
-        self.reads_distributions = "squares" in method.needs or (
-            "values" in method.needs and bool(method.needs & {"logprobs", "entropies"})
-        )
-        if self.reads_distributions:
-            # A pass of its own shows all of them, of one and the same distribution.
-            self.from_forward -= {"logprobs", "entropies"}
+        self.from_forward = forwards.from_forward(method)
+        self.reads_distributions = forwards.reads_distributions(method)
         self.reads_forward = bool(self.from_forward)
         self.wants_answer = self.reads_attention or bool(method.needs & {"divergence", "saliency"})
         self.wants_decisive = "decisive" in method.needs

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, passes, refusals, teaching
+from flowtracer import contexts, forwards, passes, refusals, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch, in_loss
 from flowtracer.contexts import ContextBuilder, Extract
 from flowtracer.credit import CreditContext, CreditMethod
 from flowtracer.errors import CreditError
+from flowtracer.forwards import ReadAt
 from flowtracer.layout import Padded
 from flowtracer.recording import Recorder, Recording, recorder
 from flowtracer.seam import Generated, LogprobPass, TrainerSeam
@@ -36,20 +36,6 @@ _WEIGHTS = "credit_weights"
 
 #: Generation batches in a row that a method may judge nothing of, before the training ends.
 SILENT_BATCHES = 10
-
-
-class ReadAt(Enum):
-    """Which forward of the policy a credit method is read in."""
-
-    #: The method needs none.
-    NOWHERE = "nowhere"
-    #: That of the training, micro-batch by micro-batch: one generation batch feeds one update.
-    TRAINING_FORWARD = "training forward"
-    #: TRL's pass over old log-probabilities, by the policy that wrote the responses.
-    OLD_LOGPROBS = "old log-probabilities"
-    #: One of its own: the method judges whole groups or batches, which no training forward shows, or needs passes of
-    #: our own beside it.
-    EXTRA_FORWARD = "extra forward"
 
 
 class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
@@ -161,16 +147,12 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
 
     def read_at(self) -> ReadAt:
         """Which forward the method is read in: a function of the settings, the same for every batch."""
-        if not self.builder.reads_forward:
-            return ReadAt.NOWHERE
-        if self.passes_over_old_logprobs:
-            return ReadAt.OLD_LOGPROBS
-        # Passes of our own are over a whole generation batch: what is read beside them is read there too.
-        split = self.args.steps_per_generation > 1 and self.credit.scope != "response"
-        # Whitening behind the weights asks for those of the whole batch.
-        if split or self.whitening.acts(AFTER) or self.credit.needs & contexts.FROM_OWN_PASSES:
-            return ReadAt.EXTRA_FORWARD
-        return ReadAt.TRAINING_FORWARD
+        return forwards.read_at(
+            self.credit,
+            old_logprobs=self.passes_over_old_logprobs,
+            split=self.args.steps_per_generation > 1,
+            whitened_after=self.whitening.acts(AFTER),
+        )
 
     def generated(self, generated: Generated) -> None:
         if not self.model.training:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness import parallel
 from harness.engines.base import VLLM
 from harness.experiment import Experiment, task_of
 from harness.sameness import method_of
@@ -56,28 +57,41 @@ class Extra:
 
 def extra_of(experiment: Experiment, label: str, characters: float) -> Extra:
     """The extra work of an arm's step. characters: of a token, by which a teacher's words are counted."""
+    from flowtracer.forwards import reads_distributions
+
     method, training = method_of(experiment, label), experiment.training_of(label)
     needs = method.needs
-    distributions = "squares" in needs or ("values" in needs and bool(needs & {"logprobs", "entropies"}))
+    forwards = (
+        reads_distributions(method) + 2 * ("saliency" in needs) + _reads_apart(experiment, method, training)
+    )
     return Extra(
-        forwards=distributions + 2 * ("saliency" in needs) + _reads_apart(experiment, method, training),
+        forwards=forwards,
         each_token="divergence" in needs,
         taught=_taught(experiment, method, characters) if "teacher_logprobs" in needs else None,
         cuts=_cuts(method, training) if "values" in needs else (),
     )
 
 
-def _reads_apart(experiment: Experiment, method: CreditMethod, training: Training) -> bool:
-    """True if no forward that TRL makes shows what the method reads of one: see `CreditGRPOTrainer.read_at`."""
-    from flowtracer.contexts import FROM_FORWARD, FROM_OWN_PASSES
+def old_logprobs(training: Training, engine: str) -> bool:
+    """True if TRL passes over old log-probabilities: for a batch that feeds several updates, and to correct for another
+    sampler, which it cannot where that one drew from a part of the distribution only (`runs.settings`).
+    """
+    return training.updates_per_batch > 1 or (engine == VLLM and not training.sampling.truncated)
 
-    reads = method.needs & FROM_FORWARD
-    if "squares" in method.needs or "values" in method.needs:
-        reads -= {"logprobs", "entropies"}  # a pass of its own shows them
-    if not reads or training.updates_per_batch > 1 or experiment.engine == VLLM:
-        return False
-    split = 0 < training.micro_batch < training.rollouts and method.scope != "response"
-    return split or training.whiten == "after" or bool(method.needs & FROM_OWN_PASSES)
+
+def _reads_apart(experiment: Experiment, method: CreditMethod, training: Training) -> bool:
+    """True if no forward that TRL makes shows what the method reads of one."""
+    from flowtracer.forwards import ReadAt, read_at
+    from flowtracer.whitening import AFTER
+
+    rollouts, micro = parallel.dealt(training, parallel.processes())
+    place = read_at(
+        method,
+        old_logprobs=old_logprobs(training, experiment.engine),
+        split=micro < rollouts,
+        whitened_after=training.whiten == AFTER,
+    )
+    return place is ReadAt.EXTRA_FORWARD
 
 
 def _taught(experiment: Experiment, method: CreditMethod, characters: float) -> int:

@@ -8,7 +8,7 @@ upper bounds, except where a rate is assumed. A step of 64 rollouts of uniform o
 forward        2 FLOPs a matrix parameter and token, and 2 T^2 a layer and attention channel of T tokens (causal)
 training       3 forwards; 4 with gradient checkpointing; with adapters 2 and 3: frozen weights get no gradient
 turn           a training pass more at every `turn_every`-th step
-old log-probs  1 more forward where a batch feeds several updates, or where another engine sampled
+old log-probs  1 more forward where a batch feeds several updates, or where another engine's samples are corrected for
 credit         what a method has computed or sampled beside the rollouts: `harness.extra`
 decoding       the longest of: FLOPs; reading weights and cache once a token; 0.5 ms a layer of Python and launches
                (on a CPU the first and the last together); transformers draws the noise of every row on one CPU thread
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 from harness.engines.base import BFLOAT16, VLLM
 from harness.errors import ExperimentError
 from harness.experiment import Experiment, Training, task_of
-from harness.extra import Extra, extra_of
+from harness.extra import Extra, extra_of, old_logprobs
 from harness.fits import GB, RANK, memory, total, variants
 from harness.sameness import method_of
-from harness.shapes import REFERENCE, Device, Shape, here, shape_of
+from harness.shapes import ASSUMED, REFERENCE, Device, Shape, here, shape_of
 
 if TYPE_CHECKING:
     from leaderboards.sheets import Sheet
@@ -285,6 +285,11 @@ def sheets(costs: Plan) -> list[Sheet]:
         "gradients, activations, head and map, beside the rest. "
         f"LoRA of rank {training.lora_rank or RANK}. Here: {costs.device.name}, {_size(costs.device.memory)}."
     )
+    if costs.gpu.assumed:
+        note += (
+            f" The speed of {costs.gpu.name} is not known: {ASSUMED:.0%} of that of an {REFERENCE.name} is assumed, "
+            "and hours may be far off."
+        )
     return [
         Sheet("Cost", (experiment.name, experiment.policy.name), tuple(rows), words=(0, 1)),
         *_arms_sheet(costs),
@@ -371,7 +376,7 @@ def _step(shape: Shape, training: Training, engine: str, prompt: int) -> tuple[f
     forward = training.rollouts * shape.forward(prompt + training.max_response_tokens)
     passes = 2 if training.lora_rank else 3
     passes += training.gradient_checkpointing
-    old = training.updates_per_batch > 1 or engine == VLLM
+    old = old_logprobs(training, engine)
     turns = passes / training.turn_every if training.turn_every else 0.0
     return forward, forward * (passes * training.updates_per_batch + old + turns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ SHAPES = {
 class Device:
     """A device that computes. memory: bytes. flops: peak a second (GPUs: dense bfloat16; CPUs: reached, one thread).
 
-    bandwidth: bytes a second. Sources of GPUs: their makers' data sheets.
+    bandwidth: bytes a second. Sources of GPUs: their makers' data sheets. assumed: True where the last two are not
+    known of this device.
     """
 
     name: str
@@ -88,9 +90,10 @@ class Device:
     memory: float
     flops: float
     bandwidth: float
+    assumed: bool = False
 
 
-#: What hours are given for where there is no GPU, and the rates of those that are known by a part of their name.
+#: What hours are given for where there is no GPU, and the rates of those that are known by words of their name.
 REFERENCE = Device("H100 of 80 GB", "gpu", 80e9, 989e12, 3.35e12)
 RATES = {
     "H200": (989e12, 4.8e12),
@@ -102,6 +105,10 @@ RATES = {
     "L4": (121e12, 0.3e12),
     "T4": (65e12, 0.3e12),
 }
+#: Words of a name with which it is another GPU, or a part of one.
+OTHERS = ("Laptop", "MIG")
+#: The share of the reference's rates that is assumed of a GPU that is not known.
+ASSUMED = 1 / 4
 #: One thread of a server CPU: float32 FLOPs a second that torch reaches on small matrices, and bytes a second.
 CPU = (40e9, 10e9)
 
@@ -135,15 +142,27 @@ def shape_of(name: str) -> Shape:
         ) from None
 
 
+def rates_of(name: str) -> tuple[float, float] | None:
+    """FLOPs and bytes a second of the GPU that calls itself so; None where it is not known."""
+    words = re.split(r"[\s-]+", name)
+    if any(word in words for word in OTHERS):
+        return None
+    # Whole words: an L40 is no L4, a GH200 no H200.
+    known = (rates for part, rates in RATES.items() if f" {part} " in f" {' '.join(words)} ")
+    return next(known, None)
+
+
 def here() -> Device:
     """The GPU that runs would use, else this machine's CPU."""
     import torch
 
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        known = [rate for part, rate in RATES.items() if part in name]
-        flops, bandwidth = known[0] if known else (REFERENCE.flops / 4, REFERENCE.bandwidth / 4)
-        return Device(name, "gpu", torch.cuda.get_device_properties(0).total_memory, flops, bandwidth)
+        name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+        if (rates := rates_of(name)) is not None:
+            return Device(name, "gpu", memory, *rates)
+        return Device(
+            name, "gpu", memory, ASSUMED * REFERENCE.flops, ASSUMED * REFERENCE.bandwidth, assumed=True
+        )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # what a container may take of it
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))

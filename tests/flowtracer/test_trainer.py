@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from flowtracer import CreditError, CreditGRPOTrainer, credit
-from flowtracer.contexts import FROM_FORWARD
+from flowtracer.forwards import FROM_FORWARD
 from flowtracer.tracking import Described
 from tests.flowtracer.conftest import tiny_model
 from tests.flowtracer.credit.cases import SAMPLING

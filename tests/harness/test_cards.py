@@ -1,6 +1,7 @@
 """Protects the cards as a reader sees them: on the command line, for every method, and for a plug-in without one."""
 
 import pytest
+import torch
 
 from flowtracer import credit
 from harness import cards, plugins
@@ -57,9 +58,7 @@ def test_what_was_published_of_flow_is_counted_from_the_claims():
 
 
 def test_a_plug_in_without_a_card_is_shown_with_what_is_known(file, capsys):
-    status, output, errors = run(capsys, "--import", file, "methods", "mine")
-    if status:  # where the option stands behind the command
-        status, output, errors = run(capsys, "methods", "mine", "--import", file)
+    status, output, errors = run(capsys, "methods", "mine", "--import", file)
     text = " ".join(output.split())
     assert status == 0, errors
     assert "w = 2 everywhere. It is a test." in text and f"source: {cards.UNKNOWN}" in text
@@ -73,3 +72,39 @@ def test_defaults_are_written_as_an_experiment_file_writes_them():
     assert options["answer_in_pool"] == "true" and options["gamma"] == "1.5"
     phrases = {name: default for name, default, _ in cards.shown(credit.get("hicra")).options}["phrases"]
     assert phrases.endswith("first") and len(phrases) < 60
+    assert cards.value_in_words(None) == "not set"
+    assert cards.value_in_words("\n") == r'"\n"', "a line break would end the line of its option"
+    assert cards.value_in_words(("a", "b")) == "('a', 'b')" and cards.value_in_words(0.5) == "0.5"
+
+
+class Signed(credit.CreditMethod):
+    """w is -1 everywhere."""
+
+    name, signed = "signed", True
+
+    def weights(self, context):
+        return -torch.ones_like(context.response, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        (credit.get("opsd"), "an addend to the advantage"),
+        (Signed(), "a factor on the advantage, which may be negative"),
+    ],
+    ids=["additive", "signed"],
+)
+def test_credit_whose_mean_may_be_zero_does_not_offer_to_hold_it(method, kind):
+    """`mean_one` is refused for it, so its card must not say what it would conserve."""
+    card = cards.shown(method)
+    facts = dict(card.facts)
+    assert facts["acts as"] == kind
+    assert facts["scope"] == "response: what is read to judge a response; mean_one is not defined"
+    sources = {option: source for option, _, source in card.options}
+    assert "not defined for credit that may be negative" in sources["mean_one"]
+    assert "conserves the total" in dict(cards.shown(credit.get("flow")).facts)["scope"]
+
+
+def test_an_option_that_is_not_set_says_so():
+    options = {name: value for name, value, _ in cards.shown(credit.get("opsd")).options}
+    assert options["template"] == "not set" and options["scale"] == "1.0"

@@ -1,10 +1,13 @@
 """Protects what a plan says of credit methods that sample or compute beside the rollouts: tokens, FLOPs, seconds."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from flowtracer.seam import TrainerSeam
 from harness import cli, experiment, extra, plan, shapes
+from harness.runs.settings import grpo_config
 
 CPU = shapes.Device("a CPU", "cpu", 24e9, *shapes.CPU)
 LONGEST, PROMPTS, SAMPLES = 32, 4, 16
@@ -102,6 +105,32 @@ def test_a_method_of_the_whole_batch_reads_apart_where_the_batch_is_split():
         assert step.flops - uniform.flops == pytest.approx(forwards * whole), micro
     step, uniform, _ = beyond("entropy", {}, {"micro_batch": 16})
     assert step.flops == uniform.flops
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"updates_per_batch": 2}, {"micro_batch": 16}, {"top_k": 5}, {"top_p": 0.9}]
+)
+def test_old_log_probabilities_are_counted_where_trl_makes_them(engine, changes, tmp_path):
+    """By the rule of the trainer itself, on the arguments that a run gives to TRL."""
+    training = built(changes).training
+    config = grpo_config(training, "float32", 0, tmp_path)
+    trainer = SimpleNamespace(
+        args=config,
+        num_iterations=config.num_iterations,
+        use_vllm=engine == "vllm",
+        vllm_importance_sampling_correction=config.vllm_importance_sampling_correction,
+    )
+    assert extra.old_logprobs(training, engine) == TrainerSeam.passes_over_old_logprobs.fget(trainer)
+
+
+def test_a_batch_that_is_whole_on_each_of_several_processes_is_not_read_apart(monkeypatch):
+    """A micro-batch is no larger than what a process has of a step."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for micro, forwards in ((16, 0), (8, 1)):
+        step, uniform, costs = beyond("entropy_mask", {}, {"micro_batch": micro})
+        whole = ROLLOUTS * costs.shape.forward(costs.prompt + LONGEST)
+        assert step.flops - uniform.flops == pytest.approx(forwards * whole), micro
 
 
 def test_the_shipped_teachers_stand_beside_uniform_at_their_cost():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness import ExperimentError, experiment, shapes
+from harness import ExperimentError, experiment, plan, shapes
 
 #: Published parameter counts, in billions: Qwen3's technical report, Meta's model cards, SmolLM2's.
 PUBLISHED = {
@@ -69,3 +69,40 @@ def test_an_unknown_policy_needs_its_configuration(monkeypatch):
     ) as error:
         shapes.shape_of("nobody/nothing")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA T400 4GB", None),
+    ],
+)
+def test_a_gpu_is_known_by_whole_words_of_its_name(name, part):
+    assert shapes.rates_of(name) == (None if part is None else shapes.RATES[part])
+
+
+def test_the_rates_of_an_unknown_gpu_are_said_to_be_assumed(monkeypatch):
+    """Hours that rest on nothing must not look like the others."""
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=48e9))
+    notes = {}
+    for name in ("NVIDIA L40", "NVIDIA L40S"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        device = shapes.here()
+        assert device.assumed == (name == "NVIDIA L40") and device.memory == 48e9
+        notes[name] = plan.sheets(plan.plan(experiment.load("decision"), device))[-1].note
+    assert "The speed of NVIDIA L40 is not known: 25% of that of an H100" in notes["NVIDIA L40"]
+    assert "not known" not in notes["NVIDIA L40S"]

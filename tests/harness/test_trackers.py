@@ -6,6 +6,7 @@ their calls stand for Trackio and Weights & Biases.
 
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -328,6 +329,13 @@ def test_a_stop_while_points_are_logged_again_loses_none(shown, wandb_calls, mon
             trackers.opened("wandb", shown, resumed=True)
     opened_once(shown, "offline", monkeypatch, ())
     assert logged_last(wandb_calls) == [1, 2]
+
+
+def test_where_to_look_can_be_pasted_with_a_space_in_its_folder_or_name():
+    line = trackers.where("tensorboard", Path("my runs") / "tiny", "tiny")
+    assert shlex.split(line) == ["tensorboard", "--logdir", "my runs/tiny"]
+    line = trackers.where("trackio", Path("my runs"), "my experiment")
+    assert shlex.split(line) == ["trackio", "show", "--project", "my experiment"]
 
 
 @pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled", "online"])
