@@ -246,7 +246,7 @@ class _Normalizers(TorchDispatchMode):
 #: checkpointing runs layers again, and another one's that traces another model.
 _open: ContextVar[Capture | None] = ContextVar("flowtracer_open_tap", default=None)
 
-#: What some models add to their scores, under the names by which transformers passes it on.
+#: Addends of some models to their scores, under the names by which transformers passes them on.
 _UNREAD = {"softcap": "a soft cap", "s_aux": "attention sinks", "position_bias": "a position bias"}
 
 

@@ -207,7 +207,7 @@ class ContextBuilder:
     def __init__(self, method: CreditMethod, task: AnswerTask, tokenizer: Any) -> None:
         self.method, self.task, self.tokenizer = method, task, tokenizer
         self.reads_attention = method.reading() is not None
-        #: What the method needs of a forward that the trainer makes anyway.
+        #: Fields that the method needs of a forward that the trainer makes anyway.
         self.from_forward = forwards.from_forward(method)
         self.reads_distributions = forwards.reads_distributions(method)
         self.reads_forward = bool(self.from_forward)

@@ -10,10 +10,10 @@ from enum import Enum
 from flowtracer.credit import CreditMethod
 from flowtracer.credit.method import MAPS
 
-#: What a credit method can need that only a forward of the policy shows.
+#: Fields that only a forward of the policy shows.
 FROM_FORWARD = MAPS | {"logprobs", "entropies"}
 
-#: What takes passes of our own over a whole generation batch (`passes.py`).
+#: Fields that take passes of our own over a whole generation batch (`passes.py`).
 FROM_OWN_PASSES = frozenset({"divergence", "saliency", "squares", "values"})
 
 
@@ -39,7 +39,7 @@ def reads_distributions(method: CreditMethod) -> bool:
 
 
 def from_forward(method: CreditMethod) -> frozenset[str]:
-    """What the method needs of a forward: fields of the context. What a pass of our own shows is left out."""
+    """Fields of the context that the method needs of a forward, without those that passes of our own show."""
     shown_apart = {"logprobs", "entropies"} if reads_distributions(method) else set()
     return (method.needs & FROM_FORWARD) - shown_apart
 

@@ -51,7 +51,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def distributions(model: Any, batch: Padded, temperature: float, step: int) -> dict[str, Tensor]:
-    """What the policy drew each response token from: `logprobs`, `entropies` and `squares`, (B, T) float32 each.
+    """Of the distribution behind each response token: `logprobs`, `entropies` and `squares`, (B, T) float32 each.
 
     squares: the sum of the squared probabilities of all tokens at that place. step: rows at once. One forward without
     gradient: TRL computes log-probabilities without the logits, and shows no such sum.

@@ -311,7 +311,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         return output, self.builder.read(part, output[0], output[1], captured)
 
     def _own_passes(self, output: dict[str, Any]) -> dict[str, Any]:
-        """What the method needs of passes of our own over a generation batch, by the names of context fields."""
+        """The readings that take passes of our own over a generation batch, by the names of context fields."""
         fields: dict[str, Any] = {}
         assert self.rollouts is not None
         if "saliency" in self.credit.needs:

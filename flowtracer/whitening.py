@@ -32,7 +32,7 @@ class Whitening:
             raise CreditError(f"advantage_clip must not be negative, and is {self.clip!r}; 0 is no clamp")
 
     def acts(self, place: str) -> bool:
-        """Whether advantages change at this place; a clamp without whitening stands after the weights."""
+        """True if advantages change at this place; a clamp without whitening stands after the weights."""
         return place == (self.place or AFTER) and (self.place is not None or self.clip > 0)
 
     def __call__(

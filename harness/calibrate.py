@@ -32,7 +32,7 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "oracle_10": ("oracle", {"gamma": 10.0}),
     "shuffled_oracle_10": ("shuffled_oracle", {"gamma": 10.0}),
 }
-#: What uniform learns is read off this share of the steps at either end.
+#: The gain of uniform is read off this share of the steps at either end.
 ENDS = 0.1
 
 

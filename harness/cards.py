@@ -102,7 +102,7 @@ def _checked(name: str) -> list[tuple[str, str]]:
 
 
 def paragraphs(method: Any) -> tuple[str, ...]:
-    """What a method's class says of itself, one line a paragraph."""
+    """The docstring of a method's class, one line a paragraph."""
     text = inspect.getdoc(type(method)) or ""
     return tuple(" ".join(part.split()) for part in text.split("\n\n"))
 

@@ -9,7 +9,7 @@ class ExperimentError(ValueError):
     """A user's mistake about a policy, an experiment or a run: one line that names input and way out."""
 
 
-#: What a disk says that takes no more.
+#: The errors of a disk that takes no more.
 _FULL, _REFUSES = (errno.ENOSPC, errno.EDQUOT), (errno.EFBIG, errno.EROFS)
 #: The same in the words of safetensors and of torch, which raise errors of their own.
 _FULL_WORDS = (

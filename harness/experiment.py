@@ -41,7 +41,8 @@ LATER = {
     "training": ("false_rewards", "false_refusals", "dual_clip", "whiten", "advantage_clip", "turn_every"),
     "evaluation": ("top_k", "top_p"),
 }
-#: What all arms share, whatever else of the training an arm changes: its prompts, and the steps they are compared at.
+#: Settings that all arms share, whatever else of the training an arm changes: the prompts, and the steps that they are
+#: compared at.
 SHARED = ("steps", "prompts_per_step", "reward")
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OTHER, COMPLETE, WARMUP = 0.2, 1500, 100
 #: The learning rate's course: it grows, and stays.
 SCHEDULE = "constant_with_warmup"
-#: What the fresh weights and the demonstrations are drawn from.
+#: The fresh weights and the demonstrations are drawn from these.
 SEED, STREAM = 1, "graphloop0"
 #: So many fresh demonstrations are measured after so many batches. They are drawn from the stream of the batches.
 MEASURED, EVERY = 128, 100

@@ -45,8 +45,8 @@ LAUNCHED = (
 
 
 class Split(IntEnum):
-    """What processes split between them and do not copy: as ZeRO's stages, each with what those before it split
-    (Rajbhandari et al. 2020, arXiv 1910.02054).
+    """The parts of a training that processes split and do not copy: as ZeRO's stages, each with the parts of those
+    before it (Rajbhandari et al. 2020, arXiv 1910.02054).
     """
 
     NOTHING = 0
@@ -70,8 +70,8 @@ def processes() -> int:
 
 
 def split() -> Split:
-    """What the processes of this run split, by the variables that `accelerate launch` sets (accelerate.utils.launch)
-    and reads with these defaults (accelerate.utils.dataclasses, DeepSpeedPlugin and FullyShardedDataParallelPlugin).
+    """The parts that the processes of this run split, by the variables that `accelerate launch` sets
+    (accelerate.utils.launch) and reads with these defaults (accelerate.utils.dataclasses, DeepSpeedPlugin and FullyShardedDataParallelPlugin).
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         return Split(int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))

@@ -161,7 +161,7 @@ def _check_context(experiment: Experiment, labels: Sequence[str], shape: Shape) 
 
 @dataclass
 class _Work:
-    """What the runs of one seed come to; the fields of `Plan` without its seeds."""
+    """The sums over the runs of one seed; the fields of `Plan` without its seeds."""
 
     rollouts: int = 0
     tokens: int = 0

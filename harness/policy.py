@@ -173,8 +173,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         Exception
     ):  # a template is a program of its publisher's; one that refuses two plain turns says nothing
         return None
-    _, found, after = text.rpartition("the answer")
-    ids = tokenizer(after, add_special_tokens=False).input_ids if found and after else []
+    _, mark, after = text.rpartition("the answer")
+    ids = tokenizer(after, add_special_tokens=False).input_ids if mark and after else []
     return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
 
 

@@ -65,11 +65,11 @@ def check_code(experiment: Experiment, label: str, manifests: Sequence[Manifest]
         )
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], place: str = "") -> list[str]:
+def differing(first: Mapping[str, Any], second: Mapping[str, Any], place: str = "") -> list[str]:
     """The keys in which two resolved experiments differ, arms left out: `training.steps 40 -> 60`."""
     lines: list[str] = []
-    for key in sorted({*one, *other} - ({"methods"} if not place else set())):
-        before, now = one.get(key), other.get(key)
+    for key in sorted({*first, *second} - ({"methods"} if not place else set())):
+        before, now = first.get(key), second.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             lines += differing(before, now, f"{place}{key}.")
         elif before != now:

@@ -24,7 +24,7 @@ class Shape:
     vocabulary: int
     tied: bool
     context: int
-    #: Whether queries and keys are normalised (Qwen3), which costs activations.
+    #: True if queries and keys are normalised (Qwen3), which costs activations.
     normalised: bool
 
     @property
@@ -93,7 +93,8 @@ class Device:
     assumed: bool = False
 
 
-#: What hours are given for where there is no GPU, and the rates of those that are known by words of their name.
+#: The device that hours are given for where there is no GPU, and the rates of devices that are known by words of their
+#: names.
 REFERENCE = Device("H100 of 80 GB", "gpu", 80e9, 989e12, 3.35e12)
 RATES = {
     "H200": (989e12, 4.8e12),

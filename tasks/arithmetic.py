@@ -34,10 +34,10 @@ def _terms(question: str) -> list[int]:
 def _questions() -> list[str]:
     """The questions of both splits, the test split first; none occurs twice."""
     source = random.Random("arithmetic/problems")
-    found: dict[str, None] = {}
-    while len(found) < TEST_PROBLEMS + TRAIN_PROBLEMS:
-        found[_question(source)] = None
-    return list(found)
+    questions: dict[str, None] = {}
+    while len(questions) < TEST_PROBLEMS + TRAIN_PROBLEMS:
+        questions[_question(source)] = None
+    return list(questions)
 
 
 def worked(question: str) -> str:

@@ -226,15 +226,15 @@ class Countdown(Task):
         if split == "train":
             for _ in _generate("test", taken):
                 pass
-        found: list[Problem] = []
+        problems: list[Problem] = []
         for index, (numbers, target) in enumerate(_generate(split, taken)):
             if limit is not None and index >= limit:
                 break
             listed = ", ".join(map(str, numbers))
             question = f"Using the numbers {listed}, make an expression that equals {target}."
             gold = {"numbers": list(numbers), "target": target}
-            found.append(Problem(id=f"countdown/{split}/{index}", question=question, gold=gold))
-        return found
+            problems.append(Problem(id=f"countdown/{split}/{index}", question=question, gold=gold))
+        return problems
 
     def problem_from(self, question: str, gold: Any) -> Problem:
         def whole(value: Any) -> bool:

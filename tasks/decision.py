@@ -47,7 +47,7 @@ from tasks.verdict import TaskError, Verdict
 
 LETTERS = "abcdefgh"
 ANSWERS = LETTERS.upper()
-#: What each letter is as an answer. One of the eight is its own capital, as chance would have it: were all, comparing
+#: Each letter's capital as an answer. One of the eight is its own capital, as chance would have it: were all, comparing
 #: texts without regard to capitals would find the decision; were none, it would rule letters out.
 CODE = dict(zip(LETTERS, "FHCAGBED", strict=True))
 #: The most places that a prompt can choose from.

@@ -317,7 +317,7 @@ def _plan(system: System, skipped: float, source: random.Random) -> list[str]:
 
 
 def _faithful(definition: str, step: str, stated: Mapping[str, str]) -> bool:
-    """Whether a step restates `definition` with the values that were stated, and computes its value from them."""
+    """True if a step restates `definition` with the values that were stated, and computes its value from them."""
     _, restated, *rest = step.split("=")
     if restated != definition or not rest:
         return restated == definition

@@ -50,7 +50,7 @@ class Task(ABC):
     answer_format: ClassVar[str]
     #: Samples per problem that an evaluation needs before its mean means something (avg@k).
     samples: ClassVar[int] = 1
-    #: Whether a verdict can take long, in a process of its own: then it is worth asking for while others are written.
+    #: True if a verdict can take long, in a process of its own: then it is worth asking for while others are written.
     slow: ClassVar[bool] = False
     #: The options that `get` built it with.
     chosen: Mapping[str, Any] = MappingProxyType({})

@@ -29,8 +29,8 @@ _Draw = Callable[[random.Random, Callable[..., int]], tuple[str, int]]
 
 
 def _who(source: random.Random) -> tuple[str, str, str]:
-    one, other = source.sample(NAMES, 2)
-    return one, other, source.choice(THINGS)
+    first, second = source.sample(NAMES, 2)
+    return first, second, source.choice(THINGS)
 
 
 def _gets_more(source: random.Random, n: Callable[..., int]) -> tuple[str, int]:

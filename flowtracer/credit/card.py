@@ -32,7 +32,7 @@ COSTS = MappingProxyType(
         "rollouts": "more rollouts",
     }
 )
-#: What each need costs. A need that is missing here is an error of whoever adds it, and a test says so.
+#: The cost of each need. A need that is missing here is an error of whoever adds it, and a test says so.
 COST_OF_NEED = MappingProxyType(
     {
         "advantage": "none",
@@ -58,7 +58,7 @@ COST_OF_NEED = MappingProxyType(
 
 @dataclass(frozen=True)
 class Card:
-    """What is published of a method, what is ours, and how it could be proved wrong.
+    """The card of a method: the part that is published, the part that is ours, and how it could be proved wrong.
 
     rule: the weight w of a token, or the addend delta, in a line.
     source: where the rule was published, with the section where it matters; "this project" for a control of ours.

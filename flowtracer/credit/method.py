@@ -28,7 +28,7 @@ from flowtracer.readings import HeadVectors, MeanMap, Reading
 
 ABSTENTIONS = ("mean", "one")
 
-#: What a method may declare to need: fields of the CreditContext that are filled for those who ask, and nobody else.
+#: The needs that a method may declare: fields of the CreditContext that are filled for those who ask, and nobody else.
 NEEDS = {
     "capacity": "the attention map",
     "rollout": "the attention rollout",
@@ -159,16 +159,16 @@ class CreditMethod(ABC):
     """
 
     name: ClassVar[str]
-    #: What must be captured for the method, of `NEEDS`.
+    #: The needs of the method, of `NEEDS`: they are captured for it.
     needs: ClassVar[frozenset[str]] = frozenset()
     #: Over what `mean_one` conserves the total: "response", "group" or "batch".
     scope: ClassVar[str] = "response"
-    #: Whether weights may be negative.
+    #: True if weights may be negative.
     signed: ClassVar[bool] = False
-    #: Whether `weights` gives an addend to the advantage instead of a factor.
+    #: True if `weights` gives an addend to the advantage, and no factor.
     additive: ClassVar[bool] = False
 
-    #: What is published of it and how it could be proved wrong; every method of this package has its own.
+    #: Its source, and how it could be proved wrong; every method of this package has its own.
     card: ClassVar[Card | None] = None
 
     mean_one: bool = field(default=False, kw_only=True)

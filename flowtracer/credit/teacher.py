@@ -192,7 +192,7 @@ class OnPolicySelfDistillation(Taught):
 @register
 @dataclass(frozen=True)
 class OraclePrompted(Taught):
-    """What a token changes in the chance of success, as the teacher's evidence adds up along the response (OPPO).
+    """The change that a token makes in the chance of success, by the teacher's evidence up to it (OPPO).
 
     The chance before the first token, V_0, is the mean reward of the group; each token multiplies its odds by
     p_T / p_S: V_t = sigmoid(logit V_0 + sum of log (p_T / p_S) up to t), and A'_t = V_t - V_{t-1}, so that a token

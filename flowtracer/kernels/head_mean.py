@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowtracer.errors import CreditError
 
-#: Whether kernels run in triton's interpreter (TRITON_INTERPRET=1), where products of bf16 are silently wrong.
+#: True if kernels run in triton's interpreter (TRITON_INTERPRET=1), where products of bf16 are silently wrong.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 _LOG2_E = tl.constexpr(1.4426950408889634)

@@ -67,22 +67,23 @@ def _compare_policies(options: argparse.Namespace) -> int:
         raise ExperimentError(f"--alpha {options.alpha:g}: must lie between 0 and 1")
     if options.smallest_difference is not None and not options.smallest_difference > 0:
         raise ExperimentError(f"--smallest-difference {options.smallest_difference:g}: must be positive")
-    one, other = (
+    first, second = (
         read_evaluation(place, options.metric, options.filter, options.cluster)
         for place in (options.one, options.other)
     )
-    names = [name for name in one if name in other]
+    names = [name for name in first if name in second]
     if not names:
         raise ExperimentError(
-            f"A and B have no task in common: {', '.join(one)} in {options.one}, {', '.join(other)} in {options.other}"
+            f"A and B have no task in common: {', '.join(first)} in {options.one}, "
+            f"{', '.join(second)} in {options.other}"
         )
     compared = [
-        compare_items(one[name], other[name], options.alpha, options.smallest_difference, options.shared)
+        compare_items(first[name], second[name], options.alpha, options.smallest_difference, options.shared)
         for name in names
     ]
     screen = console()
     print_sheets(screen, [sheet for each in compared for sheet in sheets(each, options.alpha)])
-    if apart := sorted({*one} ^ {*other}):
+    if apart := sorted({*first} ^ {*second}):
         screen.print(f"only in one of the two: {', '.join(apart)}", highlight=False, markup=False)
     rows = [(each.task, *flip) for each in compared for flip in (*each.gained, *each.lost)]
     for file in options.export:

@@ -103,15 +103,15 @@ def _check_nothing_asked_of_training(options: argparse.Namespace) -> None:
             )
 
 
-def _page(path: Path, found: Any, title: str) -> str:
+def _page(path: Path, spread: Any, title: str) -> str:
     from leaderboards import noise
     from leaderboards.sheets import page_to_markdown, plain
 
     if path.suffix == ".svg":
-        return noise.to_svg(found, title)
+        return noise.to_svg(spread, title)
     if path.suffix == ".md":
-        return page_to_markdown(title, [], noise.sheets(found))
-    return json.dumps(plain(asdict(found)), indent=1) + "\n"
+        return page_to_markdown(title, [], noise.sheets(spread))
+    return json.dumps(plain(asdict(spread)), indent=1) + "\n"
 
 
 def _trained(options: argparse.Namespace, experiment: Experiment, folder: Path) -> bool:

@@ -261,15 +261,15 @@ def _compare(options: argparse.Namespace) -> int:
     from leaderboards import load, sheets
     from leaderboards.repetition import pair_up, places
 
-    one, other = load(options.one), load(options.other)
+    first, second = load(options.one), load(options.other)
     with status("reading every value of both"):
-        pairs = pair_up(one, other)
+        pairs = pair_up(first, second)
     rows = tuple((pair.method, str(pair.seed), pair.text) for pair in pairs)
     identical = sum(pair.identical for pair in pairs)
     screen = console()
     columns = ("method", "seed", "in both")
     screen.print(sheets.render([sheets.Sheet("A against B", columns, rows, words=(0, 2))], screen.width))
-    for line in places(one, other):
+    for line in places(first, second):
         screen.print(line, style="dim", highlight=False, markup=False)
     screen.print(f"{identical} of {len(pairs)} runs are identical, bit for bit", highlight=False)
     if identical < len(pairs):

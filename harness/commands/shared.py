@@ -375,7 +375,7 @@ class Bars:
         )
         self.title, self.lines = title, lines
         self.running: dict[str, Any] = {}
-        #: What stands in the line of each minute: steps done, of all, and before this began; runs; times.
+        #: The line of each minute: steps done, of all, and before this began; runs; times.
         self.done = self.total = self.before = self.runs = 0
         self.began = self.said = time.monotonic()
 
@@ -438,7 +438,7 @@ class Bars:
 
 
 def with_bar(work: Callable[[Callable[[int, int], None]], Any]) -> Any:
-    """What `work` gives, its progress shown; it calls back with the parts that are done, and all."""
+    """The result of `work`, its progress shown; it calls back with the parts that are done, and all."""
     with Bars("", lines=False) as bars:
         begun = False
 

@@ -109,32 +109,32 @@ class Clock:
         self.now = now
         self.began: tuple[float, int] | None = None
 
-    def left(self, found: State) -> float:
+    def left(self, progress: State) -> float:
         """Seconds; NaN before the first step. A folder that grows no more has no end in sight."""
         if self.began is None:
-            self.began = (self.now(), found.steps)
-        passed, done = self.now() - self.began[0], found.steps - self.began[1]
-        return (found.whole_steps - found.steps) * passed / done if done > 0 else math.nan
+            self.began = (self.now(), progress.steps)
+        passed, done = self.now() - self.began[0], progress.steps - self.began[1]
+        return (progress.whole_steps - progress.steps) * passed / done if done > 0 else math.nan
 
 
-def line(found: State, left: float) -> str:
+def line(progress: State, left: float) -> str:
     """The state in a line: counts, runs under way against the baseline, and the time that is left."""
     from leaderboards.sheets import seconds
 
     parts = [
-        f"{found.finished} of {found.whole} runs finished, {found.steps} of {found.whole_steps} steps",
+        f"{progress.finished} of {progress.whole} runs finished, {progress.steps} of {progress.whole_steps} steps",
         *(
             f"{run.method} seed {run.seed} at step {run.step}"
             + (f" ({run.difference:+.3f} over {run.shared} steps)" if run.shared else "")
-            for run in found.going
+            for run in progress.going
         ),
     ]
-    if math.isfinite(left) and found.steps < found.whole_steps:
+    if math.isfinite(left) and progress.steps < progress.whole_steps:
         parts.append(f"about {seconds(left)} left")
     return "; ".join(parts)
 
 
-def sheet(found: State, baseline: str) -> Sheet:
+def sheet(progress: State, baseline: str) -> Sheet:
     """The runs under way, each against the baseline's run of its seed at the same step."""
     from leaderboards.sheets import NOTHING, Sheet
 
@@ -147,7 +147,7 @@ def sheet(found: State, baseline: str) -> Sheet:
             _number(run.difference, "+"),
             str(run.shared) if run.shared else NOTHING,
         )
-        for run in found.going
+        for run in progress.going
     )
     note = (
         f"reward: mean over the steps that are done. difference: from {baseline} on the same seed, over the steps that "

@@ -101,8 +101,8 @@ class EngineError(ExperimentError):
 class Engine(Protocol):
     """A sampler of responses."""
 
-    #: Whether it samples by forwards of the policy itself, which then needs its parameters whole all the while, or
-    #: from a copy.
+    #: True if it samples by forwards of the policy itself, which then needs its parameters whole all the while; False
+    #: if from a copy.
     forwards: bool
 
     def take(self, model: PreTrainedModel) -> None:

@@ -46,7 +46,7 @@ ANSWER, ALIVE = 30.0, 10.0
 AT_ONCE = 512
 #: Seconds until a connection that nothing goes through is not used again: before the server closes it, after five.
 IDLE = 1.0
-#: What may differ between the configurations of one architecture, and changes nothing of what weights compute.
+#: Keys that may differ between the configurations of one architecture: they change nothing that weights compute.
 INCIDENTAL = {
     "_name_or_path",
     "architectures",

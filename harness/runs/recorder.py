@@ -47,7 +47,7 @@ class Rewards:
         #: Verdicts that were asked for while responses were written, by key.
         self.asked: dict[str, Judged] = {}
         self.verdicts: list[tasks.Verdict] = []
-        #: What a verifier raised instead of a verdict, in one line, for each verdict `error`; else None.
+        #: The exception of a verifier that gave no verdict, in one line, for each verdict `error`; else None.
         self.troubles: list[str | None] = []
         self.seconds = 0.0
 
@@ -78,7 +78,7 @@ class Rewards:
     def of(
         self, samples: Sequence[Sample], problem_ids: Sequence[str], keys: Sequence[str]
     ) -> list[float | None]:
-        """What further responses are paid, by the same verifier; the record's verdicts stay as they are."""
+        """The rewards of further responses, by the same verifier; the record's verdicts stay as they are."""
         asked = [
             self.judging.begin(self.problems[problem], sample.text, sample.finish_reason)
             for sample, problem in zip(samples, problem_ids, strict=True)

@@ -1,4 +1,4 @@
-"""What a run under way tells its tracker: everything that TRL logs at a step, and evaluations."""
+"""A run under way in its tracker: everything that TRL logs at a step, and evaluations."""
 
 from __future__ import annotations
 

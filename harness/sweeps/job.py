@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-#: What workers report: training steps and evaluations done so far; the end of a job, and whether it was reached; a
+#: The reports of workers: training steps and evaluations done so far; the end of a job, and whether it was reached; a
 #: user's mistake; a defect of the program, with its traceback; and that the worker is gone, with the reason.
 PROGRESS, DONE, MISTAKE, DEFECT, LOST = "progress", "done", "mistake", "defect", "lost"
 

@@ -29,7 +29,7 @@ from harness.sweeps.job import DEFECT, DONE, LOST, MISTAKE, PROGRESS, Job
 
 TRAIN, EVALUATE = "train", "evaluate"
 
-#: What asks a sweep to save and stop.
+#: The signals on which a sweep saves and stops.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FREE = "make room and run the same command again, it goes on"
 
@@ -48,7 +48,7 @@ class LocalWorker:
         self.start, self.apart = start, apart
         self.processes: dict[str, _Process] = {}
         self.job: Job | None = None
-        #: What the sweep has heard of, and what the process has said.
+        #: The progress that the sweep has heard of, and the progress that the process has reported.
         self.reported = self.done = 0
         self.stage = TRAIN
 

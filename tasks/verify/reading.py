@@ -214,7 +214,7 @@ class _Parser:
         known = ("\\frac", "\\sqrt", "\\pi", "\\binom", "\\log")
         return self.kind() in ("number", "name") or token in ("(", "[", "{", *known) or token[1:] in _CALLED
 
-    #: Whether the factor just read is a function with an argument that stands in no brackets.
+    #: True if the factor just read is a function with an argument that stands in no brackets.
     bare = False
 
     def factor(self) -> Tree:
