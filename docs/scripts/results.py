@@ -71,7 +71,7 @@ TESTBEDS = (
 )
 #: Under a table whose number of seeds was not fixed.
 OPEN = (
-    "The number of seeds was not fixed. The outcomes are those of the e-process, which holds whenever one looks; the "
+    "Seeds were added until arms were decided. The outcomes come from a test that allows this, an e-process; the 95% "
     "intervals are as if the number of seeds had been fixed."
 )
 #: Keys of a replay's figures.
