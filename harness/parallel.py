@@ -71,7 +71,8 @@ def processes() -> int:
 
 def split() -> Split:
     """The parts that the processes of this run split, by the variables that `accelerate launch` sets
-    (accelerate.utils.launch) and reads with these defaults (accelerate.utils.dataclasses, DeepSpeedPlugin and FullyShardedDataParallelPlugin).
+    (accelerate.utils.launch) and reads with these defaults (accelerate.utils.dataclasses, DeepSpeedPlugin and
+    FullyShardedDataParallelPlugin).
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         return Split(int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))

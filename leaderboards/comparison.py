@@ -49,7 +49,7 @@ class Arm:
     seeds: tuple[int, ...]
     scores: dict[str, Score]
     metric: str
-    #: What the declared rule says of this arm, in words: "better", "cannot tell: about 3 more seeds", "baseline" ...
+    #: The declared rule's word on this arm: "better", "cannot tell: about 3 more seeds", "baseline" ...
     outcome: str
     #: Place by difference among all arms of the comparison.
     rank: int = 0
@@ -122,7 +122,7 @@ class Comparison:
     run_set_hash: str
     positive_control: PositiveControl
     tier: str
-    #: What a reader must know: unfinished and missing runs, mixed versions, timeouts.
+    #: Notes for a reader: unfinished and missing runs, mixed versions, timeouts.
     notes: tuple[str, ...]
     scores: dict[tuple[str, int], RunScores] = field(repr=False)
 
@@ -332,7 +332,7 @@ def _most(metric: str) -> Callable[[Arm], float]:
     return lambda arm: -arm.scores[metric].mean if metric in arm.scores else math.inf
 
 
-#: What arms can be sorted by: name to a key, of which the smallest comes first.
+#: The orders that arms can be sorted in: name to a key, of which the smallest comes first.
 SORTS: dict[str, Callable[[Arm], Any]] = {
     "difference": lambda arm: arm.rank,
     "method": lambda arm: arm.label,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-#: What an experiment can declare to be its metric, and how that is said in words.
+#: The metrics that an experiment can declare, and each in words.
 METRICS = {
     "training_reward_area": "training reward (mean over steps)",
     "evaluation_area": "evaluation accuracy (area over steps)",

@@ -64,21 +64,21 @@ class Compared:
 
 
 def compare_items(
-    one: Items, other: Items, alpha: float = 0.05, wanted: float | None = None, shared: bool = False
+    first: Items, second: Items, alpha: float = 0.05, wanted: float | None = None, shared: bool = False
 ) -> Compared:
-    """B (`other`) minus A (`one`), item by item.
+    """B (`second`) minus A (`first`), item by item.
 
     alpha: of the interval, 1 - alpha, and of what could be found. wanted: a difference whose items are counted, by
     default the one that came out. shared: compare the items that both have, where one has more.
 
     Raises RecordError for different items, and for an item that asked two different things.
     """
-    names = _shared(one, other, shared)
-    table = [(one.values[name], other.values[name]) for name in names]
+    names = _shared(first, second, shared)
+    table = [(first.values[name], second.values[name]) for name in names]
     means = [(math.fsum(a) / len(a), math.fsum(b) / len(b)) for a, b in table]
     differences = np.array([b - a for a, b in means])
     difference = float(differences.mean())
-    clusters = [one.clusters.get(name, name) for name in names]
+    clusters = [first.clusters.get(name, name) for name in names]
     error, groups = clustered_error(differences, clusters)
     interval = p = detectable = needed = None
     if error is not None:
@@ -95,9 +95,9 @@ def compare_items(
     flips.sort(key=lambda flip: -abs(flip[2] - flip[1]))
     passes, decoding = _samples(table)
     return Compared(
-        task=one.task,
+        task=first.task,
         items=len(names),
-        clusters=groups if one.clusters else None,
+        clusters=groups if first.clusters else None,
         means=(math.fsum(a for a, _ in means) / len(names), math.fsum(b for _, b in means) / len(names)),
         difference=difference,
         interval=interval,
@@ -110,25 +110,25 @@ def compare_items(
         decoding=decoding,
         gained=tuple(flip for flip in flips if flip[2] > flip[1]),
         lost=tuple(flip for flip in flips if flip[2] < flip[1]),
-        unjudged=(one.unjudged, other.unjudged),
+        unjudged=(first.unjudged, second.unjudged),
     )
 
 
-def _shared(one: Items, other: Items, shared: bool) -> list[str]:
-    names = [name for name in one.values if name in other.values]
+def _shared(first: Items, second: Items, shared: bool) -> list[str]:
+    names = [name for name in first.values if name in second.values]
     apart = [
         sorted(name for name in these.values if name not in those.values)
-        for these, those in ((one, other), (other, one))
+        for these, those in ((first, second), (second, first))
     ]
     if any(apart) and (not shared or not names):
         only = ", ".join(f"{len(these)} only in {side}" for side, these in zip("AB", apart, strict=True))
         raise RecordError(
-            f"task {one.task}: A and B are evaluations of different items: {only} ({(apart[0] or apart[1])[0]} for "
+            f"task {first.task}: A and B are evaluations of different items: {only} ({(apart[0] or apart[1])[0]} for "
             "one)" + (f"; --shared compares the {len(names)} that both have" if names else "")
         )
     for name in names:
-        if one.questions.get(name) != other.questions.get(name):
-            raise RecordError(f"task {one.task}: item {name} is another question in A than in B")
+        if first.questions.get(name) != second.questions.get(name):
+            raise RecordError(f"task {first.task}: item {name} is another question in A than in B")
     return names
 
 

@@ -38,7 +38,7 @@ class Run:
 
     folder: Path
     manifest: Manifest = field(repr=False)
-    #: What finished.json holds: content hashes, row counts, summary; None while the run is not finished.
+    #: The values of finished.json: content hashes, row counts, summary; None while the run is not finished.
     closing: dict[str, Any] | None = field(repr=False)
 
     @property

@@ -18,11 +18,11 @@ class Pair:
 
     method: str
     seed: int
-    one: Run | None
-    other: Run | None
+    first: Run | None
+    second: Run | None
     #: Table and step of the first difference in what both recorded, and the columns that differ there.
     differs: tuple[str, int, tuple[str, ...]] | None
-    #: Whether both recorded the same steps; a run that stands in one folder only did not.
+    #: True if both recorded the same steps; a run that stands in one folder only did not.
     whole: bool
 
     @property
@@ -33,26 +33,26 @@ class Pair:
     @property
     def text(self) -> str:
         """The comparison of the two, in words."""
-        if self.one is None or self.other is None:
-            return f"only in {'B' if self.one is None else 'A'}"
+        if self.first is None or self.second is None:
+            return f"only in {'B' if self.first is None else 'A'}"
         if self.differs is not None:
             table, step, columns = self.differs
             return f"first differs at step {step}, {table}: {', '.join(columns)}"
         if self.whole:
-            return "identical" + ("" if self.one.finished and self.other.finished else ", not finished")
-        return f"identical as far as {'A' if not self.one.finished else 'B'} goes"
+            return "identical" + ("" if self.first.finished and self.second.finished else ", not finished")
+        return f"identical as far as {'A' if not self.first.finished else 'B'} goes"
 
 
-def pair_up(one: Sequence[Run], other: Sequence[Run]) -> list[Pair]:
+def pair_up(first: Sequence[Run], second: Sequence[Run]) -> list[Pair]:
     """Every run of two folders beside its like, by experiment, method and seed; everything is read and hashed.
 
     Raises RecordError for two runs of the same identity in one folder, and for folders without an experiment in common.
     """
-    runs_a, runs_b = _by_identity(one), _by_identity(other)
+    runs_a, runs_b = _by_identity(first), _by_identity(second)
     if not {key[0] for key in runs_a} & {key[0] for key in runs_b}:
-        names = [run.manifest.described for run in (one[0], other[0])]
+        names = [run.manifest.described for run in (first[0], second[0])]
         raise RecordError(
-            f"{one[0].folder} and {other[0].folder} are runs of different experiments, {names[0]} and {names[1]}; "
+            f"{first[0].folder} and {second[0].folder} are runs of different experiments, {names[0]} and {names[1]}; "
             "give two folders of the same one"
         )
     pairs = []
@@ -74,10 +74,10 @@ def _by_identity(runs: Sequence[Run]) -> Mapping[tuple[str, str, int], Run]:
     return by_identity
 
 
-def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] | None, bool]:
+def _difference(first: Run, second: Run) -> tuple[tuple[str, int, tuple[str, ...]] | None, bool]:
     differing, whole = [], True
     for table in TABLES:
-        hashes_a, hashes_b = one.step_hashes(table), other.step_hashes(table)
+        hashes_a, hashes_b = first.step_hashes(table), second.step_hashes(table)
         whole = whole and hashes_a.keys() == hashes_b.keys()
         steps = [step for step in hashes_a if step in hashes_b and hashes_a[step] != hashes_b[step]]
         if steps:
@@ -85,7 +85,7 @@ def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] 
     if not differing:
         return None, whole
     step, _, table = min(differing)
-    left, right = (run.table(table, step=step) for run in (one, other))
+    left, right = (run.table(table, step=step) for run in (first, second))
     columns = tuple(
         name
         for name in left.column_names
@@ -95,10 +95,10 @@ def _difference(one: Run, other: Run) -> tuple[tuple[str, int, tuple[str, ...]] 
     return (table, step, columns), whole
 
 
-def places(one: Sequence[Run], other: Sequence[Run]) -> list[str]:
+def places(first: Sequence[Run], second: Sequence[Run]) -> list[str]:
     """In what the places differ where the two were made: versions, hardware, commit; a line each."""
     lines = []
-    left, right = one[0].manifest, other[0].manifest
+    left, right = first[0].manifest, second[0].manifest
     for key in ("versions", "hardware"):
         these, those = getattr(left, key), getattr(right, key)
         for name in sorted(these.keys() | those.keys()):

@@ -39,7 +39,7 @@ class RunScores:
     training: dict[str, float]
     #: Seconds a step by phase, `seconds_total`, `tokens`.
     cost: dict[str, float]
-    #: What was asked at the last evaluation, and with which sampling keys.
+    #: Hashes of the questions of the last evaluation, and of its sampling keys.
     questions: str = field(repr=False)
     keys: str = field(repr=False)
 

@@ -31,7 +31,7 @@ RULES: Mapping[str, str] = {
 #: Those that a table shows even where nobody measured them.
 ALWAYS = ("constant", "first_tokens", "last_tokens", "random", "shuffled_flow")
 
-#: What an arm is to the others, in the order in which tables show them.
+#: The parts that arms play, in the order in which tables show them.
 ROLES = ("baseline", "control", "rule", "method")
 MARKS: Mapping[str, str] = {"control": " *", "rule": " †"}
 #: Options whose values say by themselves what they are: `flow, all, emitting`.

@@ -10,7 +10,7 @@ from flowtracer.credit import CreditMethod
 from harness.errors import ExperimentError
 from leaderboards.names import hint
 
-#: What `credit.get` takes: the name of a method, or those of several, and the options.
+#: Arguments of `credit.get`: the name of a method, or those of several, and the options.
 Arguments = tuple[str | list[str], Mapping[str, Any]]
 
 

@@ -168,7 +168,7 @@ def _judge(claim: Claim, comparisons: Sequence[Comparison]) -> Finding:
     comparison, other = tested[claim.experiment], tested.get(claim.more_than or "")
     assert comparison is not None
     each = [_measured(values, comparison.alpha) for values in _values(claim, comparison, other)]
-    if not each or any(one is None for one in each):
+    if not each or any(estimate is None for estimate in each):
         return Finding(
             claim, NOT_RUN, reason=f"no evaluation on all of {', '.join(claim.tasks)}", beside=beside
         )
@@ -256,10 +256,10 @@ def _scores(comparison: Comparison, label: str, tasks: Sequence[str]) -> Values 
     return measured
 
 
-def _minus(one: Values | None, other: Values | None) -> Values | None:
-    if one is None or other is None:
+def _minus(first: Values | None, second: Values | None) -> Values | None:
+    if first is None or second is None:
         return None
-    return {seed: one[seed] - other[seed] for seed in one if seed in other}
+    return {seed: first[seed] - second[seed] for seed in first if seed in second}
 
 
 def _overheads(comparison: Comparison, label: str) -> Values:
