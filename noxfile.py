@@ -216,10 +216,12 @@ def tests_deepspeed(session: nox.Session) -> None:
     session.run(*command, env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}, external=True)
 
 
-#: The oldest and the newest of the libraries whose private parts tap and trainer rely on: flowtracer/versions.py.
-ENDS = {
+#: The oldest and the newest of the libraries whose private parts tap and trainer rely on (flowtracer/versions.py), and
+#: whatever the package index has today.
+VERSIONS = {
     "oldest": ("transformers==5.17.0", "trl==1.14.2", "peft==0.18.1"),
     "newest": ("transformers==5.24.0", "trl==1.16.0", "peft==0.21.2"),
+    "latest": ("transformers", "trl", "peft"),
 }
 
 
@@ -227,24 +229,21 @@ ENDS = {
 def tests_versions(session: nox.Session) -> None:
     """Tap, trainer and views on the oldest and the newest transformers, TRL and peft; writes the page of the matrix.
 
-    `-- newest` runs one of the two. `-- latest` takes whatever the package index has today, for the weekly job.
+    `-- newest` runs one of the two, `-- latest` the third set, which is the weekly job's.
     """
+    names = session.posargs or ["oldest", "newest"]
+    if unknown := [name for name in names if name not in VERSIONS]:
+        session.error(f"no set of versions {unknown[0]!r}: {', '.join(VERSIONS)}")
     programs = shared_environment(session, ".[dev]")
-    for name in session.posargs or ENDS:
-        pins = ENDS.get(name, ("transformers", "trl", "peft"))
+    for name in names:
         folder = SHARED.with_name(f"{name}-" + SHARED.name.removeprefix("shared-"))
-        if name not in ENDS or not (folder / "trl").is_dir():
-            pip = (
-                str(programs / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--no-deps",
-                "--upgrade",
-            )
+        pins, installed = VERSIONS[name], folder / "installed.txt"
+        # What is there may be the latest of last week, or what a line above said before it was edited.
+        if name == "latest" or not installed.exists() or installed.read_text().split() != list(pins):
+            shutil.rmtree(folder, ignore_errors=True)
+            pip = (str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps")
             session.run(*pip, "--target", str(folder), *pins, external=True)
+            installed.write_text("\n".join(pins) + "\n")
         # Ahead of the shared environment's own versions, which the other sessions keep.
         environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
         session.run(str(programs / "python"), "benchmarks/versions.py", name, env=environment, external=True)

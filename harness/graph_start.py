@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,14 @@ from transformers import PreTrainedTokenizerBase
 import tasks
 from tasks.graph import ROLES, SKIPPED, Graph
 
+if TYPE_CHECKING:
+    from harness.recipes import Recipe
+
 #: The weight of a token without a known source; the batches in which no needed step is missing; those over which the
 #: learning rate grows.
 OTHER, COMPLETE, WARMUP = 0.2, 1500, 100
+#: The learning rate's course: it grows, and stays.
+SCHEDULE = "constant_with_warmup"
 #: What the fresh weights and the demonstrations are drawn from.
 SEED, STREAM = 1, "graphloop0"
 #: So many fresh demonstrations are measured after so many batches. They are drawn from the stream of the batches.
@@ -34,26 +39,25 @@ Pairs = Sequence[tuple[str, str]]
 def train(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    steps: int,
-    batch: int,
-    learning_rate: float,
+    recipe: Recipe,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains `model` in place on `steps` batches of demonstrations."""
+    """Trains `model` in place on batches of demonstrations, as many and as large as the recipe says."""
     task, source = Graph(), random.Random(STREAM)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    rate = recipe.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, recipe.beta2), weight_decay=0.0)
     model.train()
     losses: list[float] = []
-    for step in range(steps):
+    for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, (step + 1) / WARMUP)
+            group["lr"] = rate * min(1, (step + 1) / WARMUP)
         skipped = 0.0 if step < COMPLETE else SKIPPED
-        pairs = [task.demonstration(source, skipped) for _ in range(batch)]
+        pairs = [task.demonstration(source, skipped) for _ in range(recipe.batch)]
         ids, weights = weighted(task, tokenizer, pairs)
         loss = _losses(model, tokenizer, ids, weights)[0]
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % EVERY == 0:

@@ -108,14 +108,14 @@ def responses(
 ) -> list[tuple[str, Sample]]:
     """`count` samples of a policy on a task's training problems, with their prompts; only those in its format."""
     problems = list(task.problems("train"))
-    longest = Sampling(2 * len(task.places) + 16)
+    sampling = Sampling(task.longest)
     asked = [problems[index % len(problems)] for index in range(count)]
     pairs: list[tuple[str, Sample]] = []
     for start in range(0, count, batch):
         part = asked[start : start + batch]
         keys = [seeds.key("shortcuts", problem.id, start + row) for row, problem in enumerate(part)]
         prompts = [policy.encode(problem.question) for problem in part]
-        samples = sample(policy.model, policy.tokenizer, prompts, keys, longest)
+        samples = sample(policy.model, policy.tokenizer, prompts, keys, sampling)
         pairs += [(problem.question, answer) for problem, answer in zip(part, samples, strict=True)]
     return [(prompt, answer) for prompt, answer in pairs if task.extract(answer.text) is not None]
 
@@ -141,12 +141,6 @@ def measure(policy: Policy, task: Decision, count: int = RESPONSES) -> dict[str,
             for prompt, answer in responses(policy, task, count)
         ],
     )
-
-
-def measure_text(task: Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
-    """Every text rule's areas on `count` demonstrations, without those whose prompt orders a letter."""
-    pairs = [pair for pair in task.demonstrations(count, "shortcuts") if pair[0].endswith("?")]
-    return areas(task, [(text, rules_of_text(prompt, text)) for prompt, text in pairs])
 
 
 #: The shipped policies that can be measured, and their task's options.

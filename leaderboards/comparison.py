@@ -62,6 +62,7 @@ class Arm:
     sign_flip_p: float | None = None
     sign_flip_minimum: float = 1.0
     sign_flip_reaches_alpha: bool = False
+    #: By the paired t; None for fewer than two seeds, and where the e-process decides.
     smallest_detectable: float | None = None
     #: The e-process after the last seed; None where the declaration fixes the number of seeds.
     e_value: float | None = None
@@ -137,7 +138,7 @@ class Comparison:
 
     @property
     def alpha(self) -> float:
-        """The declared error rate over all arms."""
+        """The declared error rate over all arms: of any false better or worse, and again of any false no difference."""
         return self.declaration.alpha
 
     @property
@@ -303,7 +304,9 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
         experiment={**first.experiment, "methods": methods},
         experiment_hash=first.experiment_hash,
         run_set_hash=_run_set_hash(finished),
-        positive_control=_positive_control(ranked, baseline, methods),
+        positive_control=_positive_control(
+            ranked, baseline, methods, declaration, first.experiment.get("seeds")
+        ),
         tier=tier(finished, scored),
         notes=(*notes(runs, finished, scores, methods, declaration), *learnt),
         scores=scores,
@@ -450,11 +453,12 @@ def _against(
         "difference": math.fsum(values) / len(values) if values else None,
         "interval_of_difference": estimates.t_interval(values, 1 - alpha) if values else None,
         "decision": decision,
-        "outcome": _outcome(decision, values, baseline, declaration.smallest_difference),
+        "outcome": _outcome(decision, values, baseline, declaration),
         "sign_flip_p": estimates.sign_flip_p(values),
         "sign_flip_minimum": minimum,
         "sign_flip_reaches_alpha": minimum * count <= alpha,
-        "smallest_detectable": estimates.smallest_detectable(values, alpha / count) if values else None,
+        # That of the paired t, so none where the e-process decides.
+        "smallest_detectable": None if scale else estimates.smallest_detectable(values, alpha / count),
         "e_value": float(estimates.e_process(values, scale)[-1]) if scale and values else None,
         "accuracy_difference": accuracy,
         "crossed_interval": crossed,
@@ -478,47 +482,90 @@ def _cells(
     return np.array([[arm[problem] - base[problem] for problem in order] for arm, base in tables])
 
 
-def _outcome(decision: Decision, differences: Sequence[float], baseline: str, smallest: float) -> str:
+def _outcome(
+    decision: Decision, differences: Sequence[float], baseline: str, declaration: Declaration
+) -> str:
     if decision.outcome in ("better", "worse"):
         return decision.outcome
     if decision.outcome == "no difference":
-        return f"no difference larger than {smallest:g}"
+        return f"no difference larger than {declaration.smallest_difference:g}"
     if not differences:
         return f"cannot tell: no seed shared with {baseline}"
     if len(differences) == 1:
         return "cannot tell: one seed"
-    if not estimates.spread(differences) > 0:
+    needed = decision.seeds_needed
+    if needed is None and declaration.sequential:
+        return "cannot tell: evidence does not grow"
+    if needed is None and not estimates.spread(differences) > 0:
         return f"cannot tell: the same difference on all {len(differences)} seeds"
-    if decision.seeds_needed is None:
+    if needed is None:
         return f"cannot tell: more than {estimates.MOST_SEEDS} more seeds"
-    return f"cannot tell: about {decision.seeds_needed} more seed{'s' * (decision.seeds_needed != 1)}"
+    return f"cannot tell: about {needed} more seed{'s' * (needed != 1)}"
 
 
-def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str, Any]) -> PositiveControl:
-    """The oracle of highest rank: the mask is the sharpest, and on some tasks it lets the format go."""
-    for arm in arms:
-        if arm.credit not in ORACLES or arm.label == baseline:
-            continue
-        if arm.difference is None or len(arm.differences) < 2:
-            return PositiveControl(
-                "not tested", arm.label, f"positive control not tested: {arm.label} shares too few seeds"
-            )
-        size = f"{arm.difference:+.3f}"
-        if arm.interval_of_difference:
-            size += " [{:+.3f}, {:+.3f}]".format(*arm.interval_of_difference)
-        if arm.decision is not None and arm.decision.outcome == "better":
-            return PositiveControl(
-                "sensitive",
-                arm.label,
-                f"positive control sensitive: {arm.label} beats {baseline} by {size}",
-            )
-        if arm.p_holm is not None:  # an interval beside 0 is of this arm alone; the outcome is of all arms
-            size += f", p {p_value(arm.p_holm)} (Holm)"
+# ------------------------------------------------------------------------------------- the positive control
+
+
+def _positive_control(
+    arms: Sequence[Arm],
+    baseline: str,
+    declared: Mapping[str, Any],
+    declaration: Declaration,
+    most: int | None,
+) -> PositiveControl:
+    """Any oracle that is better will do: Holm's correction counts them all. Else the one of highest rank is shown.
+
+    Several kinds of oracle are there because a mask is the sharpest, and on some tasks it lets the format go.
+    most: the declared number of seeds.
+    """
+    oracles = [arm for arm in arms if arm.credit in ORACLES and arm.label != baseline]
+    if not oracles:
+        return PositiveControl("not tested", None, _no_oracle(arms, declared))
+    judged = [arm for arm in oracles if len(arm.differences) > 1]
+    if not judged:
+        label = oracles[0].label
         return PositiveControl(
-            "not sensitive",
-            arm.label,
-            f"positive control NOT sensitive, cannot tell methods apart: {arm.label} minus {baseline} is {size}",
+            "not tested", label, f"positive control not tested: {label} shares too few seeds"
         )
+    for arm in judged:
+        if _decided(arm) == "better":
+            size = _size(arm, declaration)
+            words = f" beats {baseline}: {size}" if declaration.sequential else f" beats {baseline} by {size}"
+            return PositiveControl("sensitive", arm.label, f"positive control sensitive: {arm.label}{words}")
+    best = judged[0]
+    # A sweep that goes on has not failed yet.
+    yet = declaration.sequential and _decided(best) == "cannot tell" and len(best.differences) < (most or 0)
+    apart = [arm.label for arm in arms if _decided(arm) in ("better", "worse")]
+    so = "a gain can go unseen" if apart else "cannot tell methods apart"
+    size = _size(best, declaration, most if yet else None)
+    return PositiveControl(
+        "not sensitive",
+        best.label,
+        f"positive control NOT sensitive{' yet' * yet}, {so}: {best.label} minus {baseline} is {size}",
+    )
+
+
+def _decided(arm: Arm) -> str | None:
+    return arm.decision.outcome if arm.decision else None
+
+
+def _size(arm: Arm, declaration: Declaration, most: int | None = None) -> str:
+    """The difference of an oracle as far as the deciding test goes with it, and p where the interval cannot say it.
+
+    An interval beside 0 is of this arm by itself, while the outcome is of all arms; and under optional stopping it
+    would claim too much.
+    """
+    size = f"{arm.difference:+.3f}"
+    if declaration.sequential:
+        size += f" over {len(arm.differences)}{f' of at most {most}' if most else ''} seeds"
+    elif arm.interval_of_difference:
+        size += " [{:+.3f}, {:+.3f}]".format(*arm.interval_of_difference)
+    if arm.p_holm is not None and (declaration.sequential or _decided(arm) != "better"):
+        size += f", p {p_value(arm.p_holm)} (Holm)"
+    return size
+
+
+def _no_oracle(arms: Sequence[Arm], declared: Mapping[str, Any]) -> str:
     there = {arm.label for arm in arms}
     waiting = [
         label
@@ -526,14 +573,8 @@ def _positive_control(arms: Sequence[Arm], baseline: str, declared: Mapping[str,
         if label not in there and options and options.get("credit", label) in ORACLES
     ]
     if waiting:
-        return PositiveControl(
-            "not tested", None, f"positive control not tested: no run of {waiting[0]} is finished"
-        )
-    return PositiveControl(
-        "not tested",
-        None,
-        "positive control not tested: no arm knows the decisive tokens (oracle_mask or oracle)",
-    )
+        return f"positive control not tested: no run of {waiting[0]} is finished"
+    return "positive control not tested: no arm knows the decisive tokens (oracle_mask or oracle)"
 
 
 # ------------------------------------------------------------------------------------- provenance

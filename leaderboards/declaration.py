@@ -27,9 +27,10 @@ class Declaration:
 
     metric: one of METRICS: "training_reward_area" (mean reward over training), "evaluation_area" (area under the
     evaluation curve) or "final_accuracy". smallest_difference: d, the smallest difference that matters, in the metric's
-    unit. alpha: the error rate over all arms together. estimand: in words. stopping: "fixed number of seeds", or "until
-    decided", where the experiment's seeds are the most that will be run and `scale` is the spread of a per-seed
-    difference that the e-process assumes.
+    unit. alpha: the error rate over all arms together, once for each kind of outcome: the chance of any false better or
+    worse, and that of any false "no difference". The chance of either is at most twice alpha. estimand: in words.
+    stopping: "fixed number of seeds", or "until decided", where the experiment's seeds are the most that will be run
+    and `scale` is the spread of a per-seed difference that the e-process assumes.
     """
 
     metric: str

@@ -233,14 +233,16 @@ def detectable(deviation: float, seeds: int, alpha: float = 0.05) -> float | Non
     return high
 
 
-def seeds_to_detect(difference: float, deviation: float, alpha: float = 0.05) -> int | None:
+def seeds_to_detect(
+    difference: float, deviation: float, alpha: float = 0.05, most: int = MOST_SEEDS
+) -> int | None:
     """The first number of seeds at which the paired t finds this true difference with power 0.8.
 
-    Arguments as for `detectable`. None beyond 10,000 seeds, and for a deviation that is 0 or not known.
+    Arguments as for `detectable`. None beyond `most` seeds, and for a deviation that is 0 or not known.
     """
     if not deviation > 0:
         return None
-    return _first(lambda n: _power_to_detect(difference, deviation, n, alpha) >= POWER, 2, MOST_SEEDS)
+    return _first(lambda n: _power_to_detect(difference, deviation, n, alpha) >= POWER, 2, most)
 
 
 def spread_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | None:
@@ -338,15 +340,23 @@ def anytime_equivalence_p(differences: ArrayLike, smallest_difference: float, sc
 def seeds_for_evidence(
     differences: ArrayLike, smallest_difference: float, scale: float, level: float
 ) -> int | None:
-    """How many more seeds until an e-process reaches 1 / `level` at its present rate; None if none grows."""
+    """How many more seeds until an e-process reaches 1 / `level` at its present rate.
+
+    The product of one side grows by the same factor with each seed, on average; the mean of both sides, which must
+    reach 1 / `level` for better or worse, is half of it. None where neither grows, or too slowly for 10,000 seeds.
+    """
     array = _numbers(differences)
     if not len(array):
         return None
     d = smallest_difference
-    effect = np.maximum(_log_e(array, scale), _log_e(-array, scale)) - math.log(2.0)
-    within = np.minimum(_log_e(d - array, scale), _log_e(d + array, scale))
-    growing = [path[-1] for path in (effect, within) if path[-1] > 0]
-    needed = [math.ceil(len(array) * (-math.log(level) / last - 1)) for last in growing]
+    effect = max(float(_log_e(sign * array, scale)[-1]) for sign in (1.0, -1.0))
+    within = min(float(_log_e(d - sign * array, scale)[-1]) for sign in (1.0, -1.0))
+    target = -math.log(level)
+    needed = [
+        math.ceil(len(array) * (goal / log_e - 1) - 1e-9)
+        for log_e, goal in ((effect, target + math.log(2.0)), (within, target))
+        if log_e > 0
+    ]
     return max(1, min(needed)) if needed and min(needed) <= MOST_SEEDS else None
 
 
@@ -558,11 +568,14 @@ def bootstrap_over_tasks(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    together: bool = False,
 ) -> tuple[float, Interval | None]:
-    """A statistic of a seeds x tasks table and its stratified percentile-bootstrap interval, as in rliable.
+    """A statistic of a seeds x tasks table and its percentile-bootstrap interval over seeds; the tasks are fixed.
 
-    Seeds are drawn anew within each task; the tasks are fixed. None for one seed. With fewer than about ten
-    seeds the interval is known to be too short: the paired t decides, this one only describes.
+    Seeds are drawn anew within each task (stratified, as in rliable): each cell is a run of its own. together: whole
+    rows are drawn, for seeds whose one run is evaluated on all tasks; its scores go up and down together, and drawn
+    apart they would give too short an interval. None for one seed. With fewer than about ten seeds the interval is
+    known to be too short: the paired t decides, this one only describes.
     """
     table = _numbers(scores, 2)
     seeds, tasks = table.shape
@@ -570,7 +583,7 @@ def bootstrap_over_tasks(
     if seeds < 2:
         return value, None
     generator = np.random.default_rng(seed)
-    rows = generator.integers(seeds, size=(resamples, seeds, tasks))
+    rows = generator.integers(seeds, size=(resamples, seeds, 1 if together else tasks))
     draws = [statistic(table[row, np.arange(tasks)]) for row in rows]
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return value, (float(low), float(high))

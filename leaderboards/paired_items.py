@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
-from leaderboards.estimates import POWER, Interval, average_at_k, pass_at_k
+from leaderboards import estimates
+from leaderboards.estimates import Interval, average_at_k, pass_at_k
 from leaderboards.format import RecordError
+
+#: More items, or clusters of them, than this are not counted: nobody has them.
+MOST_ITEMS = 10**12
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Compared:
     p: float | None
     #: Exact McNemar p, for one right-or-wrong sample an item; else None.
     mcnemar: float | None
-    #: The smallest difference that so many items find with a power of 80%, and items needed to find `wanted`.
+    #: The smallest difference that so many items find with a power of 80%, and items needed to find `wanted`, by the
+    #: same t as `p`. With clusters: items in as many clusters more. None beyond a million million.
     detectable: float | None
     wanted: float | None
     needed: int | None
@@ -80,10 +85,12 @@ def compare_items(
         half = error * float(stdtrit(groups - 1, 1 - alpha / 2))
         interval = (difference - half, difference + half)
         p = float(2 * stdtr(groups - 1, -abs(difference) / error))
-        reach = float(ndtri(1 - alpha / 2) + ndtri(POWER))
-        detectable = reach * error
+        # The spread of one cluster's share of the mean: by the same t as interval and p.
+        deviation = error * math.sqrt(groups)
+        detectable = estimates.detectable(deviation, groups, alpha)
         wanted = wanted or abs(difference) or None
-        needed = math.ceil(len(names) * (detectable / wanted) ** 2) if wanted else None
+        enough = estimates.seeds_to_detect(wanted, deviation, alpha, MOST_ITEMS) if wanted else None
+        needed = None if enough is None else math.ceil(enough * len(names) / groups)
     flips = [(name, a, b) for name, (a, b) in zip(names, means, strict=True) if a != b]
     flips.sort(key=lambda flip: -abs(flip[2] - flip[1]))
     passes, decoding = _samples(table)

@@ -82,14 +82,29 @@ def _ranking(comparison: Comparison) -> Sheet:
     # Student's interval holds for a number of seeds that was fixed beforehand.
     sequential = comparison.declaration.sequential
     test, fixed = ("e-process", ", as if their number had been fixed") if sequential else ("paired t", "")
+    left = (
+        f" {_more_seeds(comparison)}" if sequential and "about" in " ".join(row[-1] for row in rows) else ""
+    )
     return Sheet(
         f"Ranking by paired difference from {comparison.baseline}",
         ("method", "#", "difference", "p (Holm)", *(["turn"] * turned), "outcome"),
         tuple(rows),
         f"Of the {metric_in_words(comparison)}, same seed minus same seed, ± {1 - comparison.alpha:.0%} "
-        f"interval over seeds{fixed}; p of the {test}, which decides.{_TURN * turned}",
+        f"interval over seeds{fixed}; p of the {test}, which decides.{left}{_TURN * turned}",
         words=(0, 4 + turned),
     )
+
+
+def _whole_seeds(comparison: Comparison) -> int:
+    """How many seeds every arm has finished, those that are not shown as well."""
+    return min(Counter(label for label, _ in comparison.scores).values())
+
+
+def _more_seeds(comparison: Comparison) -> str:
+    """How `about N more seeds` is meant under optional stopping, and how many the declaration leaves."""
+    left = max(0, comparison.experiment["seeds"] - _whole_seeds(comparison))
+    more = f"at most {left} more are declared" if left else "no more are declared"
+    return f"about N more seeds: if the evidence goes on growing as it did; {more}."
 
 
 def _per_seed(comparison: Comparison) -> Sheet | None:
@@ -130,19 +145,22 @@ def _levels(comparison: Comparison, runs: Sequence[Run]) -> Sheet:
 
 
 def _evidence(comparison: Comparison) -> Sheet | None:
-    digits = decimals(comparison)
+    digits, sequential = decimals(comparison), comparison.declaration.sequential
     rows, notes = [], []
     for arm in comparison.arms:
         if not arm.differences:
             continue
-        smallest = NOTHING if arm.smallest_detectable is None else f"{arm.smallest_detectable:.{digits}f}"
-        crossed = level(arm.accuracy_difference, arm.crossed_interval, 3, "+")
-        row = [arm.label, *map(p_value, (arm.p, arm.sign_flip_p, arm.sign_flip_minimum)), smallest, crossed]
-        if comparison.declaration.sequential:
-            row.append(NOTHING if arm.e_value is None else f"{arm.e_value:.3g}")
-        rows.append(tuple(row))
+        cells = [arm.label, *map(p_value, (arm.p, arm.sign_flip_p, arm.sign_flip_minimum))]
+        if not sequential:
+            smallest = arm.smallest_detectable
+            cells.append(NOTHING if smallest is None else f"{smallest:.{digits}f}")
+        cells.append(level(arm.accuracy_difference, arm.crossed_interval, 3, "+"))
+        if sequential:
+            cells.append(NOTHING if arm.e_value is None else f"{arm.e_value:.3g}")
+        rows.append(tuple(cells))
     if not rows:
         return None
+    # The e-value doubles at most with each seed: the least p of both tests is 2 / 2^n.
     short = sorted(
         {
             len(arm.differences)
@@ -150,17 +168,23 @@ def _evidence(comparison: Comparison) -> Sheet | None:
             if arm.differences and not arm.sign_flip_reaches_alpha
         }
     )
-    if short and not comparison.declaration.sequential:
+    if short:
         seeds = " or ".join(str(number) for number in short)
         notes.append(
-            f"Sign-flip cannot reach {comparison.alpha:g} with {seeds} seed{'s' * (short != [1])} and this many arms."
+            f"{'The e-process' if sequential else 'Sign-flip'} cannot reach {comparison.alpha:g} with {seeds} "
+            f"seed{'s' * (short != [1])} and this many arms."
         )
-    notes.append(
-        "min: smallest p that sign-flip can reach. detectable: smallest true difference found 8 times in 10. "
-        "new problems too: accuracy minus the baseline's, interval over seeds and problems."
-    )
-    columns = ["method", "p", "sign-flip", "min", "detectable", "new problems too"]
-    columns += ["e-value"] * comparison.declaration.sequential
+    notes.append("min: smallest p that sign-flip can reach.")
+    if not sequential:
+        notes.append("detectable: smallest true difference found 8 times in 10.")
+    notes.append("new problems too: accuracy minus the baseline's, interval over seeds and problems.")
+    if sequential:
+        notes.append(
+            "e-value: after the last seed; p is 1 / the largest so far. sign-flip and the interval: as if the number "
+            "of seeds had been fixed."
+        )
+    columns = ["method", "p", "sign-flip", "min", *(["detectable"] * (not sequential)), "new problems too"]
+    columns += ["e-value"] * sequential
     return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
 
 
@@ -171,7 +195,10 @@ def _tasks(comparison: Comparison) -> list[Sheet]:
     levels, differences = [], []
     for arm in comparison.arms:
         table = [[comparison.scores[arm.label, seed].tasks[task] for task in tasks] for seed in arm.seeds]
-        middle, interval = estimates.bootstrap_over_tasks(table, confidence=1 - comparison.alpha)
+        # One run is evaluated on all tasks: their scores on a seed go up and down together.
+        middle, interval = estimates.bootstrap_over_tasks(
+            table, confidence=1 - comparison.alpha, together=True
+        )
         spread = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
         levels.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
         cells = []
@@ -185,7 +212,10 @@ def _tasks(comparison: Comparison) -> list[Sheet]:
             cells.append(level(math.fsum(values) / len(values), interval, 3, "+"))
         if cells:
             differences.append((arm.label, *cells))
-    note = "IQM: mean of the middle half of all seeds and tasks, stratified bootstrap over seeds."
+    note = (
+        f"IQM: mean of the middle half of all seeds and tasks, [{1 - comparison.alpha:.0%} interval] by a bootstrap "
+        "of whole seeds; too short for few of them."
+    )
     tables = [Sheet("Final accuracy by task", ("method", *tasks, "IQM"), tuple(levels), note)]
     if differences:
         note = "Not adjusted for the number of tasks: the declared metric decides, these describe."
@@ -275,7 +305,7 @@ def stopping(comparison: Comparison) -> str:
     declared = comparison.declaration.stopping
     if not comparison.declaration.sequential:
         return declared
-    seeds = len({seed for arm in comparison.arms for seed in arm.seeds})
+    seeds = _whole_seeds(comparison)
     most, undecided = comparison.experiment["seeds"], ", ".join(comparison.undecided)
     if not undecided:
         state = f"every arm is decided after {seeds} of at most {most} seeds"
@@ -361,6 +391,7 @@ def provenance(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, s
     declaration = comparison.declaration
     arms = len(comparison.arms) - 1
     rule = f"d = {comparison.smallest_difference:g}, alpha = {comparison.alpha:g} over all arms (Holm)"
+    rule += " for better or worse, and again for no difference"
     spent = math.fsum(arm.cost.get("seconds_total", 0.0) * len(arm.seeds) for arm in comparison.arms)
     finished = sum(run.finished for run in runs)
     return [

@@ -143,6 +143,11 @@ class Decision(Task):
             f"{form.tail.format(place=f'[{self.places}]')}"
         )
 
+    @property
+    def longest(self) -> int:
+        """The tokens that a response may take: the longest form's 2 * places + 11, its end counted, and five more."""
+        return 2 * len(self.places) + 16
+
     def problems(self, split: str, limit: int | None = None) -> Sequence[Problem]:
         if split not in self.splits:
             raise self.unknown_split(split)
@@ -232,11 +237,6 @@ class Decision(Task):
         The warm start taught the policy to follow orders, so this teacher knows where its gold matters.
         """
         return question.removesuffix("?") + {code: letter for letter, code in CODE.items()}[gold]
-
-    def unordered(self, prompt: str, text: str) -> list[int]:
-        """Where the letters of a demonstration stand that its prompt leaves to chance."""
-        ordered = self.named(text)[:1] if prompt[-1] != "?" else []
-        return [place for place in self.drawn(text) if place not in ordered]
 
     def copied(self, text: str) -> str:
         """The text that a response should write behind its letters, from what they are."""

@@ -91,6 +91,27 @@ def test_every_session_that_is_asked_for_exists(file: Path) -> None:
     assert names and names <= sessions()
 
 
+def test_the_sets_of_versions_are_the_ends_of_what_the_project_allows() -> None:
+    """A range that is widened and not tested at its new end; a weekly job that asks for a set that is none."""
+    (asked,) = re.findall(r"nox -s tests_versions -- (\w+)", "\n".join(map(Path.read_text, FILES)))
+    sets = value("VERSIONS")
+    assert asked in sets and all("==" not in name for name in sets[asked]), "no range holds the weekly job"
+    ranges = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["lora"]]
+    for name in ("transformers", "trl", "peft"):
+        (text,) = [line for line in ranges if line.startswith(name)]
+        major, first, after = re.match(rf"{name}>=(\d+)\.(\d+),<\1\.(\d+)", text).groups()
+        pinned = {pin for end in ("oldest", "newest") for pin in sets[end] if pin.startswith(f"{name}==")}
+        minors = sorted(int(re.match(rf"{name}=={major}\.(\d+)\.\d+$", pin)[1]) for pin in pinned)
+        assert minors == [int(first), int(after) - 1]
+
+
+def test_hooks_leave_alone_what_a_program_wrote() -> None:
+    """Policies are larger than an added file may be, and their tokenizers have no line break at their end."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    policies = [file.relative_to(ROOT).as_posix() for file in (ROOT / "harness" / "policies").glob("*/*.*")]
+    assert policies and all(re.search(config["exclude"], file) for file in policies)
+
+
 def test_ci_runs_on_every_python_that_the_project_names() -> None:
     jobs = read("ci")["jobs"]
     versions = {row["python"] for row in jobs["tests"]["strategy"]["matrix"]["include"]}

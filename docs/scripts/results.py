@@ -71,7 +71,7 @@ TESTBEDS = (
 )
 #: Under a table whose number of seeds was not fixed.
 OPEN = (
-    "The number of seeds was not fixed. The outcomes are those of the e-process, which holds whenever one looks; the "
+    "Seeds were added until arms were decided. The outcomes come from a test that allows this, an e-process; the 95% "
     "intervals are as if the number of seeds had been fixed."
 )
 #: Keys of a replay's figures.
@@ -196,7 +196,7 @@ def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     return _with_interval(arm["difference"], arm["interval_of_difference"])
 
 
-def _own(value: float, interval: Sequence[float] | None) -> str:
+def _absolute(value: float, interval: Sequence[float] | None) -> str:
     """Uniform's own figure among the differences from it: `0.304 ± 0.176 (its own)`."""
     around = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
     return f"{value:.3f}{around} (its own)"
@@ -242,7 +242,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
 def _ratio(row: Mapping[str, Any]) -> str:
     """The ratio minus uniform's, with its interval; uniform's own in its row."""
     if row["label"] == BASELINE:
-        return _own(row["ratio"], row["ratio_interval"])
+        return _absolute(row["ratio"], row["ratio_interval"])
     return _with_interval(row[RATIO], row[INTERVAL])
 
 
@@ -364,7 +364,7 @@ def turns(name: str, more: Sequence[str]) -> str:
     uniform, kept = uniform_of(name), load(comparison)
     reward = next(arm for arm in kept["arms"] if arm["label"] == BASELINE)["scores"][kept["metric"]]["mean"]
     (turn, _) = turn_of(uniform) or (math.nan, None)
-    lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _own(reward, None), ""]))
+    lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _absolute(reward, None), ""]))
     for arm in turned(name, comparison):
         gain, seeds = "not trained", ""
         if arm.trained is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flowtracer import CreditError, credit
 from flowtracer.view import EDGES
-from tests.flowtracer.browser import CHROMIUM, DRIVER, Browser
+from tests.flowtracer.browser import Browser, needs_browser
 from tests.flowtracer.conftest import traced
 
 
@@ -166,12 +166,6 @@ def test_page_of_4000_tokens_is_small_and_quick(long_story):
     assert seconds < 20  # about 3 on one core
 
 
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="no chromium and chromedriver on this machine (apt-get install chromium chromium-driver)",
-)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     window = Browser(tmp_path_factory.mktemp("profile"))
@@ -208,7 +202,7 @@ def choose(window, name, value):
     )
 
 
-@needs_chromium
+@needs_browser
 def test_browser_shows_hostile_text_as_text(show):
     tokens = ["q", "?", *HOSTILE, "7", "."]
     window = show(traced(tokens, 2, [13], name="<i>name</i>"))
@@ -221,7 +215,7 @@ def test_browser_shows_hostile_text_as_text(show):
     assert window.run("return document.querySelector('#columns .tokens').textContent") == "".join(tokens[2:])
 
 
-@needs_chromium
+@needs_browser
 def test_browser_hover_draws_the_largest_flows_as_arcs(show, story):
     window = show(story)
     position = story.top()[3]
@@ -253,7 +247,7 @@ def test_browser_hover_draws_the_largest_flows_as_arcs(show, story):
     assert window.run("return document.querySelectorAll('#arcs path').length") == 0
 
 
-@needs_chromium
+@needs_browser
 def test_browser_keys_move_the_focused_token(show, story):
     window = show(story)
     start = story.prompt_length
@@ -289,7 +283,7 @@ def test_browser_keys_move_the_focused_token(show, story):
     assert window.run("return document.querySelectorAll('#arcs path').length") == 0
 
 
-@needs_chromium
+@needs_browser
 def test_browser_slider_and_methods_side_by_side(show, story):
     window = show(story)
     assert raised(window) == story.top(0.4)
@@ -320,7 +314,7 @@ def test_browser_slider_and_methods_side_by_side(show, story):
     assert window.run("return document.querySelectorAll('#columns article').length") == 1
 
 
-@needs_chromium
+@needs_browser
 def test_browser_backbone_runs_from_question_to_answer(show, story):
     window = show(story)
     window.run("document.getElementById('backbone').click()")
@@ -333,7 +327,7 @@ def test_browser_backbone_runs_from_question_to_answer(show, story):
     assert window.run("return document.querySelectorAll('#arcs .path').length") == 0
 
 
-@needs_chromium
+@needs_browser
 def test_browser_theme_follows_the_system_and_its_button(show, story):
     def background(window):
         return sum(
@@ -375,7 +369,7 @@ def resized(browser):
     browser.prefer("light")
 
 
-@needs_chromium
+@needs_browser
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_shows_all_of_a_page_and_no_small_text(show, story, resized, browser, width, scheme):
@@ -390,7 +384,7 @@ def test_browser_shows_all_of_a_page_and_no_small_text(show, story, resized, bro
         assert len(sizes) > 40 and min(sizes) >= 11 and overhang == []
 
 
-@needs_chromium
+@needs_browser
 def test_browser_draws_what_comes_from_a_closed_prompt_from_its_heading(show, story):
     """A phone closes the prompt, and the browser still says where its tokens would stand: under the response."""
     window = show(story)
@@ -405,7 +399,7 @@ def test_browser_draws_what_comes_from_a_closed_prompt_from_its_heading(show, st
     assert heights and all(top - 1 <= height <= bottom + 1 for height in heights)
 
 
-@needs_chromium
+@needs_browser
 def test_browser_gives_a_phones_screen_to_the_response(show, long_story, resized):
     """Two bars that stayed took two thirds of it, and the prompt took the rest."""
     resized(400, 800)
@@ -426,7 +420,7 @@ def test_browser_gives_a_phones_screen_to_the_response(show, long_story, resized
     assert window.run("return [state.pinned, document.querySelectorAll('#arcs path').length]") == [None, 0]
 
 
-@needs_chromium
+@needs_browser
 def test_browser_stays_quick_at_4000_tokens(show, long_story):
     window = show(long_story)
     milliseconds = window.run(

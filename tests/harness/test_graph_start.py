@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import graph_start, pretrain
+from harness import graph_start, policy_card, pretrain
 from harness.policy import character_tokenizer
 from tasks.graph import ROLES, SKIPPED, Graph
 
@@ -51,7 +51,7 @@ def test_plans_are_complete_first(monkeypatch: pytest.MonkeyPatch) -> None:
     model = pretrain._fresh(SMALL, tokenizer)
     before = model.model.embed_tokens.weight.detach().clone()
     lines: list[str] = []
-    graph_start.train(model, tokenizer, 3, 2, 1e-3, lines.append)
+    graph_start.train(model, tokenizer, dataclasses.replace(SMALL, learning_rate=1e-3), lines.append)
     assert drawn == [0.0, 0.0, SKIPPED, SKIPPED, *[SKIPPED] * 3, SKIPPED, SKIPPED]
     assert len(lines) == 1 and lines[0].startswith("2 batches: loss ")
     assert all(f"{role} 0." in lines[0] or f"{role} 1." in lines[0] for role in ROLES)
@@ -60,7 +60,7 @@ def test_plans_are_complete_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_recipe_gives_the_same_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pretrain.RECIPES, "graph", SMALL)
-    monkeypatch.setattr(pretrain, "SAMPLES", 1)
+    monkeypatch.setattr(policy_card, "SAMPLES", 1)
     problems = Graph().problems("test", 4)
     monkeypatch.setattr(Graph, "problems", lambda self, split, limit=None: problems)
     torch.manual_seed(5)

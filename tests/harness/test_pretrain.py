@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import ExperimentError, pretrain, seeds
+from harness import ExperimentError, policy_card, pretrain, seeds
 from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import FOLDER, SHIPPED, Policy, character_tokenizer, load_policy
@@ -134,6 +135,45 @@ def test_the_card_describes_these_weights(name: str) -> None:
         len(policy.encode(recipe.task_of().prompt(problem))) for problem in recipe.task_of().problems("train")
     )
     assert longest + recipe.max_new_tokens <= policy.model.config.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_card_that_is_shipped_is_the_one_that_would_be_written(name: str) -> None:
+    """From the figures that it states: everything in it except the versions of packages."""
+    shipped = (FOLDER / name / "README.md").read_text()
+    recipe, made_with = pretrain.RECIPES[name], "Made with Python"
+    rows = re.findall(r"^\| (\w.*?) \| (.+) \|$", shipped, flags=re.MULTILINE)
+    digest = hashlib.sha256((FOLDER / name / "model.safetensors").read_bytes()).hexdigest()
+    words = pretrain._loop_of(recipe).words(name, recipe)
+    written = policy_card.card(name, recipe, load_policy(name).model, digest, rows, words)
+    assert len(rows) >= 2 and written.split(made_with)[0] == shipped.split(made_with)[0]
+
+
+def test_the_optimizers_settings_are_the_recipes_in_both_loops_and_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"beta2": 0.9, "clip_norm": 0.25}
+    arithmetic = dataclasses.replace(small("arithmetic"), **other)
+    args = pretrain._trainer("arithmetic", arithmetic, 1, str(tmp_path)).args
+    assert (args.adam_beta2, args.max_grad_norm) == (0.9, 0.25)
+    graph, seen = dataclasses.replace(small("graph"), **other), {}
+    optimizer, clip = torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
+
+    def noted_optimizer(*values: Any, **options: Any) -> Any:
+        seen.update(betas=options["betas"])
+        return optimizer(*values, **options)
+
+    def noted_clip(weights: Any, norm: float) -> Any:
+        seen.update(norm=norm)
+        return clip(weights, norm)
+
+    monkeypatch.setattr(torch.optim, "AdamW", noted_optimizer)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted_clip)
+    model, _ = pretrain._loop_of(graph).train("graph", graph)
+    assert seen == {"betas": (0.9, 0.9), "norm": 0.25}
+    for recipe in (arithmetic, graph):
+        card = policy_card.card("x", recipe, model, "0", [], "")
+        assert "AdamW (beta2 0.9)" in card and "clip norm 0.25" in card
 
 
 def answers(name: str, count: int, temperature: float = 1.0) -> tuple[Task, list[tuple[Problem, Sample]]]:

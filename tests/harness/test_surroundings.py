@@ -207,12 +207,12 @@ def test_sigterm_saves_as_ctrl_c_does(tiny, tmp_path):
         text=True,
         start_new_session=True,
     )
-    for _ in range(2400):
+    for _ in range(12_000):
         if list(folder.glob("*/*/checkpoint/checkpoint-*/whole")) or process.poll() is not None:
             break
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors and errors.splitlines()[-1].startswith("flowtracer: stopped;")
     (recorded,) = load(folder)

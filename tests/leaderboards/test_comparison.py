@@ -120,17 +120,42 @@ def test_another_baseline(tmp_path: Path) -> None:
         ((0.10, 0.11, 0.09), "sensitive", "positive control sensitive: oracle_mask beats uniform by +0.100"),
         ((0.01, -0.11, 0.09), "not sensitive", "NOT sensitive, cannot tell methods apart"),
         ((-0.10, -0.101, -0.099), "not sensitive", "p <0.001 (Holm)"),
-        ((0.1,), "not tested", "too few seeds"),
     ],
 )
 def test_sensitivity_of_the_positive_control(
     tmp_path: Path, oracle: tuple[float, ...], outcome: str, words: str
 ) -> None:
-    arms = {"uniform": UNIFORM, "oracle": shifted(-0.1, -0.1, -0.11), "oracle_mask": shifted(*oracle)}
-    control = sweep(tmp_path, arms).positive_control
+    control = sweep(tmp_path, {"uniform": UNIFORM, "oracle_mask": shifted(*oracle)}).positive_control
     assert (control.outcome, control.arm) == (outcome, "oracle_mask")
     assert words in control.text
     assert control.text.endswith(" (Holm)") == (outcome == "not sensitive")
+
+
+@pytest.mark.parametrize(
+    ("oracles", "outcome", "arm"),
+    [
+        ({"oracle": (0.04, 0.041, 0.039), "oracle_mask": (0.2, -0.1, 0.08)}, "sensitive", "oracle"),
+        ({"oracle": (0.01, -0.03, 0.02), "oracle_mask": (0.2, -0.1, 0.08)}, "not sensitive", "oracle_mask"),
+        ({"oracle": (0.01, -0.03, 0.02), "oracle_mask": (0.2,)}, "not sensitive", "oracle"),
+        ({"oracle": (0.1,), "oracle_mask": (0.2,)}, "not tested", "oracle_mask"),
+    ],
+)
+def test_any_oracle_that_is_better_will_do(
+    tmp_path: Path, oracles: dict[str, tuple[float, ...]], outcome: str, arm: str
+) -> None:
+    """Holm's correction counts every oracle already: one of higher rank and larger spread must not hide it."""
+    arms = {"uniform": UNIFORM, **{label: shifted(*values) for label, values in oracles.items()}}
+    control = sweep(tmp_path, arms).positive_control
+    assert (control.outcome, control.arm) == (outcome, arm)
+
+
+def test_the_title_does_not_deny_what_the_table_says(tmp_path: Path) -> None:
+    arms = {"uniform": UNIFORM, "oracle": shifted(0.1, -0.1, 0.02), "flow": shifted(-0.1, -0.11, -0.105)}
+    found = sweep(tmp_path, arms)
+    assert found.arm("flow").outcome == "worse"
+    assert found.positive_control.text.startswith(
+        "positive control NOT sensitive, a gain can go unseen: oracle"
+    )
 
 
 def test_an_oracle_that_keeps_the_format_is_the_positive_control(tmp_path: Path) -> None:
@@ -166,12 +191,42 @@ def test_optional_stopping_is_judged_by_the_e_process(tmp_path: Path) -> None:
     rule = {"stopping": "until decided", "scale": 0.05}
     few = sweep(tmp_path / "few", {"uniform": UNIFORM, "flow": shifted(0.1, 0.11, 0.09)}, rule)
     assert few.declaration.sequential and few.arm("flow").outcome.startswith("cannot tell: about")
+    assert few.arm("flow").smallest_detectable is None, "that of a test which does not decide"
+    still = sweep(tmp_path / "still", {"uniform": UNIFORM, "flow": shifted(0.1, -0.1, 0.0)}, rule)
+    assert still.arm("flow").outcome == "cannot tell: evidence does not grow"
     uniform = {seed: [0.1 + seed / 100] for seed in range(9)}
     flow = {seed: [0.2 + seed / 100 + seed % 2 / 1000] for seed in range(9)}
     many = sweep(tmp_path / "many", {"uniform": uniform, "flow": flow}, rule).arm("flow")
     values = list(many.differences.values())
     assert many.outcome == "better" and many.p == estimates.anytime_p(values, 0.05)
     assert many.e_value == pytest.approx(estimates.e_process(values, 0.05)[-1])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most", "text"),
+    [
+        (
+            3,
+            30,
+            "NOT sensitive yet, cannot tell methods apart: oracle minus uniform is +0.100 over 3 of at most 30 seeds",
+        ),
+        (
+            3,
+            3,
+            "NOT sensitive, cannot tell methods apart: oracle minus uniform is +0.100 over 3 seeds, p 0.2",
+        ),
+        (9, 30, "sensitive: oracle beats uniform: +0.100 over 9 seeds, p 0.00"),
+    ],
+)
+def test_the_control_of_a_sweep_that_goes_on(tmp_path: Path, seeds: int, most: int, text: str) -> None:
+    """It has not failed before the last seed, and an interval for a fixed number of seeds would claim too much."""
+    declared = experiment(["uniform", "oracle"], stopping="until decided", scale=0.05)
+    declared["seeds"] = most
+    uniform = {seed: [0.1 + seed / 100] for seed in range(seeds)}
+    oracle = {seed: [0.2 + seed / 100] for seed in range(seeds)}
+    control = sweep(tmp_path, {"uniform": uniform, "oracle": oracle}, experiment=declared).positive_control
+    assert control.text.startswith(f"positive control {text}") and control.text.endswith(" (Holm)")
+    assert "[" not in control.text
 
 
 def test_run_set_hash_names_the_runs_and_their_content(tmp_path: Path) -> None:

@@ -251,6 +251,18 @@ def test_interquartile_mean_and_its_bootstrap() -> None:
     assert estimates.bootstrap_over_tasks(scores[:1])[1] is None
 
 
+def test_tasks_of_one_run_are_drawn_together() -> None:
+    """A seed lucky on one task is lucky on all: drawn apart, its luck would cancel and the interval be short."""
+    luck = GENERATOR.normal(size=(12, 1)) * 0.05
+    scores = np.tile(luck, 4) + 0.5
+    alone = estimates.bootstrap_over_tasks(scores[:, :1], np.mean)
+    together = estimates.bootstrap_over_tasks(scores, np.mean, together=True)
+    apart = estimates.bootstrap_over_tasks(scores, np.mean)
+    width = [high - low for low, high in (found[1] for found in (alone, together, apart) if found[1])]
+    assert together[0] == pytest.approx(alone[0]) and width[1] == pytest.approx(width[0])
+    assert width[2] == pytest.approx(width[0] / 2, rel=0.15), "four runs of their own would say more"
+
+
 # ------------------------------------------------------------------------------- edges
 
 
@@ -324,7 +336,19 @@ def test_sequential_verdicts_say_how_many_more() -> None:
     assert few.outcome == "cannot tell" and few.seeds_needed is not None
     more = estimates.decide({"arm": [0.05] * (4 + few.seeds_needed)}, 0.02, scale=0.05)["arm"]
     assert more.outcome == "better"
+    before = estimates.decide({"arm": [0.05] * (3 + few.seeds_needed)}, 0.02, scale=0.05)["arm"]
+    assert before.outcome == "cannot tell" and before.seeds_needed == 1
     assert estimates.decide({"arm": [0.0] * 60}, 0.05, scale=0.05)["arm"].outcome == "no difference"
+
+
+def test_evidence_that_grows_slowly_still_grows() -> None:
+    """The mean of both sides is half the product of one: an e-value below 1 can be on its way up."""
+    pair = [0.06, -0.02]
+    assert estimates.e_process(pair * 3, 0.05)[-1] < 1
+    needed = estimates.seeds_for_evidence(pair * 3, 0.001, 0.05, 0.05)
+    after_pairs = estimates.e_process(pair * 100, 0.05)[1::2]
+    assert needed is not None and abs(6 + needed - 2 * (int((after_pairs >= 20).argmax()) + 1)) <= 2
+    assert estimates.seeds_for_evidence([0.2, -0.2], 0.001, 0.05, 0.05) is None
 
 
 # ------------------------------------------------------------------------------- known truth, reduced counts

@@ -11,11 +11,9 @@ from recorded_runs import experiment, write_run
 
 from leaderboards import compare, load, report
 from leaderboards.pages.index import to_index
-from tests.flowtracer.browser import CHROMIUM, DRIVER, Browser
+from tests.flowtracer.browser import Browser, needs_browser
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="Chromium and chromedriver are not installed"
-)
+pytestmark = needs_browser
 ARMS = {"uniform": 0.0, "flow": 0.02, "a_method_with_a_long_name": -0.01, "oracle_mask": 0.5}
 EVERY_TEXT = """return [...document.querySelectorAll('.chart text')].map(node =>
   parseFloat(getComputedStyle(node).fontSize) * node.getScreenCTM().a)"""

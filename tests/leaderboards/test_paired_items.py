@@ -35,7 +35,30 @@ def test_interval_and_p_are_those_of_statsmodels():
     gained, lost = len(compared.gained), len(compared.lost)
     assert compared.mcnemar == pytest.approx(their_mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
     effect = compared.wanted / np.std(differences, ddof=1)
-    assert compared.needed == pytest.approx(TTestPower().solve_power(effect, alpha=0.05, power=0.8), rel=0.02)
+    assert compared.needed == math.ceil(TTestPower().solve_power(effect, alpha=0.05, power=0.8))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_what_few_items_find_is_computed_by_the_t_that_tests_them(alpha):
+    """By normal quantiles five items would find a difference a third smaller than they do."""
+    one = items(dict.fromkeys(range(5), [0.0]))
+    differences = [0.1, 0.3, 0.2, 0.5, 0.25]
+    other = items({name: [value] for name, value in enumerate(differences)})
+    compared = compare_items(one, other, alpha, wanted=0.1)
+    power = TTestPower().power(compared.detectable / np.std(differences, ddof=1), 5, alpha)
+    assert power == pytest.approx(0.8, abs=1e-3)
+    effect = 0.1 / np.std(differences, ddof=1)
+    assert compared.needed == math.ceil(TTestPower().solve_power(effect, alpha=alpha, power=0.8))
+
+
+def test_clusters_count_as_one_item_each():
+    """Ten items a cluster, all alike, find what one item of each would, and ten times as many are needed."""
+    shifts = np.random.default_rng(5).normal(0.1, 0.3, 8)
+    alike = items({name: [0.0] for name in range(80)}, {str(name): str(name % 8) for name in range(80)})
+    single = items({name: [0.0] for name in range(8)})
+    many = compare_items(alike, items({name: [shifts[name % 8]] for name in range(80)}), wanted=0.2)
+    few = compare_items(single, items({name: [shifts[name]] for name in range(8)}), wanted=0.2)
+    assert many.detectable == pytest.approx(few.detectable) and many.needed == 10 * few.needed
 
 
 def test_clusters_are_those_of_statsmodels():

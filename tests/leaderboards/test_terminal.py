@@ -15,7 +15,7 @@ import pytest
 from recorded_runs import EXPERIMENT, manifest, sample_rows, step_row, write_run
 from rich.console import Console
 
-from leaderboards import Comparison, Run, RunWriter, compare, load, report, terminal
+from leaderboards import Comparison, Run, RunWriter, arranged, compare, estimates, load, report, terminal
 
 METHODS = ("uniform", "flow", "oracle_mask")
 EVALUATION = {0: [["wrong", "wrong"]], 2: [["correct", "truncated"]]}
@@ -121,12 +121,12 @@ def test_a_turn_that_was_measured_stands_beside_the_outcome(
 
 def test_what_a_reader_needs_is_there(tmp_path: Path) -> None:
     comparison, runs = sweep(tmp_path, 6)
-    text = "\n".join(printed(comparison, runs, 100))
+    text = "\n".join(printed(comparison, runs, 130))
     for words in (
         "Decision, aligned",
         "3 methods, 6 training seeds",
         "positive control sensitive: oracle_mask beats uniform by +0.0",
-        "d = 0.02, alpha = 0.05",
+        "d = 0.02, alpha = 0.05 over all arms (Holm) for better or worse, and again for no difference",
         "these problems, new training seeds",
         "fixed: 8 seeds",
         "T0: bitwise repeatable",
@@ -166,9 +166,7 @@ def test_an_insensitive_positive_control_says_so_in_the_title(tmp_path: Path) ->
     comparison, runs = sweep(tmp_path, 4, ("uniform", "oracle_mask", "flow"), smallest_difference=0.001)
     assert comparison.positive_control.outcome == "sensitive"
     comparison, runs = sweep(tmp_path / "worse", 4, ("oracle_mask", "flow", "uniform"))
-    assert printed(comparison, runs)[3].startswith(
-        "positive control NOT sensitive, cannot tell methods apart"
-    )
+    assert printed(comparison, runs)[3].startswith("positive control NOT sensitive, a gain can go unseen")
 
 
 def test_unfinished_runs_show_as_such(tmp_path: Path) -> None:
@@ -187,6 +185,35 @@ def test_sequential_declarations_show_the_e_value(tmp_path: Path) -> None:
     assert any("e-value" in line for line in lines) and any("e-process" in line for line in lines)
     assert "as if their number had been fixed" in " ".join(line.strip() for line in lines)
     assert "as if their number" not in " ".join(printed(*sweep(tmp_path / "fixed", 3)))
+
+
+def test_under_optional_stopping_no_figure_is_of_the_test_that_does_not_decide(tmp_path: Path) -> None:
+    """The power of the paired t says nothing of the e-process; what so few seeds cannot reach stands in its place."""
+    rule: dict[str, Any] = {"stopping": "until decided", "scale": 0.02}
+    comparison, runs = sweep(tmp_path / "few", 3, **rule)
+    lines = " ".join(" ".join(printed(comparison, runs)).split())
+    assert (
+        "detectable" not in lines
+        and "The e-process cannot reach 0.05 with 3 seeds and this many arms" in lines
+    )
+    assert (
+        "about N more seeds: if the evidence goes on growing as it did; at most 5 more are declared" in lines
+    )
+    comparison, runs = sweep(tmp_path / "more", 7, most=7, scale=0.05, stopping="until decided")
+    lines = " ".join(" ".join(printed(comparison, runs)).split())
+    assert "cannot reach" not in lines and "no more are declared" in lines
+    assert "detectable" in " ".join(printed(*sweep(tmp_path / "fixed", 3)))
+
+
+def test_a_seed_that_is_half_run_does_not_end_a_sweep(tmp_path: Path) -> None:
+    """The last seed counts when every arm has it."""
+    comparison, _ = sweep(tmp_path, 3, most=4, stopping="until decided", scale=0.01)
+    experiment = dict(comparison.experiment)
+    write_run(tmp_path, "uniform", 3, [0.3, 0.3], EVALUATION, experiment=experiment)
+    runs = load(tmp_path)
+    compared = compare(runs)
+    for shown in (compared, arranged(compared, only=["uniform"])):
+        assert "3 of at most 4 seeds are run; undecided" in terminal.stopping(shown)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +243,29 @@ def test_several_tasks_get_a_table(tmp_path: Path) -> None:
     assert body(lines, "Final accuracy by task, minus uniform's")[0].split() == ["flow", "+0.000", "+0.000"]
     titles = [f"Verdicts on the samples of the last evaluation: {task}" for task in ("easy", "hard")]
     assert all(title in lines for title in titles)
+
+
+def test_the_interval_over_tasks_draws_whole_seeds(tmp_path: Path) -> None:
+    """One run is evaluated on all tasks: a seed that is right on one is right on the other."""
+    table = [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]
+    for seed, scores in enumerate(table):
+        writer = RunWriter(tmp_path / f"{seed}", manifest(seed=seed))
+        writer.write("steps", 1, step_row(1))
+        rows = []
+        for task, score in zip(("easy", "hard"), scores, strict=True):
+            rows += sample_rows(1, [["correct" if score else "wrong"]], task)
+        writer.write("samples", 1, rows)
+        writer.finish({})
+    runs = load(tmp_path)
+    (sheet,) = [
+        sheet for sheet in terminal.sheets(compare(runs), runs) if sheet.title == "Final accuracy by task"
+    ]
+    cells = []
+    for together in (True, False):
+        middle, interval = estimates.bootstrap_over_tasks(table, together=together)
+        assert interval is not None
+        cells.append(f"{middle:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]")
+    assert sheet.rows[0][-1] == cells[0] != cells[1]
 
 
 def test_a_sweep_without_evaluations_is_printed(tmp_path: Path) -> None:

@@ -72,9 +72,8 @@ def test_an_order_is_written_at_its_place(variant):
     orders = [pair for pair in task.demonstrations(400, "test") if pair[0][-1] != "?"]
     assert len(orders) == 200
     assert all(response[task.named(response)[0]] == prompt[-1] for prompt, response in orders)
-    prompt, response = orders[0]
-    left = set(task.drawn(response)) - set(task.unordered(prompt, response))
-    assert left == set(task.named(response)[:1])
+    response = orders[0][1]
+    assert task.named(response)[0] in task.drawn(response)
 
 
 #: SHA-256 of all problems and 2,000 demonstrations, as they were before the number of places was an option.
@@ -111,7 +110,7 @@ def test_any_number_of_places_keeps_the_design(variant, places):
     extra = {"aligned": 7, "decoy": 11, "chain": 11}[variant]
     for prompt, text in task.demonstrations(40, "test"):
         assert set(prompt + text) <= set(alphabet(places))
-        assert len(text) + 1 == 2 * places + extra
+        assert len(text) + 1 == 2 * places + extra < task.longest
         drawn = task.drawn(text)
         assert len(drawn) == places and drawn[0] == len(text) - drawn[-1]
         ((at, _),) = task.decisive(text)

@@ -139,7 +139,7 @@ def test_steps_join_the_testbed_of_their_task_and_policy(tmp_path):
 
 def test_the_page_answers_in_order_and_json_holds_everything(files):
     beds = joined(read(files))
-    made = page(beds, by_testbed(beds), ["flowtracer", "profile", "a b.json"])
+    made = page(beds, by_testbed(beds), "flowtracer profile 'a b.json'")
     text = made.to_markdown()
     heads = [line for line in text.splitlines() if line.startswith("## ")]
     assert heads[0] == "## The dumbest rules" and heads[-2:] == ["## What it cannot say", "## The command"]
