@@ -3,6 +3,7 @@
 import pytest
 
 from harness import cli
+from harness.commands import policies
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,9 @@ from harness import cli
         (["--response", "So.", "--max-response-tokens", "9"], "and --response gives one; leave out one"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, words, capsys):
+def test_options_that_do_not_go_together_are_refused(options, words, capsys, monkeypatch):
+    for name in ("_trace_given", "_trace_sampled"):
+        monkeypatch.setattr(policies, name, lambda options: pytest.fail("it was taken"))
     assert cli.main(["trace", *options]) == 2
     printed = capsys.readouterr()
     assert words in printed.err and printed.err.count("\n") == 1 and not printed.out
