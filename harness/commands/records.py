@@ -111,6 +111,8 @@ def _leaderboard(options: argparse.Namespace) -> int:
     rule = {name: getattr(options, name) for name in ("smallest_difference", "metric", "column")}
     given = {name: value for name, value in rule.items() if value is not None}
     arguments = (options.folders, options.baseline, options.sort, options.filter, given)
+    if options.export and options.watch:
+        raise ExperimentError("--watch draws on the screen, --export writes a file: give one of them")
     if options.export:
         _export(options.export, _boards(*arguments), options.pool)
     elif options.watch:

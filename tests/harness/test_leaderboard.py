@@ -240,6 +240,7 @@ def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
         (["leaderboard", str(tmp_path / "runs"), "--column", "pass@1"], "have no columns of values"),
         (["leaderboard", str(tmp_path / "no.csv"), *command[2:]], "no.csv: cannot be read: No such file"),
         ([*command, "--watch"], "not for CSV files"),
+        ([*command, "--watch", "--export", str(page)], "give one of them"),
         ([*command, "--baseline", "flw"], "has no method 'flw' to compare with; did you mean 'flow'?"),
     ):
         assert cli.main(arguments) == 2

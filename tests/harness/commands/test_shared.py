@@ -1,12 +1,15 @@
 """Protects what commands share: counts and names are checked, and a kept command is the one that ran."""
 
 import argparse
+import math
 import shlex
 
 import pytest
 
 from harness import ExperimentError, cli
+from harness.commands.experiments import check_together
 from harness.commands.shared import at_least, command_again, method_names
+from harness.engines.base import EngineChoice
 
 #: Options that take a number which is no count: a share, a temperature, a difference, GPUs.
 NO_COUNTS = {
@@ -85,3 +88,17 @@ def test_positional_lists_and_plug_ins_are_kept():
     words = ["profile", "a b.json", "c.json", "--import", "mine.py", "--export", "page.md"]
     parsed = cli._parser().parse_args(words)
     assert shlex.split(command_again(parsed, ("files",), ())) == ["flowtracer", *words]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ray", "message"),
+    [
+        (-1.0, "local", "--gpus -1: give 0 or more"),
+        (math.nan, "local", "--gpus nan: give 0 or more"),
+        (1.0, None, "--gpus goes with --ray"),
+    ],
+)
+def test_gpus_that_no_run_can_have(gpus, ray, message):
+    given = argparse.Namespace(gpus=gpus, ray=ray, server=None)
+    with pytest.raises(ExperimentError, match=f"^{message}"):
+        check_together(given, EngineChoice("transformers"), 1, "cpu")
