@@ -238,7 +238,9 @@ def check_together(options: argparse.Namespace, engine: EngineChoice, workers: i
     if "WORLD_SIZE" in os.environ:
         raise ExperimentError("accelerate launch is for one run on several GPUs: give it the command train")
     if gpus is not None and not gpus >= 0:  # nan too
-        raise ExperimentError(f"--gpus {gpus:g}: give 0 or more, or leave it out for one GPU a run where there are any")
+        raise ExperimentError(
+            f"--gpus {gpus:g}: give 0 or more, or leave it out for one GPU a run where there are any"
+        )
     if gpus is not None and ray is None:
         raise ExperimentError("--gpus goes with --ray; a sweep here uses the GPU that it finds")
 
