@@ -132,4 +132,4 @@ def test_a_base_may_be_a_file_and_the_task_another(file, tmp_path):
 
 def test_more_seeds_and_until_decided_exclude_each_other(capsys):
     status, _, errors = run(capsys, "reproduce", "decision", "--until-decided", "--more-seeds", "2")
-    assert status == 2 and "not with --until-decided" in errors and errors.count("\n") == 1
+    assert status == 2 and "does not go with --until-decided" in errors and errors.count("\n") == 1
