@@ -24,10 +24,14 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 #: The files whose subject is a seam into torch, transformers or TRL.
 TESTS = (
     "test_attention.py",
+    "test_batches.py",
     "test_readings.py",
+    "test_refusals.py",
     "test_seam.py",
+    "test_tools.py",
     "test_tracing.py",
     "test_trainer.py",
+    "test_turn.py",
     "test_view.py",
 )
 
@@ -46,8 +50,8 @@ def main(name: str) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the tests hook into."""
-    found = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    installed = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **installed}
 
 
 def counted(report: Path) -> dict[str, Any]:
