@@ -22,7 +22,7 @@ from leaderboards.estimates import Decision, Interval
 from leaderboards.foreign import ForeignRun
 from leaderboards.format import VERDICTS, RecordError
 from leaderboards.names import hint
-from leaderboards.notes import notes, nothing_learnt, tier
+from leaderboards.notes import notes, nothing_learnt, tier, weakened
 from leaderboards.records import Run
 from leaderboards.scores import RunScores, score_run
 from leaderboards.sheets import p_value
@@ -295,6 +295,7 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
         arms.append(arm)
     ordered = sorted(arms, key=lambda arm: _rank(arm, baseline))
     ranked = tuple(replace(arm, rank=rank) for rank, arm in enumerate(ordered, start=1))
+    decided = [arm.label for arm in ranked if arm.decision and arm.decision.outcome in ("better", "worse")]
     learnt = nothing_learnt([scores[baseline, seed] for seed in _seeds(scores, baseline)], declaration)
     return Comparison(
         arms=ranked,
@@ -308,7 +309,11 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
             ranked, baseline, methods, declaration, first.experiment.get("seeds")
         ),
         tier=tier(finished, scored),
-        notes=(*notes(runs, finished, scores, methods, declaration), *learnt),
+        notes=(
+            *notes(runs, finished, scores, methods, declaration),
+            *weakened({label: list(differences[label].values()) for label in decided}, declaration),
+            *learnt,
+        ),
         scores=scores,
     )
 

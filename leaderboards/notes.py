@@ -101,6 +101,23 @@ def notes(
     yield from _without_credit(scores)
 
 
+def weakened(differences: Mapping[str, Sequence[float]], declaration: Declaration) -> Iterator[str]:
+    """Sentences on arms whose e-value was large enough once, and has fallen below 1 / alpha since.
+
+    differences: by the label of an arm that is decided `better` or `worse`, in the order of the seeds. The decision
+    stands, as the test looks at the largest e-value; a reader should know what the seeds behind it say.
+    """
+    if not declaration.sequential or declaration.scale is None:
+        return
+    for label, values in differences.items():
+        process = estimates.e_process(values, declaration.scale)
+        if process[-1] < 1 / declaration.alpha:
+            yield (
+                f"{label}: decided by an e-value of {process.max():.3g} after {int(process.argmax()) + 1} seeds; after "
+                f"{len(process)} seeds it is {process[-1]:.2g}: the seeds since then speak against it"
+            )
+
+
 def _without_credit(scores: Mapping[tuple[str, int], RunScores]) -> Iterator[str]:
     """Sentences on arms in which some run's credit told no token of a response from another."""
     unjudged: dict[str, list[str]] = {}

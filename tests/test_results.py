@@ -244,7 +244,8 @@ def test_seeds_above_the_baseline_are_counted(tmp_path: Path, monkeypatch: pytes
     kept = {"arms": [arm, uniform], "baseline": "uniform", "metric": "final_accuracy"}
     monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
     for stopping in ("fixed number of seeds", "until decided"):
-        table = {**kept, "declaration": {"stopping": stopping}}
+        rule = {"stopping": stopping, "smallest_difference": 0.01, "scale": 0.05, "alpha": 0.05}
+        table = {**kept, "declaration": rule, "experiment": {"methods": {"uniform": {}, "flow": {}}}}
         (tmp_path / "x.json").write_text(json.dumps(table))
         made = RESULTS.table("x.json", [])
         assert "| +0.010 | 1 of 3 | cannot tell |" in made and "| 0.500 |  | baseline |" in made
@@ -264,7 +265,7 @@ def test_a_comparison_until_decided_fills_a_table(tmp_path: Path, monkeypatch: p
     row = next(
         row for row in RESULTS.table("decision-until-decided.json", []).splitlines() if "`flow`" in row
     )
-    assert re.search(r"\| \+0\.\d{3} ± 0\.\d{3} \| 12 of 12 \| better \|$", row)
+    assert re.search(r"\| \+0\.\d{3} ± 0\.\d{3} \| 12 of 12 \| better, at 6 seeds \|$", row)
     measured = RESULTS.read_one(tmp_path / "decision-until-decided.json")
     assert measured.testbed in RESULTS.TESTBEDS
 

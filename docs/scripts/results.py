@@ -27,7 +27,7 @@ from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from leaderboards.declaration import BASELINE, METRICS, Declaration
-from leaderboards.estimates import seeds_to_detect, spread, t_interval
+from leaderboards.estimates import decide, seeds_to_detect, spread, t_interval
 from leaderboards.older import outcome_of, turn_of
 from leaderboards.sheets import escaped, to_markdown
 
@@ -71,8 +71,9 @@ TESTBEDS = (
 )
 #: Under a table whose number of seeds was not fixed.
 OPEN = (
-    "Seeds were added until arms were decided. The outcomes come from a test that allows this, an e-process; the 95% "
-    "intervals are as if the number of seeds had been fixed."
+    "Seeds are added until every arm is decided; this is the state so far. The outcomes come from a test that allows "
+    "this, an e-process: a decision stands, even if later seeds point the other way. The 95% intervals are as if the "
+    "number of seeds had been fixed."
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
@@ -112,7 +113,7 @@ WORDS = {
     "last_tokens_3": "the last 40%, 3 times",
     "shuffled_flow": "flow's weights on tokens drawn at random",
     "shuffled_flow_3": "flow's weights on tokens drawn at random, 3 times",
-    "flow": "flow: FlowTracer, from the answer's own rows",
+    "flow": "flow from the answer's own rows, 1.5 times (our default)",
     "flow_3": "flow from the answer's own rows, 3 times",
     "flow_emitting": "flow from the rows that emit the answer",
     "flow_emitting_3": "flow from the rows that emit the answer, 3 times",
@@ -152,13 +153,32 @@ def table(name: str, labels: Sequence[str]) -> str:
     metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
     heads = ["arm", "who gets more credit", f"{metric}, minus {kept['baseline']}", "seeds above", "outcome"]
     lines = [_line(heads), "|---|---|--:|--:|---|"]
+    decided = _decided_at(kept)
     for label in labels or arms:
         arm = arms[label]
-        cells = [_difference(arm, kept), _seeds_above(arm, kept), _outcome(arm)]
+        at = f", at {decided[label]} seeds" if label in decided else ""
+        cells = [_difference(arm, kept), _seeds_above(arm, kept), _outcome(arm) + at]
         lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
     if Declaration.recorded(kept["declaration"]).sequential:
         lines += ["", OPEN]
     return "\n".join(lines)
+
+
+def _decided_at(kept: Mapping[str, Any]) -> dict[str, int]:
+    """Label -> after how many seeds an arm of a comparison until decided was decided; none of another comparison."""
+    rule = Declaration.recorded(kept["declaration"])
+    if not rule.sequential:
+        return {}
+    every = {arm["label"]: list(arm["differences"].values()) for arm in kept["arms"] if arm["differences"]}
+    arms = max(len(kept["experiment"]["methods"]), len(every) + 1) - 1
+    decided: dict[str, int] = {}
+    for seeds in range(2, max(map(len, every.values())) + 1):
+        seen = {label: values[:seeds] for label, values in every.items()}
+        decisions = decide(seen, rule.smallest_difference, rule.alpha, arms, rule.scale)
+        for label, decision in decisions.items():
+            if decision.outcome != "cannot tell":
+                decided.setdefault(label, seeds)
+    return decided
 
 
 def pairs(name: str, words: Sequence[str]) -> str:

@@ -98,6 +98,23 @@ def test_a_look_before_the_last_declared_seed_says_so(tmp_path: Path, stopping: 
     assert not any("declared" in note for note in sweep(tmp_path / "whole", whole, experiment=once).notes)
 
 
+def test_a_decision_that_later_seeds_speak_against_says_so(tmp_path: Path) -> None:
+    """The largest e-value decides and stays the largest: an outcome `better` may stand beside an interval around 0."""
+    early, late = [0.2] * 8, [-0.4] * 6
+    for name, gains, noted in (("early", early, False), ("both", early + late, True)):
+        arms = {
+            "uniform": {seed: [0.5] for seed in range(len(gains))},
+            "flow": {seed: [0.5 + gain] for seed, gain in enumerate(gains)},
+        }
+        made = sweep(tmp_path / name, arms, {"stopping": "until decided", "scale": 0.1})
+        assert made.arm("flow").outcome == "better"
+        said = [note for note in made.notes if "speak against it" in note]
+        assert len(said) == noted
+    assert (
+        said[0].startswith("flow: decided by an e-value of ") and "after 8 seeds; after 14 seeds" in said[0]
+    )
+
+
 @pytest.mark.parametrize(("ends", "words"), [((1, 2, 3), "gains +0.250 [-0.371, +0.871]"), ((2, 3, 3), None)])
 def test_a_baseline_that_learns_nothing_is_named(
     tmp_path: Path, ends: tuple[int, ...], words: str | None
