@@ -239,6 +239,7 @@ def test_seeds_above_the_baseline_are_counted(tmp_path: Path, monkeypatch: pytes
         "label": "uniform",
         "rank": 2,
         "outcome": "baseline",
+        "differences": {},
         "scores": {"final_accuracy": {"mean": 0.5}},
     }
     kept = {"arms": [arm, uniform], "baseline": "uniform", "metric": "final_accuracy"}

@@ -17,7 +17,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -150,14 +150,19 @@ def table(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of the comparison kept in the file `name`, all of them by rank where none is named."""
     kept = load(name)
     arms: Mapping[str, Any] = {arm["label"]: arm for arm in sorted(kept["arms"], key=lambda arm: arm["rank"])}
-    metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
-    heads = ["arm", "who gets more credit", f"{metric}, minus {kept['baseline']}", "seeds above", "outcome"]
+    heads = [
+        "arm",
+        "who gets more credit",
+        f"{_metric(kept)}, minus {kept['baseline']}",
+        "seeds above",
+        "outcome",
+    ]
     lines = [_line(heads), "|---|---|--:|--:|---|"]
     decided = _decided_at(kept)
     for label in labels or arms:
         arm = arms[label]
         at = f", at {decided[label]} seeds" if label in decided else ""
-        cells = [_difference(arm, kept), _seeds_above(arm, kept), _outcome(arm) + at]
+        cells = [_difference(arm, kept), _seeds_above(arm["differences"].values()), _outcome(arm) + at]
         lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
     if Declaration.recorded(kept["declaration"]).sequential:
         lines += ["", OPEN]
@@ -185,34 +190,29 @@ def pairs(name: str, words: Sequence[str]) -> str:
     """For each of the words ARM-ARM, the first arm minus the second one on the seeds that both have."""
     kept = load(name)
     scores = {arm["label"]: arm["differences"] for arm in kept["arms"]}
-    metric = "reward" if kept["metric"] == "training_reward_area" else "accuracy"
-    lines = [_line(["difference", metric, "seeds above"]), "|---|--:|--:|"]
+    lines = [_line(["difference", _metric(kept), "seeds above"]), "|---|--:|--:|"]
     for word in words:
         first, second = word.split("-")
         values = [
             scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]
         ]
-        interval = t_interval(values)
-        mean = math.fsum(values) / len(values)
-        shown = _signed(mean) if interval is None else _with_interval(mean, interval)
-        above = f"{sum(value > 0 for value in values)} of {len(values)}"
-        lines.append(_line([f"`{first}` minus `{second}`", shown, above]))
+        mean = _with_interval(math.fsum(values) / len(values), t_interval(values))
+        lines.append(_line([f"`{first}` minus `{second}`", mean, _seeds_above(values)]))
     return "\n".join(lines)
 
 
-def _seeds_above(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    """On how many of its seeds an arm lies above the baseline: `7 of 8`; nothing for the baseline."""
-    if arm["label"] == kept["baseline"]:
-        return ""
-    values = list(arm["differences"].values())
-    return f"{sum(value > 0 for value in values)} of {len(values)}"
+def _metric(kept: Mapping[str, Any]) -> str:
+    return "reward" if kept["metric"] == "training_reward_area" else "accuracy"
+
+
+def _seeds_above(differences: Collection[float]) -> str:
+    """On how many seeds a difference lies above 0: `7 of 8`; nothing for the baseline, which has none."""
+    return f"{sum(value > 0 for value in differences)} of {len(differences)}" if differences else ""
 
 
 def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
     if arm["label"] == kept["baseline"]:
         return f"{arm['scores'][kept['metric']]['mean']:.3f}"
-    if arm["interval_of_difference"] is None:  # equal on every seed
-        return _signed(arm["difference"])
     return _with_interval(arm["difference"], arm["interval_of_difference"])
 
 
@@ -222,7 +222,9 @@ def _absolute(value: float, interval: Sequence[float] | None) -> str:
     return f"{value:.3f}{around} (its own)"
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    if interval is None:  # equal on every seed
+        return _signed(value)
     low, high = interval
     return f"{_signed(value)} ± {(high - low) / 2:.3f}"
 
