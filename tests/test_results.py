@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from leaderboards import compare, load
 from leaderboards.report import to_json
+from tests.harness.studies.kept_files import values_table
 from tests.leaderboards.recorded_runs import experiment, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -269,6 +270,18 @@ def test_a_comparison_until_decided_fills_a_table(tmp_path: Path, monkeypatch: p
     assert re.search(r"\| \+0\.\d{3} ± 0\.\d{3} \| 12 of 12 \| better, at 6 seeds \|$", row)
     measured = RESULTS.read_one(tmp_path / "decision-until-decided.json")
     assert measured.testbed in RESULTS.TESTBEDS
+
+
+def test_rankings_at_the_cuts_fill_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two readings of a ranking the one at the cuts; a figure that ranks nothing is a dash."""
+    (tmp_path / "x.json").write_text(json.dumps(values_table()))
+    monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
+    made = RESULTS.followed("x.json", [])
+    assert made.splitlines()[2:] == [
+        "| early | +0.200 ± 0.100 | +0.300 ± 0.200 | - |",
+        "| flow | +0.200 ± 0.100 | +0.300 ± 0.200 | - |",
+    ]
+    assert RESULTS.followed("x.json", ["flow"]).count("\n") == 2
 
 
 def test_a_wrong_number_is_seen() -> None:

@@ -3,8 +3,8 @@
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
 leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
 table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
-known graphs, `turns` for how far arms turn an update and what they gain, `facts` for what a file was measured on,
-`command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
+known graphs, `values` for where the chance of a right answer changes, `turns` for how far arms turn an update and what
+they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
 testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from harness import experiment as experiments
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
+from harness.studies.value_figures import CUT
 from leaderboards.declaration import BASELINE, METRICS, Declaration
 from leaderboards.estimates import decide, seeds_to_detect, spread, t_interval
 from leaderboards.older import outcome_of, turn_of
@@ -37,7 +38,7 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|pairs|replay|length|times|edges|steps|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
+    r"<!-- (table|pairs|replay|length|times|edges|steps|values|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
     r"\n.*?<!-- end of table -->",
     re.DOTALL,
 )
@@ -349,6 +350,27 @@ def steps(name: str, labels: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def followed(name: str, labels: Sequence[str]) -> str:
+    """The rankings `labels` of a kept file of `flowtracer values`, at the cuts; all where none is named, rules first.
+
+    Spaces in labels are written as underscores.
+    """
+    results = load(name)["results"]
+    every = [row for row in (*results["rules"], *results["methods"]) if row["reading"] == CUT]
+    rows = {row["name"].replace(" ", "_"): row for row in every}
+    keys = {"by_halves": "size, by halves", "signed": "signed", "fall": "first fall"}
+    lines = [_line(["tokens ranked by", *keys.values()]), "|---|" + "--:|" * len(keys)]
+    for label in labels or rows:
+        row = rows[label]
+        cells = [_correlation(row["by_halves"]), _correlation(row["signed"]), _area(row["fall"])]
+        lines.append(_line([row["name"], *cells]))
+    return "\n".join(lines)
+
+
+def _correlation(level: Sequence[Any] | None) -> str:
+    return "-" if level is None else _with_interval(*level)
+
+
 class Turned(NamedTuple):
     """An arm without training and with it.
 
@@ -469,6 +491,7 @@ MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "times": times,
     "edges": edges,
     "steps": steps,
+    "values": followed,
     "turns": turns,
     "facts": facts,
     "command": command,
