@@ -21,7 +21,7 @@ from harness.studies.measured import Cell
 from harness.studies.profile import FIGURES, Testbed, with_figure
 
 #: Figures that have a picture, and where a figure says nothing.
-PICTURED = {"difference": 0.0, "decisive": 0.5, "ratio_difference": 0.0, "value_direction": 0.0}
+PICTURED = {"difference": 0.0, "decisive_unsure": 0.5, "ratio_difference": 0.0, "value_direction": 0.0}
 COLOURS = {"control": "#8a8a8a", "rule": "#d9822b", "flow": "#1f77b4", "method": "#2ca02c"}
 KINDS = {
     "control": "positive control",
@@ -214,7 +214,7 @@ def _panel(axes: Any, bed: Testbed, key: str, names: Sequence[str], theme: Theme
         axes.plot(bounds(row.cells[key]), [height, height], color=COLOURS[kind], linewidth=1.4)
         axes.plot(row.cells[key].value, height, "o", color=COLOURS[kind], markersize=size)
     axes.locator_params(axis="x", nbins=4)
-    if key == "decisive":
+    if key == "decisive_unsure":
         axes.set_xlim(-0.04, 1.06)
     for height in range(len(names)):
         axes.axhline(height, color=ink, linewidth=0.3, alpha=0.15, zorder=0)

@@ -79,6 +79,8 @@ OPEN = (
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
+#: The chance that the deciding token gets more weight than another one that the policy was unsure of.
+FINDS = "decisive_unsure"
 #: Arms in plain words.
 WORDS = {
     "uniform": "nobody: uniform credit (GRPO)",
@@ -247,7 +249,11 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     """
     rows, uniform = figures(name), uniform_of(name)
     knows = any(row["decisive"] for row in rows.values())
-    heads = ["arm", "who gets more credit", *(["finds the deciding token"] if knows else [])]
+    heads = [
+        "arm",
+        "who gets more credit",
+        *(["finds the deciding token", "among all tokens"] if knows else []),
+    ]
     lines = [_line([*heads, "signal to noise, minus uniform's", "turn"])]
     lines.append("|---|---|" + "--:|" * len(heads))
     named = [label for label in labels or rows if label != BASELINE]
@@ -255,7 +261,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     for label in [*named[:place], BASELINE, *named[place:]]:
         row = uniform if label == BASELINE else rows[label]
         turn = turn_of(row)
-        finds = [f"{row['decisive'][0]:.2f}"] if knows else []
+        finds = [_area(row[key], 2) for key in (FINDS, "decisive")] if knows else []
         ratio = _ratio(row)
         lines.append(
             _line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn[0]:.3f}" if turn else "-"])
@@ -315,7 +321,7 @@ def times(name: str, more: Sequence[str]) -> str:
     every = _over_lengths(files)
     for label, rows in every.items():
         if label != BASELINE:
-            finds = [f"{row['decisive'][0]:.2f}" for row in rows]
+            finds = [_area(row[FINDS], 2) for row in rows]
             ratios = [
                 f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
                 for row, base in zip(rows, every[BASELINE], strict=True)
@@ -421,10 +427,13 @@ def turns(name: str, more: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _area(level: Sequence[Any] | None) -> str:
+def _area(level: Sequence[Any] | None, digits: int = 3) -> str:
+    """An area under the ROC curve: to two digits its mean only, to three with its interval."""
     if level is None:
         return "-"
     mean, interval = level
+    if digits < 3:
+        return f"{mean:.{digits}f}"
     return f"{mean:.3f}" + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 
@@ -519,7 +528,7 @@ def draw() -> None:
     noise = [
         pictures.Line(
             label,
-            f"  (finds {row['decisive'][0]:.2f})",
+            f"  (finds {row[FINDS][0]:.2f})",
             row[RATIO],
             row[INTERVAL],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 Level = tuple[float, Interval | None] | None
 
 OPERATORS = frozenset("+-*/=×÷−^<>%")
+#: The policy is unsure of a token that it gave less than this probability, as SPO takes it (`values`).
+UNSURE = 0.9
 CATEGORIES = ("delimiters", "digits", "operators")
 #: Columns of gradients that are multiplied at a time.
 BLOCK = 1 << 18
@@ -165,6 +167,11 @@ def in_top(scores: Floats, count: int) -> Floats:
     above = scores > edge
     tied = scores == edge
     return above + tied * ((count - above.sum()) / tied.sum())
+
+
+def unsure(logprobs: Sequence[float]) -> NDArray[np.bool_]:
+    """The sampled tokens that the policy gave less than `UNSURE`, (n,), from their log-probabilities."""
+    return np.exp(np.asarray(logprobs, dtype=np.float64)) < UNSURE
 
 
 def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:

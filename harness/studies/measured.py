@@ -249,9 +249,12 @@ def _replay(path: Path, table: Mapping[str, Any]) -> Measured:
 def _replayed(row: Mapping[str, Any], knows: bool, valued: bool) -> Mapping[str, Cell]:
     is_uniform = row["label"] == BASELINE
     unvalued = "its weights are all equal" if valued else "no token values measured"
+    silent = "abstains" if knows else "the task does not know its deciding tokens"
+    recorded = "decisive_unsure" in row  # not in files of earlier versions
     return {
-        "decisive": _level(
-            row["decisive"], "abstains" if knows else "the task does not know its deciding tokens"
+        "decisive": _level(row["decisive"], silent),
+        "decisive_unsure": _level(
+            row.get("decisive_unsure"), silent if recorded or not knows else "not recorded"
         ),
         "ratio_difference": _around(
             row["ratio_difference"],

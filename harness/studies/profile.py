@@ -39,7 +39,19 @@ class Figure:
 FIGURES = (
     Figure("difference", "difference", TRAINING, "of the declared metric, from the baseline's", "+", 3),
     Figure("outcome", "outcome", TRAINING, "by the declared rule", brief=False),
-    Figure("decisive", "AUC", REPLAY, "the chance that a deciding token gets more weight than another one"),
+    Figure(
+        "decisive_unsure",
+        "AUC",
+        REPLAY,
+        "the chance that a deciding token gets more weight than another one that the policy was unsure of",
+    ),
+    Figure(
+        "decisive",
+        "AUC of all",
+        REPLAY,
+        "the chance that a deciding token gets more weight than any other one, also by telling sure tokens from unsure",
+        brief=False,
+    ),
     Figure(
         "ratio_difference",
         "signal/noise",
@@ -143,7 +155,7 @@ LIMITS = (
 #: Figures in which an arm can do more than rules without insight; more is better credit in each.
 TELLING = (
     "difference",
-    "decisive",
+    "decisive_unsure",
     "ratio_difference",
     "value_direction",
     "needed_matched",

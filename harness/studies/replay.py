@@ -29,7 +29,9 @@ Intervals of the ratio and of its difference from uniform's are the jackknife ov
 Figures of weights are per response and averaged over problems. Rank correlations are Spearman's with mean ranks for
 ties; a response on which a method abstains, or whose weights are all equal, has none and is left out. The top 40% of
 two methods overlap by the expected share where ties are broken at random, so that 40% is chance. AUC is the chance
-that a decisive token outweighs another one, ties half.
+that a decisive token outweighs another one, ties half: among all tokens of its response, and among those only that the
+policy was unsure of (`figures.UNSURE`). A token that the policy is sure of has next to no gradient, so that a method
+which tells sure tokens from unsure ones, and nothing else, has a high first AUC and changes no update.
 
 Monte Carlo token values follow VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679, section 4): the value of a prefix
 is the mean verdict of K continuations by the policy, each with a key of its own; the value of a whole response is its
@@ -86,6 +88,7 @@ class Figures:
     abstained: float
     shares: Mapping[str, float]
     decisive: Level
+    decisive_unsure: Level
     value_size: Level
     value_direction: Level
 
@@ -325,7 +328,7 @@ def _of_weights(
     """The fields of `Figures` that come from weights."""
     total, tokens, signed = 0.0, 0, 0.0
     shares = dict.fromkeys(CATEGORIES, 0.0)
-    decisive, size, direction = [], [], []
+    decisive, among_unsure, size, direction = [], [], [], []
     # Unless every response knows its decisive tokens, those that do are no fair sample of all.
     known = all(response.decisive is not None for response in responses)
     for response in responses:
@@ -340,6 +343,9 @@ def _of_weights(
             continue
         if known and response.decisive is not None:
             decisive.append((response.problem, figures.roc_auc(weights, response.decisive)))
+            unsure = figures.unsure(response.row["sampler_logprobs"])
+            area = figures.roc_auc(weights[unsure], response.decisive[unsure])
+            among_unsure.append((response.problem, area))
         if response.place in changes:
             change, directed = changes[response.place]
             ranked = figures.rank_correlations(np.stack([weights, np.abs(change), directed]))
@@ -349,6 +355,7 @@ def _of_weights(
         "mean_weight": signed / max(tokens, 1),
         "shares": {name: share / total if total else math.nan for name, share in shares.items()},
         "decisive": figures.mean_level(problem_means(decisive).values()),
+        "decisive_unsure": figures.mean_level(problem_means(among_unsure).values()),
         "value_size": figures.mean_level(problem_means(size).values()),
         "value_direction": figures.mean_level(problem_means(direction).values()),
     }

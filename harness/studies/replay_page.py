@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.studies.answering import Page, changed_settings, values_fact
 from harness.studies.arms import ALWAYS, arm_of
-from harness.studies.figures import CATEGORIES, Level
+from harness.studies.figures import CATEGORIES, UNSURE, Level
 from harness.studies.replay import Figures, Replay
 from leaderboards.sheets import NOTHING, Sheet, level
 
@@ -133,19 +133,24 @@ def _gradient_sheet(title: str, methods: Sequence[Figures], note: str) -> Sheet:
 
 def _weight_sheet(methods: Sequence[Figures], valued: bool) -> Sheet:
     known = any(method.decisive for method in methods)
-    columns = ["method", "mean weight", "abstains", *(["AUC decisive"] if known else [])]
+    columns = ["method", "mean weight", "abstains", *(["AUC decisive", "among unsure"] if known else [])]
     columns += ["value, size", "value, signed"] if valued else []
     rows = tuple(
         (
             method.label,
             f"{method.mean_weight:.3f}",
             f"{method.abstained:.1%}",
-            *([_text(method.decisive)] if known else []),
+            *([_text(method.decisive), _text(method.decisive_unsure)] if known else []),
             *([_text(method.value_size, "+"), _text(method.value_direction, "+")] if valued else []),
         )
         for method in methods
     )
-    notes = ["AUC: the chance that a decisive token outweighs another. "] if known else []
+    notes = []
+    if known:
+        notes.append(
+            "AUC: the chance that a decisive token outweighs another; among unsure: another one of probability below "
+            f"{UNSURE:g}. Surer tokens have next to no gradient. "
+        )
     if valued:
         notes.append(
             "Value: rank correlation with what a token changes in the Monte Carlo value, its size, and its size in the "
@@ -167,7 +172,8 @@ def _agreement_sheet(replayed: Replay, labels: Sequence[str]) -> Sheet:
         "Agreement of methods, in percent",
         ("method", *(str(place + 1) for place in places)),
         tuple((f"{row + 1:>2} {labels[row]}", *(cell(row, column) for column in places)) for row in places),
-        "Below the diagonal the rank correlation of weights, above it the overlap of the top 40% sets (chance: 40). "
+        "Below the diagonal the rank correlation of weights, above it the overlap of the top 40% sets, rounded down to "
+        "whole tokens (chance: 40, a little less in short responses). "
         "Columns by number; means over responses. Methods of equal weights rank nothing and are left out.",
     )
 

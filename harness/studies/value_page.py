@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from harness.studies.answering import Page
-from harness.studies.figures import Level
+from harness.studies.figures import UNSURE, Level
 from harness.studies.value_figures import CUT, LEAST, SEGMENT, Ranked, reliability
-from harness.studies.values import UNSURE, Asked, Values
+from harness.studies.values import Asked, Values
 from leaderboards.sheets import Sheet, level
 
 LIMITS = (

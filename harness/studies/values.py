@@ -37,7 +37,7 @@ from harness.errors import ExperimentError
 from harness.journal import Journal
 from harness.policy import Policy
 from harness.studies import steps
-from harness.studies.figures import Level, group_advantages
+from harness.studies.figures import UNSURE, Level, group_advantages, unsure
 from harness.studies.intervene import ranking
 from harness.studies.rollouts import Progress, continued
 from harness.studies.value_figures import (
@@ -51,8 +51,6 @@ from harness.studies.value_figures import (
     rule_scores,
 )
 
-#: A response is cut before tokens that the policy gave less than this probability.
-UNSURE = 0.9
 #: Continuations of each cut and half in one round.
 HALF = 8
 ROUND = 2 * HALF
@@ -184,10 +182,10 @@ def with_signal(rows: Sequence[Row]) -> list[Row]:
 
 def cuts_of(row: Mapping[str, Any], most: int) -> list[int]:
     """The tokens before which a response is cut, ascending: the unsure ones, or `most` of them drawn by its key."""
-    unsure = [place for place, logprob in enumerate(row["sampler_logprobs"]) if math.exp(logprob) < UNSURE]
-    if len(unsure) > most:
-        unsure = sorted(unsure, key=lambda place: seeds.key("cut", row["key"], place))[:most]
-    return sorted(unsure)
+    places = np.flatnonzero(unsure(row["sampler_logprobs"])).tolist()
+    if len(places) > most:
+        places = sorted(places, key=lambda place: seeds.key("cut", row["key"], place))[:most]
+    return sorted(places)
 
 
 def measure(

@@ -54,6 +54,7 @@ def replay_table():
         "turn": [0.0, None],
         "seconds": 0.1,
         "decisive": [0.5, None],
+        "decisive_unsure": [0.5, None],
         "value_size": None,
         "value_direction": None,
     }
@@ -65,7 +66,8 @@ def replay_table():
         "ratio_difference_interval": [0.1, 0.3],
         "to_uniform": [0.9, [0.85, 0.95]],
         "turn": [0.1, [0.05, 0.15]],
-        "decisive": [0.8, [0.7, 0.9]],
+        "decisive": [0.85, [0.8, 0.9]],
+        "decisive_unsure": [0.8, [0.7, 0.9]],
     }
     return {
         "experiment": "bench",

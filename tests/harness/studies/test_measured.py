@@ -39,7 +39,9 @@ def test_a_replay_has_its_figures_and_reasons(tmp_path):
     measured = read_one(written(tmp_path, replay_table()))
     assert (measured.kind, measured.testbed, measured.policy) == (REPLAY, "bench", "tiny")
     flow = cells(measured, "flow ×3")
-    assert flow["decisive"].value == 0.8 and flow["turn"].value == 0.1
+    assert (
+        flow["decisive"].value == 0.85 and flow["decisive_unsure"].value == 0.8 and flow["turn"].value == 0.1
+    )
     assert flow["value_direction"].missing == "its weights are all equal"
     assert cells(measured, "oracle ×1.5")["turn"].missing == "nobody knows", (
         "an arm that was left out is shown"
@@ -50,19 +52,20 @@ def test_a_replay_without_values_or_decisive_tokens_says_so(tmp_path):
     table = replay_table()
     table["valued"] = 0
     for row in table["figures"]:
-        row["decisive"] = row["value_size"] = row["value_direction"] = None
+        row["decisive"] = row["decisive_unsure"] = row["value_size"] = row["value_direction"] = None
     flow = cells(read_one(written(tmp_path, table)), "flow ×3")
     assert flow["value_size"].missing == "no token values measured"
     assert flow["decisive"].missing == "the task does not know its deciding tokens"
+    assert flow["decisive_unsure"].missing == "the task does not know its deciding tokens"
 
 
 def test_the_turn_of_an_old_replay_is_that_of_its_cosine(tmp_path):
     table = replay_table()
     for row in table["figures"]:
-        del row["turn"], row["seconds"]
+        del row["turn"], row["seconds"], row["decisive_unsure"]
     flow = cells(read_one(written(tmp_path, table)), "flow ×3")
     assert flow["turn"].value == pytest.approx(0.1) and flow["turn"].interval == pytest.approx((0.05, 0.15))
-    assert flow["update_seconds"].missing == "not recorded"
+    assert flow["update_seconds"].missing == flow["decisive_unsure"].missing == "not recorded"
 
 
 def test_an_arm_of_an_old_replay_is_found_in_the_shipped_experiment(tmp_path):

@@ -68,7 +68,7 @@ def test_a_table_a_figure_has_a_column_a_testbed_and_no_mean(files):
     assert sheets["AUC"].columns == ("method", "bench", "other")
     assert sheets["difference"].columns == ("method", "bench"), "nothing was trained on the other"
     assert sheets["outcome"].rows[-1] == ("flow ×3", "better")
-    only = by_figure(joined(read(files)), ["decisive"], ("method",))
+    only = by_figure(joined(read(files)), ["decisive_unsure"], ("method",))
     assert {row[0] for row in only[0].rows} == {"flow ×3"}
 
 
@@ -76,7 +76,7 @@ def test_beyond_counts_what_no_rule_reaches(tmp_path):
     """An interval that begins inside those of the rules is not beyond them."""
     table = replay_table()
     rule = {**table["figures"][1], "label": "random", "credit": "random", "options": {}}
-    table["figures"].append({**rule, "decisive": [0.5, [0.4, 0.6]]})
+    table["figures"].append({**rule, "decisive_unsure": [0.5, [0.4, 0.6]]})
     sheet = beyond(joined([read_one(written(tmp_path, table))]))
     lines = {row[1]: row for row in sheet.rows}
     assert lines["AUC"][2:] == ("1", "0 of 0", "1 of 1", "flow ×3")
@@ -90,8 +90,8 @@ def test_positive_controls_have_a_count_of_their_own(tmp_path):
     table = replay_table()
     flow, without = table["figures"][1], {"options": {}}
     table["figures"] += [
-        {**flow, **without, "label": "random", "credit": "random", "decisive": [0.5, [0.4, 0.6]]},
-        {**flow, **without, "label": "oracle", "credit": "oracle", "decisive": [1.0, None]},
+        {**flow, **without, "label": "random", "credit": "random", "decisive_unsure": [0.5, [0.4, 0.6]]},
+        {**flow, **without, "label": "oracle", "credit": "oracle", "decisive_unsure": [1.0, None]},
     ]
     sheet = beyond(joined([read_one(written(tmp_path, table))]))
     row = next(row for row in sheet.rows if row[1] == "AUC")
@@ -119,7 +119,7 @@ def test_a_replay_of_a_single_problem_is_beyond_nothing(tmp_path):
     table = replay_table()
     table["figures"].append({**table["figures"][1], "label": "random", "credit": "random", "options": {}})
     for value, row in zip((0.5, 0.8, 0.7), table["figures"], strict=True):
-        row |= {"decisive": [value, None], "ratio_difference_interval": None}
+        row |= {"decisive_unsure": [value, None], "ratio_difference_interval": None}
     sheet = beyond(joined([read_one(written(tmp_path, table))]))
     assert not sheet.rows and "Left out: 4 figures" in sheet.note
 
@@ -127,7 +127,7 @@ def test_a_replay_of_a_single_problem_is_beyond_nothing(tmp_path):
 def test_rows_and_columns_without_a_figure_are_left_out_of_tables_by_figure(files):
     sheet = next(sheet for sheet in by_figure(joined(read(files))) if sheet.title == "difference")
     assert {row[0] for row in sheet.rows} == {"flow ×3"}
-    assert by_figure(joined(read(files)), ["decisive"], ("rule",)) == [], "no rule was measured"
+    assert by_figure(joined(read(files)), ["decisive_unsure"], ("rule",)) == [], "no rule was measured"
 
 
 def test_steps_join_the_testbed_of_their_task_and_policy(tmp_path):

@@ -21,12 +21,18 @@ def policy(tiny_experiment):
 def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
     built = tiny_experiment(("uniform", "oracle_mask"))
     batches = rollouts.fresh(built, policy, 6, 0)
-    methods = replay.methods_of(built, ["oracle_mask", "flow", "anti_oracle", "constant"])
+    methods = replay.methods_of(built, ["oracle_mask", "flow", "anti_oracle", "constant", "entropy"])
     assert list(methods)[0] == "uniform"
     found = replay.replay(built, policy, batches, "here", methods, valued=6, continuations=8)
     figures = {one.label: one for one in found.figures}
     assert figures["oracle_mask"].decisive[0] == 1 and figures["anti_oracle"].decisive[0] == 0
-    assert figures["uniform"].decisive[0] == 0.5 and figures["uniform"].to_uniform[0] == pytest.approx(1)
+    assert figures["oracle_mask"].decisive_unsure[0] == 1 and figures["anti_oracle"].decisive_unsure[0] == 0
+    assert figures["entropy"].decisive[0] > 0.8 and 0.35 < figures["entropy"].decisive_unsure[0] < 0.65, (
+        "it tells drawn letters from fixed tokens and nothing else"
+    )
+    assert figures["entropy"].turn[0] < 1e-3, "fixed tokens have no gradient"
+    assert figures["uniform"].decisive[0] == figures["uniform"].decisive_unsure[0] == 0.5
+    assert figures["uniform"].to_uniform[0] == pytest.approx(1)
     assert figures["constant"].to_uniform[0] == pytest.approx(1)
     assert figures["uniform"].turn[0] == pytest.approx(0, abs=1e-12)
     assert figures["constant"].turn[0] == pytest.approx(0, abs=1e-5)
@@ -47,7 +53,7 @@ def test_the_whole_finds_what_is_known_of_decision(tiny_experiment, policy):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert {row[0] for row in page.rules.rows} == {"uniform", "constant"}
     assert "Not replayed: first_tokens, last_tokens, random, shuffled_flow" in page.rules.note
-    assert {row[0] for row in page.sheets[0].rows} == {"oracle_mask", "flow", "anti_oracle"}
+    assert {row[0] for row in page.sheets[0].rows} == {"oracle_mask", "flow", "anti_oracle", "entropy"}
     assert {row[0] for row in page.sheets[1].rows} == set(methods)
     assert page.question and page.limits and page.facts[-1] == "one more fact"
     assert any("6 batches, 96 responses" in line for line in replay_page.facts(found))
@@ -102,7 +108,7 @@ def test_one_batch_and_no_answer_in_any_response(tiny_experiment, policy):
     batches = [[{**row, "reward": float(index % 2)} for index, row in enumerate(batches[0])]]
     found = replay.replay(built, policy, batches, "here", replay.methods_of(built, ["flow"]), continuations=0)
     flow = next(one for one in found.figures if one.label == "flow")
-    assert flow.abstained == 1 and flow.decisive is None
+    assert flow.abstained == 1 and flow.decisive is flow.decisive_unsure is None
     assert flow.ratio is None and flow.to_large is None
     assert flow.to_uniform[0] == pytest.approx(1)
     assert replay_page.page(found).tables
@@ -119,7 +125,7 @@ def test_a_task_that_does_not_know_its_decisive_tokens_leaves_the_oracles_out(po
         "uniform",
         "position",
     ]
-    assert all(one.decisive is None for one in found.figures)
+    assert all(one.decisive is one.decisive_unsure is None for one in found.figures)
 
 
 def test_arms_with_options_join_the_registry(tiny_experiment):
