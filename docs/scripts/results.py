@@ -4,8 +4,9 @@ A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table 
 leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
 table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
 known graphs, `values` for where the chance of a right answer changes, `turns` for how far arms turn an update and what
-they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`, `beyond` or keys of figures for tables over all
-testbeds. tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
+they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`,
+`beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files, and
+numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
