@@ -59,18 +59,27 @@ def test_the_words_of_a_folder(folder: str) -> None:
     assert {file: lines for file, lines in said.items() if lines} == {}
 
 
+def whole(code: str) -> bool:
+    """True if it is Python: a page may show a call with `...` in the place of arguments."""
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
 def test_the_words_of_code_on_pages() -> None:
     """A reader copies it."""
     pages = [ROOT / "README.md", ROOT / "tasks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    blocks = {
-        page: re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S) for page in pages
-    }
-    assert sum(map(len, blocks.values())) > 10
-    said = {
-        str(page.relative_to(ROOT)): [fault for code in codes for fault in faults(code)]
-        for page, codes in blocks.items()
-    }
-    assert {page: lines for page, lines in said.items() if lines} == {}
+    texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages}
+    blocks = [
+        (page, code)
+        for page, text in texts.items()
+        for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+        if whole(code)
+    ]
+    assert len(blocks) > 15
+    assert [(page, fault) for page, code in blocks for fault in faults(code)] == []
 
 
 def test_a_fault_is_seen() -> None:

@@ -151,9 +151,8 @@ def load(name: str) -> Any:
 def table(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of the comparison kept in the file `name`, all of them by rank where none is named."""
     comparison = load(name)
-    arms: Mapping[str, Any] = {
-        arm["label"]: arm for arm in sorted(comparison["arms"], key=lambda arm: arm["rank"])
-    }
+    ranked = sorted(comparison["arms"], key=lambda arm: arm["rank"])
+    arms: Mapping[str, Any] = {arm["label"]: arm for arm in ranked}
     heads = [
         "arm",
         "who gets more credit",
@@ -178,9 +177,8 @@ def _decided_at(comparison: Mapping[str, Any]) -> dict[str, int]:
     rule = Declaration.recorded(comparison["declaration"])
     if not rule.sequential:
         return {}
-    every = {
-        arm["label"]: list(arm["differences"].values()) for arm in comparison["arms"] if arm["differences"]
-    }
+    compared = [arm for arm in comparison["arms"] if arm["differences"]]
+    every = {arm["label"]: list(arm["differences"].values()) for arm in compared}
     arms = max(len(comparison["experiment"]["methods"]), len(every) + 1) - 1
     decided: dict[str, int] = {}
     for seeds in range(2, max(map(len, every.values())) + 1):
