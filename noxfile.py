@@ -295,6 +295,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
+@nox.session(reuse_venv=True)
+def hooks(session: nox.Session) -> None:
+    """What .pre-commit-config.yaml checks beyond `lint` and `typecheck`, on all files: spelling, large files, ends."""
+    session.install(*CONSTRAINTS, "pre-commit")
+    session.run("pre-commit", "run", "--all-files", env={"SKIP": "ruff,ruff-format"})
+
+
 @nox.session(venv_backend="none")
 def typecheck(session: nox.Session) -> None:
     """Mypy over the four packages."""

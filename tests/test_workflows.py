@@ -68,7 +68,10 @@ def test_a_workflow_may_read_and_ends(file: Path) -> None:
     """Rights are given by the job that needs them; a run that hangs costs six hours unless it has a limit."""
     workflow = read(file.stem)
     assert workflow["permissions"] == {"contents": "read"}
-    assert [name for name, job in workflow["jobs"].items() if job["timeout-minutes"] > 60] == []
+    longer = {
+        name: job["timeout-minutes"] for name, job in workflow["jobs"].items() if job["timeout-minutes"] > 60
+    }
+    assert longer == ({"all": 90} if file.stem == "ci" else {})
     assert {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job} == (
         {"publish": {"id-token": "write"}} if file.stem == "release" else {}
     )
@@ -108,6 +111,26 @@ def test_hooks_leave_alone_what_a_program_wrote() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     policies = [file.relative_to(ROOT).as_posix() for file in (ROOT / "harness" / "policies").glob("*/*.*")]
     assert policies and all(re.search(config["exclude"], file) for file in policies)
+
+
+def test_the_first_job_checks_rules_spelling_and_large_files() -> None:
+    """Hooks run where somebody installed them; a tag of another repository could be moved to other code."""
+    assert read("ci")["jobs"]["lint"]["steps"][-1]["run"].endswith("nox -s lint hooks")
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    listed = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {"typos", "check-added-large-files", "end-of-file-fixer"} <= {hook["id"] for hook in listed}
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    added = [pin for hook in listed for pin in hook.get("additional_dependencies", ())]
+    assert added and [pin for pin in added if "==" not in pin] == []
+    (large,) = [hook["entry"] for hook in listed if hook["id"] == "check-added-large-files"]
+    assert "--enforce-all" in large, "it would look at staged files only, of which CI has none"
+
+
+def test_coverage_runs_where_the_interpreter_counts_lines() -> None:
+    """By a tracer it takes longer than a job may."""
+    rows = read("ci")["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    (python,) = [row["python"] for row in rows if row["session"] == "coverage"]
+    assert tuple(map(int, python.split("."))) >= (3, 12)
 
 
 def test_ci_runs_on_every_python_that_the_project_names() -> None:
