@@ -152,6 +152,26 @@ def test_the_check_of_experiment_files_sees_them() -> None:
     assert sum(len(experiment_files(page.read_text())) for page in PAGES) >= 2
 
 
+def test_the_output_that_the_quickstart_shows_is_of_the_experiment_as_it_is() -> None:
+    """After a change of it: run the page's command anew, and copy what it prints."""
+    text = (DOCS / "start" / "quickstart.md").read_text()
+    shown = experiment.load("decision", smoke=True)
+    arms, steps = len(shown.methods), shown.training.steps
+    assert (
+        f"\n{shown.name}: {shown.title}\n{arms} methods, {shown.seeds} training seeds, {steps} steps\n"
+        in text
+    )
+    assert f"\nruns      {arms * shown.seeds} finished, {arms} methods, " in text
+    assert re.findall(r"hashes    experiment (\w+),", text) == [shown.hash[:16]]
+    assert (arms, shown.seeds, steps) == (10, 2, 6), (
+        "ten arms, two seeds and six steps stand in the sentences, too"
+    )
+    for words in ("ten arms on two seeds, six steps each", "here six steps are too few", "of the ten rows"):
+        assert words in text
+    rows = re.findall(r"^(\w+) +\d+ +\S+ .*(?:cannot tell|baseline)", text, re.M)
+    assert rows and set(rows) <= set(shown.methods)
+
+
 def relative_links(page: Path) -> list[str]:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
