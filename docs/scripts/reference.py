@@ -18,7 +18,7 @@ from harness.experiment import Evaluation, EvaluationTask, PolicySettings, Train
 from leaderboards.declaration import Declaration
 
 FOLDER = Path(__file__).parents[1] / "reference"
-#: What the page of the credit methods says before its table.
+#: Opens the page of the credit methods.
 METHODS = """`flowtracer methods NAME` prints the same card. It follows the CA-ID card that the survey of credit
 assignment asks for ([arXiv 2604.09459](https://arxiv.org/abs/2604.09459)): each claim with its estimand, its evidence
 and a test that could prove it wrong. "Identical" names the file and lines of a public code, "our reading" the section
