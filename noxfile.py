@@ -68,13 +68,18 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}.ite
 
 def shared_environment(session: nox.Session, project: str = ".[harness]") -> Path:
     """Installs the project into the shared environment and returns the folder of its programs."""
-    programs = SHARED / "bin"
+    return environment_in(session, SHARED, project, CONSTRAINTS)
+
+
+def environment_in(session: nox.Session, folder: Path, project: str, constraints: tuple[str, ...]) -> Path:
+    """Installs the project into an environment in `folder` and returns the folder of its programs."""
+    programs = folder / "bin"
     fresh = not (programs / "flowtracer").exists()
     if fresh:
-        session.log("Installing about 2 GB into %s: a few minutes, once", SHARED)
-        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
+        session.log("Installing about 2 GB into %s: a few minutes, once", folder)
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder), external=True)
     # Nothing is compiled ahead: most of those modules are never imported, and compiling them doubles the time.
-    pip = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS, "--no-compile")
+    pip = (str(programs / "python"), "-m", "pip", "install", *constraints, "--no-compile")
     quiet = () if fresh else ("--quiet",)
     session.run(*pip, *quiet, project, external=True)
     # The weights only: what the wheel lists as its requirements belongs to another program.
@@ -121,7 +126,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def tests_core(session: nox.Session) -> None:
-    """What the project without extras can do: flow, spans, credit, and the tasks that need no parser of formulas."""
+    """The project without extras: flow, spans, credit, and the tasks that need no parser of formulas."""
     session.install(*CONSTRAINTS, "--no-compile", ".", "pytest")
     session.run("pytest", *(session.posargs or CORE), env={"HF_HUB_OFFLINE": "1"})
 
@@ -223,30 +228,47 @@ VERSIONS = {
     "newest": ("transformers==5.24.0", "trl==1.16.0", "peft==0.21.2"),
     "latest": ("transformers", "trl", "peft"),
 }
+#: A set without a pin: the newest of all that pyproject.toml allows, torch too.
+ALLOWED = "allowed"
 
 
 @nox.session(venv_backend="none")
 def tests_versions(session: nox.Session) -> None:
     """Tap, trainer and views on the oldest and the newest transformers, TRL and peft; writes the page of the matrix.
 
-    `-- newest` runs one of the two, `-- latest` the third set, which is the weekly job's.
+    `-- newest` runs one of the two. The weekly job runs two more: `latest`, the three libraries of today, in range or
+    not; and `allowed`, the newest of all that pyproject.toml allows, torch too, in an environment made anew each time.
     """
     names = session.posargs or ["oldest", "newest"]
-    if unknown := [name for name in names if name not in VERSIONS]:
-        session.error(f"no set of versions {unknown[0]!r}: {', '.join(VERSIONS)}")
-    programs = shared_environment(session, ".[dev]")
-    for name in names:
-        folder = SHARED.with_name(f"{name}-" + SHARED.name.removeprefix("shared-"))
-        pins, installed = VERSIONS[name], folder / "installed.txt"
-        # What is there may be the latest of last week, or what a line above said before it was edited.
-        if name == "latest" or not installed.exists() or installed.read_text().split() != list(pins):
-            shutil.rmtree(folder, ignore_errors=True)
-            pip = (str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps")
-            session.run(*pip, "--target", str(folder), *pins, external=True)
-            installed.write_text("\n".join(pins) + "\n")
+    sets = (*VERSIONS, ALLOWED)
+    if unknown := [name for name in names if name not in sets]:
+        session.error(f"no set of versions {unknown[0]!r}: {', '.join(sets)}")
+    folders = {name: SHARED.with_name(f"{name}-" + SHARED.name.removeprefix("shared-")) for name in names}
+    command, offline = ("benchmarks/versions.py",), {"HF_HUB_OFFLINE": "1"}
+    if allowed := folders.pop(ALLOWED, None):
+        shutil.rmtree(allowed, ignore_errors=True)
+        programs = environment_in(session, allowed, ".[dev]", constraints=())
+        session.run(str(programs / "python"), *command, ALLOWED, env=offline, external=True)
+    if folders:
+        programs = shared_environment(session, ".[dev]")
+    for name, folder in folders.items():
+        put_ahead(session, programs, folder, VERSIONS[name])
         # Ahead of the shared environment's own versions, which the other sessions keep.
-        environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
-        session.run(str(programs / "python"), "benchmarks/versions.py", name, env=environment, external=True)
+        environment = {**offline, "PYTHONPATH": str(folder)}
+        session.run(str(programs / "python"), *command, name, env=environment, external=True)
+
+
+def put_ahead(session: nox.Session, programs: Path, folder: Path, pins: tuple[str, ...]) -> None:
+    """Installs these packages alone into `folder`, unless it holds them."""
+    installed = folder / "installed.txt"
+    # What is there may be the latest of last week, or what VERSIONS said before it was edited.
+    pinned = all("==" in pin for pin in pins)
+    if pinned and installed.exists() and installed.read_text().split() == list(pins):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = (str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps")
+    session.run(*pip, "--target", str(folder), *pins, external=True)
+    installed.write_text("\n".join(pins) + "\n")
 
 
 @nox.session(reuse_venv=True)
@@ -271,6 +293,13 @@ def lint(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(reuse_venv=True)
+def hooks(session: nox.Session) -> None:
+    """What .pre-commit-config.yaml checks beyond `lint` and `typecheck`, on all files: spelling, large files, ends."""
+    session.install(*CONSTRAINTS, "pre-commit")
+    session.run("pre-commit", "run", "--all-files", env={"SKIP": "ruff,ruff-format"})
 
 
 @nox.session(venv_backend="none")

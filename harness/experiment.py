@@ -41,6 +41,16 @@ LATER = {
     "training": ("false_rewards", "false_refusals", "dual_clip", "whiten", "advantage_clip", "turn_every"),
     "evaluation": ("top_k", "top_p"),
 }
+#: Keys of an experiment's file that are none of `Experiment`, and what each says. `from_table` takes them out.
+OF_FILES = {
+    "base": "the name or the file of another experiment; this file then says only what differs",
+    "imports": "an array of files and modules with credit methods and tasks of your own, as `--import` takes them; "
+    "paths are relative to this file",
+    "smoke": "a table: what `--smoke` changes, under the keys of this page. It makes another experiment, NAME-smoke",
+    "until_decided": "a table: what `--until-decided` changes, `declaration.stopping` aside. `seeds` is the most that "
+    f"are run, at least {LEAST_CAP}, and `declaration.scale` must be there. It makes another experiment, "
+    "NAME-until-decided",
+}
 #: Settings that all arms share, whatever else of the training an arm changes: the prompts, and the steps that they are
 #: compared at.
 SHARED = ("steps", "prompts_per_step", "reward")

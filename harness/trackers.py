@@ -141,7 +141,7 @@ def tracked(experiment: Experiment, label: str, seed: int, folder: Path) -> Trac
 
     method = credit_of(method_of(experiment, label))
     shared = experiment.resolved()
-    kept = ("policy", "task", "evaluation", "declaration", "engine")
+    copied = ("policy", "task", "evaluation", "declaration", "engine")
     config = {
         "experiment": experiment.name,
         "experiment_hash": experiment.hash,
@@ -151,7 +151,7 @@ def tracked(experiment: Experiment, label: str, seed: int, folder: Path) -> Trac
         "credit_options": method["options"],
         "credit_task": task_of(experiment.task).name,
         "training": asdict(experiment.training_of(label)),
-        **{key: shared[key] for key in kept},
+        **{key: shared[key] for key in copied},
     }
     plain = json.loads(json.dumps(config, default=str))
     return Tracked(experiment.name, f"{label} seed {seed}", folder, plain)

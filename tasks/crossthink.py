@@ -59,8 +59,8 @@ class CrossThink(ExpressionTask):
         if split == "test":
             return test[:limit]
         rest = [problem for index, problem in enumerate(problems) if index not in held_out]
-        kept, self.removed = without_overlap(rest, test)
-        return kept[:limit]
+        to_train, self.removed = without_overlap(rest, test)
+        return to_train[:limit]
 
     def gold_of(self, gold: Any) -> str:
         """The option's letter or the answer's text."""

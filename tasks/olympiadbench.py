@@ -55,15 +55,15 @@ class OlympiadBench(ExpressionTask):
         final = record.get("final_answer")
         listed = list(final) if isinstance(final, (list, tuple)) else [final]
         try:
-            kept = [self.gold_of(MISPRINTS.get(str(answer), answer)) for answer in listed]
+            golds = [self.gold_of(MISPRINTS.get(str(answer), answer)) for answer in listed]
         except TaskError:
-            kept = []
-        if not kept:
+            golds = []
+        if not golds:
             raise TaskError(f"task olympiadbench: final_answer must be a list of answers, not {final!r:.60}")
         extra = {key: str(record[key]) for key in ("unit", "error") if record.get(key)}
         if "error" in extra and numbers.parse(extra["error"]) is None:
             raise TaskError(f"task olympiadbench: error must be a number, not {extra['error']!r:.60}")
-        full = {"final_answer": kept, **extra} if extra else kept
+        full = {"final_answer": golds, **extra} if extra else golds
         return Problem(f"{self.name}/given", question, full)
 
     def gold_answer(self, problem: Problem) -> str | None:

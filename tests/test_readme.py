@@ -1,16 +1,14 @@
-"""Protects the first page: its snippets run as they stand, with small names in the place of large ones, its commands
-exist, and what it links to is there.
+"""Protects the first page: its snippets run as they stand, with small names in the place of large ones, and what it
+links to is there. Its command lines are held by test_docs.py, with those of the documentation.
 """
 
 import re
 import runpy
-import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from harness import cli
 from harness.policy import FOLDER, source_of
 
 ROOT = Path(__file__).parents[1]
@@ -51,20 +49,6 @@ def test_the_trace_of_the_readme_runs(tmp_path):
     source = source_of("smollm2-135m-instruct")
     traced = run(SNIPPETS[1], tmp_path, {"HuggingFaceTB/SmolLM2-135M-Instruct": source})
     assert traced["traced"].answer_text == "12" and "<html" in traced["page"][:500].lower()
-
-
-def test_commands_of_the_readme_exist(capsys):
-    named = re.findall(r"^flowtracer ([^#\n]+)", README, re.MULTILINE)
-    named += [
-        word for row in re.findall(r"^\| `flowtracer ([^|]*)` \|", README, re.MULTILINE) for word in [row]
-    ]
-    names = {shlex.split(line.split("`")[0])[0].rstrip(",") for line in named}
-    assert len(names) > 7
-    for name in names:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([name, "--help"])
-        assert stopped.value.code == 0, name
-        capsys.readouterr()
 
 
 def test_links_of_the_readme_lead_somewhere():

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flowtracer", "tasks", "leaderboards", "harness")
+FOLDERS = ("flowtracer", "tasks", "leaderboards", "harness", "docs/scripts")
 #: "What X does" and "Whether X" are no sentences: "X, which ..." and "True if X" are.
 OPENING = re.compile(r"(What|Whether)\b")
 #: Words that any value could have for a name.
-NAMELESS = {"found", "one"}
+NAMELESS = {"found", "one", "own", "told", "kept"}
 
 
 def docstrings(tree: ast.Module) -> Iterator[str]:
@@ -51,12 +51,35 @@ def faults(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_the_words_of_a_package(package: str) -> None:
-    files = sorted((ROOT / package).rglob("*.py"))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_words_of_a_folder(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     said = {str(file.relative_to(ROOT)): faults(file.read_text(encoding="utf-8")) for file in files}
     assert {file: lines for file, lines in said.items() if lines} == {}
+
+
+def whole(code: str) -> bool:
+    """True if it is Python: a page may show a call with `...` in the place of arguments."""
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+def test_the_words_of_code_on_pages() -> None:
+    """A reader copies it."""
+    pages = [ROOT / "README.md", ROOT / "tasks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages}
+    blocks = [
+        (page, code)
+        for page, text in texts.items()
+        for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+        if whole(code)
+    ]
+    assert len(blocks) > 15
+    assert [(page, fault) for page, code in blocks for fault in faults(code)] == []
 
 
 def test_a_fault_is_seen() -> None:
@@ -68,9 +91,10 @@ one = 1
 #: All that is here.
 #: What stands in the second line of a comment opens nothing.
 other = 2
+kept, told = 1, 2
 
 
-def method(found, *, rest):
+def method(found, *, own):
     """What it gives."""
 
 
@@ -84,6 +108,9 @@ def whatever():
         "What it holds.",
         "Whether it is there.",
         "a value named found",
+        "a value named kept",
         "a value named one",
         "a value named one",
+        "a value named own",
+        "a value named told",
     ]

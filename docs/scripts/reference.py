@@ -8,17 +8,18 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tasks
 from flowtracer import credit
 from flowtracer.credit import elsewhere
 from harness import cards, cli
-from harness.experiment import Evaluation, EvaluationTask, PolicySettings, Training
+from harness.engines.base import ENGINES
+from harness.experiment import OF_FILES, Evaluation, EvaluationTask, Experiment, PolicySettings, Training
 from leaderboards.declaration import Declaration
 
 FOLDER = Path(__file__).parents[1] / "reference"
-#: What the page of the credit methods says before its table.
+#: Opens the page of the credit methods.
 METHODS = """`flowtracer methods NAME` prints the same card. It follows the CA-ID card that the survey of credit
 assignment asks for ([arXiv 2604.09459](https://arxiv.org/abs/2604.09459)): each claim with its estimand, its evidence
 and a test that could prove it wrong. "Identical" names the file and lines of a public code, "our reading" the section
@@ -54,11 +55,17 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 def experiments() -> str:
     """The keys of an experiment file, from the dataclasses that read them."""
+    hints = get_type_hints(Experiment)
+    # Without the name, which is that of the file.
+    top = [f for f in fields(Experiment) if hints[f.name] in (str, int) and f.name != "name"]
     parts = [
         "# Experiment keys\n",
         MADE,
-        "At the top of the file: `title`, `seeds`, `engine` (`transformers` or `vllm`), and `base`, another experiment "
-        "of which this file says only what differs.\n",
+        "## At the top of the file\n",
+        _table(("key", "type", "default"), [(f.name, str(f.type), _default(f)) for f in top]),
+        f"`engine` is {' or '.join(f'`{name}`' for name in ENGINES)}. More keys of a file, which are no part of an "
+        "experiment:\n",
+        _table(("key", "says"), list(OF_FILES.items())),
     ]
     tables = {
         "declaration": Declaration,
@@ -155,7 +162,8 @@ def _names(action: argparse.Action) -> str:
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     text = (action.help or "") % {**vars(action), "prog": parser.prog}
     if action.choices:
-        text += f" One of: {', '.join(map(str, action.choices))}."
+        said = f"{text.rstrip('.')}. " if text else ""
+        text = f"{said}One of: {', '.join(map(str, action.choices))}."
     return text.strip()
 
 

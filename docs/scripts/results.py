@@ -152,34 +152,36 @@ def load(name: str) -> Any:
 
 def table(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of the comparison kept in the file `name`, all of them by rank where none is named."""
-    kept = load(name)
-    arms: Mapping[str, Any] = {arm["label"]: arm for arm in sorted(kept["arms"], key=lambda arm: arm["rank"])}
+    comparison = load(name)
+    ranked = sorted(comparison["arms"], key=lambda arm: arm["rank"])
+    arms: Mapping[str, Any] = {arm["label"]: arm for arm in ranked}
     heads = [
         "arm",
         "who gets more credit",
-        f"{_metric(kept)}, minus {kept['baseline']}",
+        f"{_metric(comparison)}, minus {comparison['baseline']}",
         "seeds above",
         "outcome",
     ]
     lines = [_line(heads), "|---|---|--:|--:|---|"]
-    decided = _decided_at(kept)
+    decided = _decided_at(comparison)
     for label in labels or arms:
         arm = arms[label]
         at = f", at {decided[label]} seeds" if label in decided else ""
-        cells = [_difference(arm, kept), _seeds_above(arm["differences"].values()), _outcome(arm) + at]
+        cells = [_difference(arm, comparison), _seeds_above(arm["differences"].values()), _outcome(arm) + at]
         lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
-    if Declaration.recorded(kept["declaration"]).sequential:
+    if Declaration.recorded(comparison["declaration"]).sequential:
         lines += ["", OPEN]
     return "\n".join(lines)
 
 
-def _decided_at(kept: Mapping[str, Any]) -> dict[str, int]:
+def _decided_at(comparison: Mapping[str, Any]) -> dict[str, int]:
     """Label -> after how many seeds an arm of a comparison until decided was decided; none of another comparison."""
-    rule = Declaration.recorded(kept["declaration"])
+    rule = Declaration.recorded(comparison["declaration"])
     if not rule.sequential:
         return {}
-    every = {arm["label"]: list(arm["differences"].values()) for arm in kept["arms"] if arm["differences"]}
-    arms = max(len(kept["experiment"]["methods"]), len(every) + 1) - 1
+    compared = [arm for arm in comparison["arms"] if arm["differences"]]
+    every = {arm["label"]: list(arm["differences"].values()) for arm in compared}
+    arms = max(len(comparison["experiment"]["methods"]), len(every) + 1) - 1
     decided: dict[str, int] = {}
     for seeds in range(2, max(map(len, every.values())) + 1):
         seen = {label: values[:seeds] for label, values in every.items()}
@@ -192,9 +194,9 @@ def _decided_at(kept: Mapping[str, Any]) -> dict[str, int]:
 
 def pairs(name: str, words: Sequence[str]) -> str:
     """For each of the words ARM-ARM, the first arm minus the second one on the seeds that both have."""
-    kept = load(name)
-    scores = {arm["label"]: arm["differences"] for arm in kept["arms"]}
-    lines = [_line(["difference", _metric(kept), "seeds above"]), "|---|--:|--:|"]
+    comparison = load(name)
+    scores = {arm["label"]: arm["differences"] for arm in comparison["arms"]}
+    lines = [_line(["difference", _metric(comparison), "seeds above"]), "|---|--:|--:|"]
     for word in words:
         first, second = word.split("-")
         values = [
@@ -205,8 +207,8 @@ def pairs(name: str, words: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _metric(kept: Mapping[str, Any]) -> str:
-    return "reward" if kept["metric"] == "training_reward_area" else "accuracy"
+def _metric(comparison: Mapping[str, Any]) -> str:
+    return "reward" if comparison["metric"] == "training_reward_area" else "accuracy"
 
 
 def _seeds_above(differences: Collection[float]) -> str:
@@ -214,9 +216,9 @@ def _seeds_above(differences: Collection[float]) -> str:
     return f"{sum(value > 0 for value in differences)} of {len(differences)}" if differences else ""
 
 
-def _difference(arm: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    if arm["label"] == kept["baseline"]:
-        return f"{arm['scores'][kept['metric']]['mean']:.3f}"
+def _difference(arm: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    if arm["label"] == comparison["baseline"]:
+        return f"{arm['scores'][comparison['metric']]['mean']:.3f}"
     return _with_interval(arm["difference"], arm["interval_of_difference"])
 
 
@@ -409,17 +411,18 @@ def turns(name: str, more: Sequence[str]) -> str:
 
     more: the file of the kept comparison.
     """
-    (comparison,) = more
+    (file,) = more
     heads = ["arm", "turn", "signal to noise, minus uniform's", "reward, minus uniform", "seeds to see it"]
     lines = [_line(heads), "|---|--:|--:|--:|--:|"]
-    uniform, kept = uniform_of(name), load(comparison)
-    reward = next(arm for arm in kept["arms"] if arm["label"] == BASELINE)["scores"][kept["metric"]]["mean"]
+    uniform, comparison = uniform_of(name), load(file)
+    scores = next(arm["scores"] for arm in comparison["arms"] if arm["label"] == BASELINE)
+    reward = scores[comparison["metric"]]["mean"]
     (turn, _) = turn_of(uniform) or (math.nan, None)
     lines.append(_line([f"`{BASELINE}`", f"{turn:.3f}", _ratio(uniform), _absolute(reward, None), ""]))
-    for arm in turned(name, comparison):
+    for arm in turned(name, file):
         gain, seeds = "not trained", ""
         if arm.trained is not None:
-            gain = _difference(arm.trained, kept)
+            gain = _difference(arm.trained, comparison)
             values = list(arm.trained["differences"].values())
             needed = seeds_to_detect(arm.trained["difference"], spread(values))
             seeds = "more than 10,000" if needed is None else f"{needed:,}"
@@ -439,8 +442,8 @@ def _area(level: Sequence[Any] | None, digits: int = 3) -> str:
 
 def facts(name: str, _: Sequence[str]) -> str:
     """The facts of a kept file, one line each."""
-    kept = load(name)
-    lines = kept["facts"] if "facts" in kept else read_one(KEPT / name).facts
+    content = load(name)
+    lines = content["facts"] if "facts" in content else read_one(KEPT / name).facts
     return "\n".join(f"- {escaped(line)}" for line in lines)
 
 
@@ -573,18 +576,18 @@ def draw_lengths(path: str) -> None:
     pictures.lengths(curves, [tokens_of(name) for name in LENGTHS], words, path)
 
 
-def draw_training(kept: Mapping[str, Any], path: str) -> None:
+def draw_training(comparison: Mapping[str, Any], path: str) -> None:
     """The picture of a training: every arm's difference from the baseline, best first."""
     import pictures
 
-    arms = [arm for arm in kept["arms"] if arm["difference"] is not None]
+    arms = [arm for arm in comparison["arms"] if arm["difference"] is not None]
     lines = [
         pictures.Line(arm["label"], "", arm["difference"], arm["interval_of_difference"])
         for arm in sorted(arms, key=lambda arm: -arm["difference"])
     ]
-    smallest = kept["declaration"]["smallest_difference"]
+    smallest = comparison["declaration"]["smallest_difference"]
     words = (
-        f"{METRICS[kept['metric']]}, minus {kept['baseline']}'s on the same seed; 95% interval; "
+        f"{METRICS[comparison['metric']]}, minus {comparison['baseline']}'s on the same seed; 95% interval; "
         f"shaded: less than {smallest:g}"
     )
     pictures.intervals(lines, words, path, smallest)

@@ -279,11 +279,12 @@ class CreditMethod(ABC):
     def _abstention_weight(self, weights: Tensor, judged: Tensor, context: CreditContext) -> float:
         if self.mean_one:
             return 1.0
-        kept = weights[judged].double()
+        judged_weights = weights[judged].double()
         if context.over_processes is None:
-            return float(kept.mean()) if len(kept) else self.usual_mean
+            return float(judged_weights.mean()) if len(judged_weights) else self.usual_mean
         # Asked for by every process, those without an abstention too: they hold the weights that others lack.
-        total, count = context.over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept))])).tolist()
+        sums = torch.stack([judged_weights.sum(), judged_weights.new_tensor(len(judged_weights))])
+        total, count = context.over_processes(sums).tolist()
         return total / count if count else self.usual_mean
 
     def _scaled_to_mean_one(self, weights: Tensor, context: CreditContext, judged: Tensor) -> Tensor:

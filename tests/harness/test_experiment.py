@@ -1,5 +1,8 @@
 """Protects the experiment file: what it declares is hashed, and a misspelt key never passes in silence."""
 
+import inspect
+import re
+
 import pytest
 
 from flowtracer import credit
@@ -284,3 +287,9 @@ def test_stopping_until_decided_declares_its_scale():
     assert experiment.from_table(table, "x").declaration.scale == 0.05
     with pytest.raises(ExperimentError, match="stopping must be"):
         experiment.from_table(changed("declaration.stopping", "when it looks clear"), "x")
+
+
+def test_every_key_that_a_file_may_have_is_one_that_the_reference_shows():
+    """The page of the keys is made from OF_FILES and the dataclasses: a key in neither is one that nobody learns of."""
+    source = inspect.getsource(experiment._with_base) + inspect.getsource(experiment.from_table)
+    assert set(re.findall(r"\.pop\(\"(\w+)\"", source)) - {"name"} == set(experiment.OF_FILES)
