@@ -1,9 +1,10 @@
 """Dumb rules that could find the deciding token of a testbed, measured: `python -m harness.shortcuts [NAME ...]`.
 
 A rule scores each token of a response by its position, its letter, its neighbours or the policy's distribution there,
-and never knows the place that the prompt names. Its figure is the chance that the deciding token scores higher than
-another token of its response, ties half (the area under the ROC curve): 0.5 says nothing, above and below is a
-shortcut alike. The others are either the letters that chance draws (there every rule should be at 0.5) or all tokens
+and never knows the place that the prompt names. Rules that know the task stand below them, to show what they find:
+they are kin of the oracle, and nobody has them on a task of which less is known. A rule's figure is the chance that the
+deciding token scores higher than another token of its response, ties half (the area under the ROC curve): 0.5 says
+nothing, above and below is a shortcut alike. The others are either the letters that chance draws (there every rule should be at 0.5) or all tokens
 of the response: the ones that the warm start fixes (head, `#`, answer, end) are told apart by their class, which says
 nothing of where the decision stands, and their gradient is nil, because their probability is one.
 """
@@ -23,7 +24,7 @@ from harness.engines.base import Sample, Sampling
 from harness.engines.keyed import sample
 from harness.policy import Policy, load_policy
 from leaderboards.names import hint
-from tasks.decision import LETTERS, PLACES, Decision
+from tasks.decision import CODE, LETTERS, PLACES, Decision
 
 #: A rule of the text: prompt and response to a score of every token, the end token counted.
 Rule = Callable[[str, str], Sequence[float]]
@@ -73,6 +74,13 @@ RULES: Mapping[str, Rule] = {
     ],
 }
 
+#: Rules that read no model, but know how the task is made.
+READERS: Mapping[str, Rule] = {
+    "knows the code: it stands for a letter of the answer": lambda prompt, text: (
+        [float(CODE.get(token, "?") in text) for token in text] + [0.0]
+    ),
+}
+
 
 def area(scores: Sequence[float], decisive: int, among: Sequence[int]) -> float:
     """The chance that token `decisive` scores higher than another of `among`, ties half."""
@@ -98,9 +106,9 @@ def areas(
     return {name: (float(drawn), float(whole)) for name, (drawn, whole) in means.items()}
 
 
-def rules_of_text(prompt: str, text: str) -> dict[str, Sequence[float]]:
+def rules_of_text(prompt: str, text: str, rules: Mapping[str, Rule] = RULES) -> dict[str, Sequence[float]]:
     """Every rule's score of every token of a response, the end token counted."""
-    return {name: rule(prompt, text) for name, rule in RULES.items()}
+    return {name: rule(prompt, text) for name, rule in rules.items()}
 
 
 def responses(
@@ -133,14 +141,13 @@ def rules_of_policy(policy: Policy, prompt: str, answer: Sample) -> dict[str, Se
 
 
 def measure(policy: Policy, task: Decision, count: int = RESPONSES) -> dict[str, tuple[float, float]]:
-    """Every rule's areas on `count` samples of a policy."""
-    return areas(
-        task,
-        [
-            (answer.text, {**rules_of_text(prompt, answer.text), **rules_of_policy(policy, prompt, answer)})
-            for prompt, answer in responses(policy, task, count)
-        ],
-    )
+    """Every rule's areas on `count` samples of a policy, those that know the task last."""
+    scored = []
+    for prompt, answer in responses(policy, task, count):
+        of_text = rules_of_text(prompt, answer.text)
+        of_policy = rules_of_policy(policy, prompt, answer)
+        scored.append((answer.text, of_text | of_policy | rules_of_text(prompt, answer.text, READERS)))
+    return areas(task, scored)
 
 
 #: The shipped policies that can be measured, and their task's options.

@@ -33,6 +33,17 @@ def test_every_rule_of_the_text_is_at_chance(variant, places, count):
     assert measured["early"][1] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("variant", FORMS)
+def test_a_rule_that_knows_the_code_finds_the_token(variant):
+    """What the pages admit: the code hides the decision from those only who do not know it."""
+    task = Decision(variant)
+    pairs = [pair for pair in task.demonstrations(2000, "shortcuts") if pair[0].endswith("?")]
+    rules = shortcuts.READERS
+    scored = [(text, shortcuts.rules_of_text(prompt, text, rules)) for prompt, text in pairs]
+    ((among, _),) = shortcuts.areas(task, scored).values()
+    assert 0.8 < among < 0.96
+
+
 def test_a_rule_that_finds_the_token_is_seen():
     """The measure itself: a text whose deciding letter is the only one of its kind is found by its letter alone."""
     text = "ab0" + "".join(label + ("h" if label == "i" else "a") for label in LABELS[:10]) + "#0H"
@@ -44,7 +55,7 @@ def test_a_rule_that_finds_the_token_is_seen():
 @pytest.mark.parametrize("name", ["decision", "decision-5", "decision-20"])
 def test_samples_of_a_policy_are_measured_with_its_rules(name):
     measured = shortcuts.measure(load_policy(name), Decision(**shortcuts.POLICIES[name]), 1024)
-    assert set(measured) == {*shortcuts.RULES, "entropy", "probability"}
+    assert set(measured) == {*shortcuts.RULES, "entropy", "probability", *shortcuts.READERS}
     assert measured["early"][0] == pytest.approx(0.5, abs=0.03)
     assert measured["probability"][0] == pytest.approx(0.5, abs=0.05)
 
@@ -52,7 +63,7 @@ def test_samples_of_a_policy_are_measured_with_its_rules(name):
 def test_the_command_prints_a_table(capsys):
     shortcuts.main(["decision"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "decision" and len(lines) == 4 + len(shortcuts.RULES) + 2
+    assert lines[0] == "decision" and len(lines) == 4 + len(shortcuts.RULES) + 2 + len(shortcuts.READERS)
 
 
 def test_an_unknown_name_is_one_line(capsys):
