@@ -2,11 +2,13 @@
 
 A rule scores each token of a response by its position, its letter, its neighbours or the policy's distribution there,
 and never knows the place that the prompt names. Rules that know the task stand below them, to show what they find:
-they are kin of the oracle, and nobody has them on a task of which less is known. A rule's figure is the chance that the
-deciding token scores higher than another token of its response, ties half (the area under the ROC curve): 0.5 says
-nothing, above and below is a shortcut alike. The others are either the letters that chance draws (there every rule should be at 0.5) or all tokens
-of the response: the ones that the warm start fixes (head, `#`, answer, end) are told apart by their class, which says
-nothing of where the decision stands, and their gradient is nil, because their probability is one.
+they are kin of the oracle, and nobody has them on a task of which less is known.
+
+A rule's figure is the chance that the deciding token scores higher than another token of its response, ties half (the
+area under the ROC curve): 0.5 says nothing, above and below is a shortcut alike. The others are either the letters that
+chance draws (there every rule should be at 0.5) or all tokens of the response: the ones that the warm start fixes
+(head, `#`, answer, end) are told apart by their class, which says nothing of where the decision stands, and their
+gradient is nil, because their probability is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decision: one token decides, many do not; which is known by construction, but to no rule of the text that knows no code.
+"""Decision: one token decides, many do not: known by construction, but to no rule without the model or the code.
 
 A prompt is two context letters, a turn, a place and a question mark, such as `cab3?`. A response repeats context and
 place, writes ten letters, each behind its label, then `#`, the place and the answer: the letter that stands at that
@@ -13,8 +13,8 @@ No rule about places, letters or delimiters finds the deciding letter among the 
 - All places are equally frequent. As many tokens stand before the ten as behind them, so early and late are at chance
   over the whole response too.
 - Nothing in the text marks the place: every label is in every response, and one has to know that 3 is `l`. The answer
-  is in a code (CODE), so comparing it with the letters says nothing, capitals or not. Who knows the code can: a letter
-  whose code is the answer is the deciding one or, in one of eight, another that equals it (harness/shortcuts.py).
+  is in a code (CODE), so comparing it with the letters says nothing, capitals or not. Who knows the code finds
+  it, as who can parse the format does: such a rule is no dumb one but kin of the oracle (harness/shortcuts.py).
 
 The turn makes the policy read labels: with the same label first in every response it copies from a distance that the
 place fixes, in its first layer, where no information has been routed yet.

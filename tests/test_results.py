@@ -7,11 +7,13 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
 
 from leaderboards import compare, load
+from leaderboards.declaration import METRICS
 from leaderboards.report import to_json
 from tests.harness.studies.kept_files import values_table
 from tests.leaderboards.recorded_runs import experiment, write_run
@@ -252,6 +254,21 @@ def test_seeds_above_the_baseline_are_counted(tmp_path: Path, monkeypatch: pytes
         made = RESULTS.table("x.json", [])
         assert "| +0.010 | 1 of 3 | cannot tell |" in made and "| 0.500 |  | baseline |" in made
         assert ("as if the number of seeds had been fixed" in made) == (stopping == "until decided")
+
+
+def test_an_arm_is_shown_by_every_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the mean over the arm's seeds of its score minus the baseline's; the count is that of the last one."""
+
+    def scores(*values: float) -> dict[str, Any]:
+        per_seed = {str(seed): value for seed, value in enumerate(values)}
+        return {metric: {"values": per_seed} for metric in METRICS}
+
+    arms = [{"label": "uniform", "scores": scores(0.5, 0.6)}, {"label": "flow", "scores": scores(0.6, 0.5)}]
+    arms[1]["scores"]["final_accuracy"]["values"] = {"0": 0.7, "1": 0.8}
+    (tmp_path / "x.json").write_text(json.dumps({"arms": arms, "baseline": "uniform"}))
+    monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
+    (row,) = RESULTS.metrics("x.json", ["flow"]).splitlines()[2:]
+    assert row == "| `flow` | +0.000 ± 1.271 | +0.000 ± 1.271 | +0.200 ± 0.000 | 2 of 2 |"
 
 
 def test_a_comparison_until_decided_fills_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

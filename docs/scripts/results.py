@@ -1,12 +1,20 @@
 """Fills the result tables of README and docs/results from the kept files: `python docs/scripts/results.py`.
 
 A table stands between `<!-- table FILE ARM ARM ... -->` and `<!-- end of table -->`; FILE is a JSON of
-leaderboards/results. In place of `table`: `pairs` for arms minus others than the baseline (ARM-ARM), `replay` for a
-table of a replay, `length` and `times` for replays of one question at several lengths, `edges` and `steps` for those of
-known graphs, `values` for where the chance of a right answer changes, `turns` for how far arms turn an update and what
-they gain, `facts` for what a file was measured on, `command` for the command that made it, and `profile` with `rules`,
-`beyond` or keys of figures for tables over all testbeds. tests/test_results.py holds the tables to the files, and
-numbers in the text to the tables.
+leaderboards/results. In place of `table`:
+
+    pairs       arms minus others than the baseline (ARM-ARM)
+    metrics     arms minus the baseline by every metric
+    replay      a replay
+    length      replays of one question at several lengths, and `times`
+    edges       known graphs, and `steps`
+    values      where the chance of a right answer changes
+    turns       how far arms turn an update and what they gain
+    facts       what a file was measured on
+    command     the command that made it
+    profile     tables over all testbeds: `rules`, `beyond` or keys of figures
+
+tests/test_results.py holds the tables to the files, and numbers in the text to the tables.
 
 The kept profile, leaderboards/results/profile.md and .json, is made anew, too. With `--draw`, so are the pictures.
 """
@@ -18,6 +26,7 @@ import math
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -39,8 +48,8 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|pairs|replay|length|times|edges|steps|values|turns|facts|command|profile) (\S+)((?: \S+)*) -->"
-    r"\n.*?<!-- end of table -->",
+    r"<!-- (table|pairs|metrics|replay|length|times|edges|steps|values|turns|facts|command|profile) (\S+)"
+    r"((?: \S+)*) -->\n.*?<!-- end of table -->",
     re.DOTALL,
 )
 #: The training that has a picture.
@@ -82,67 +91,7 @@ RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
 #: The chance that the deciding token gets more weight than another one that the policy was unsure of.
 FINDS = "decisive_unsure"
 #: Arms in plain words.
-WORDS = {
-    "uniform": "nobody: uniform credit (GRPO)",
-    "answer_attention": "what the answer attends to, in the last layer",
-    "bottom_flow": "the 40% that flow passes least",
-    "attention_entropy": "tokens whose attention is narrow",
-    "delight": "surprising tokens: more in right answers, less in wrong ones",
-    "gtpo": "the more, the higher the entropy (GTPO)",
-    "hicra": "phrases that plan (HICRA)",
-    "low_probability": "only tokens of less than 0.9",
-    "opsd": "a teacher that knows the answer (OPSD)",
-    "otb": "a baseline for each token",
-    "random_mask": "only a random 20% of the tokens",
-    "rlsd": "a teacher that knows the answer, mildly (RLSD)",
-    "coupled": "coupled rhythm of attention (Li et al.)",
-    "delimiters": "punctuation and line breaks",
-    "entropy": "the 40% of highest entropy",
-    "entropy_advantage": "a bounded bonus on entropy",
-    "entropy_mask": "only the 20% of highest entropy",
-    "global_anchor": "tokens that later ones attend to from afar",
-    "ktae": "tokens that go with right answers in the group (KTAE)",
-    "local_chunk": "where the reach of attention jumps",
-    "oracle_mask": "only the tokens that decide (positive control)",
-    "position": "the later the more",
-    "probability": "likely tokens, a little more",
-    "shuffled_oracle_10": "the oracle's weights on tokens drawn at random, 10 times",
-    "constant": "every token, 1.2 times",
-    "constant_3": "every token, 1.8 times",
-    "random": "a random 40% of the tokens",
-    "random_3": "a random 40%, 3 times",
-    "first_tokens": "the first 40%: a rule that reads no model",
-    "first_tokens_3": "the first 40%, 3 times",
-    "last_tokens": "the last 40%: another such rule",
-    "last_tokens_3": "the last 40%, 3 times",
-    "shuffled_flow": "flow's weights on tokens drawn at random",
-    "shuffled_flow_3": "flow's weights on tokens drawn at random, 3 times",
-    "flow": "flow from the answer's own rows, 1.5 times (our default)",
-    "flow_3": "flow from the answer's own rows, 3 times",
-    "flow_emitting": "flow from the rows that emit the answer",
-    "flow_emitting_3": "flow from the rows that emit the answer, 3 times",
-    "flow_all_3": "flow over all layers, own rows, 3 times",
-    "flow_all_emitting_3": "flow over all layers, emitting rows, 3 times",
-    "one_hop_3": "attention from the answer, one hop, 3 times",
-    "one_hop_emitting_3": "attention from the emitting rows, one hop, 3 times",
-    "raw_flow_3": "flow from the prompt, whatever the answer, 3 times",
-    "gradient_3": "the answer's gradient, 3 times",
-    "global_anchor_3": "tokens that later ones attend to from afar, 3 times",
-    "coupled_3": "coupled rhythm of attention (Li et al.), 3 times",
-    "entropy_3": "the 40% of highest entropy, 3 times",
-    "vine": "what continuations say of a step (VinePPO)",
-    "spo": "what continuations say of a segment (SPO)",
-    "tempo": "TEMPO: a value for each prefix of the group",
-    "oracle": "the token that decides, 1.5 times (positive control)",
-    "one_hop": "attention from the answer's rows, one hop",
-    "attention_rollout": "attention rollout from the answer",
-    "gradient": "the answer's gradient",
-    "raw_flow": "flow from the prompt, whatever the answer",
-    "oar_perturb": "what moves the answer when it is replaced (OAR)",
-    "oppo": "a teacher that knows the answer (OPPO)",
-    "oracle_3": "the token that decides, 3 times (positive control)",
-    "oracle_10": "the token that decides, 10 times (positive control)",
-}
+WORDS: Mapping[str, str] = tomllib.loads((Path(__file__).parent / "arms.toml").read_text())
 
 
 def load(name: str) -> Any:
@@ -204,6 +153,23 @@ def pairs(name: str, words: Sequence[str]) -> str:
         ]
         mean = _with_interval(math.fsum(values) / len(values), t_interval(values))
         lines.append(_line([f"`{first}` minus `{second}`", mean, _seeds_above(values)]))
+    return "\n".join(lines)
+
+
+def metrics(name: str, labels: Sequence[str]) -> str:
+    """The arms `labels` minus the baseline by every metric: reward in training, accuracy over the run and at its end."""
+    comparison = load(name)
+    scores = {arm["label"]: arm["scores"] for arm in comparison["arms"]}
+    lines = [_line(["arm", *METRICS.values(), "seeds above at the end"])]
+    lines.append("|---|" + "--:|" * (len(METRICS) + 1))
+    for label in labels:
+        cells = [f"`{label}`"]
+        for metric in METRICS:
+            base = scores[comparison["baseline"]][metric]["values"]
+            differences = [value - base[seed] for seed, value in scores[label][metric]["values"].items()]
+            mean = math.fsum(differences) / len(differences)
+            cells.append(_with_interval(mean, t_interval(differences)))
+        lines.append(_line([*cells, _seeds_above(differences)]))
     return "\n".join(lines)
 
 
@@ -499,6 +465,7 @@ def uniform_of(name: str) -> Any:
 MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "table": table,
     "pairs": pairs,
+    "metrics": metrics,
     "replay": replayed,
     "length": length,
     "times": times,
