@@ -268,7 +268,7 @@ def test_an_arm_is_shown_by_every_metric(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "x.json").write_text(json.dumps({"arms": arms, "baseline": "uniform"}))
     monkeypatch.setattr(RESULTS, "KEPT", tmp_path)
     (row,) = RESULTS.metrics("x.json", ["flow"]).splitlines()[2:]
-    assert row == "| `flow` | +0.000 ± 1.271 | +0.000 ± 1.271 | +0.200 ± 0.000 | 2 of 2 |"
+    assert row == "| `flow` | +0.000 ± 1.271 | +0.000 ± 1.271 | +0.200 | 2 of 2 |"
 
 
 def test_a_comparison_until_decided_fills_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def pairs(name: str, words: Sequence[str]) -> str:
 
 
 def metrics(name: str, labels: Sequence[str]) -> str:
-    """The arms `labels` minus the baseline by every metric: reward in training, accuracy over the run and at its end."""
+    """The arms `labels` minus the baseline by every metric: reward in training, accuracy over steps and at the end."""
     comparison = load(name)
     scores = {arm["label"]: arm["scores"] for arm in comparison["arms"]}
     lines = [_line(["arm", *METRICS.values(), "seeds above at the end"])]
