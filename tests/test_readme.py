@@ -30,9 +30,8 @@ def test_the_trainer_of_the_readme_trains(tmp_path, monkeypatch):
     changes = {
         "Qwen/Qwen3-0.6B": str(FOLDER / "arithmetic"),
         '"gsm8k"': '"arithmetic"',
-        "max_steps=100, max_completion_length=512": (
-            "max_steps=1, max_completion_length=40, per_device_train_batch_size=8, report_to=[], use_cpu=True"
-        ),
+        "max_steps=100": "max_steps=1, per_device_train_batch_size=8, report_to=[], use_cpu=True",
+        "max_completion_length=512": "max_completion_length=40",
         'tasks.dataset("arithmetic", "train")': (
             'tasks.dataset("arithmetic", "train", limit=8).map(lambda row: {"prompt": row["prompt"][0]["content"]})'
         ),
