@@ -33,7 +33,7 @@ REWARDS = ("verdict", "random")
 WHITENED = ("", "before", "after")
 #: AdamW with float32 moments, and with moments of 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
 ADAMW, ADAMW_8BIT = OPTIMIZERS = ("adamw", "adamw_8bit")
-#: An e-process takes a median of 28 seeds at an effect of half its scale: a lower cap would mostly end undecided.
+#: An e-process takes a median of 31 seeds at an effect of half its scale: a lower cap would mostly end undecided.
 LEAST_CAP = 30
 #: Options that came after runs had been recorded. At their defaults they stand in no record and no hash: an experiment
 #: that does not use them stays what it was.
