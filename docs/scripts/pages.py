@@ -3,7 +3,7 @@
     python docs/scripts/pages.py [RUNS]
 
 The response is the one whose command docs/start/first-model.md shows. RUNS: the folder that `flowtracer reproduce
-comparison` wrote; without it the leaderboard stays as it is.
+decision --until-decided` wrote; without it the leaderboard stays as it is.
 """
 
 from __future__ import annotations
