@@ -273,6 +273,14 @@ def test_every_page_is_in_the_navigation() -> None:
     assert listed == {name_of(page) for page in PAGES}
 
 
+def test_pages_of_the_site_say_positive_control() -> None:
+    """The field's word, in kept results as well. The changelog names the old one, to say that it is gone."""
+    outside = [name for name in script("outside").PAGES if name.endswith(".md") and name != "CHANGELOG.md"]
+    pages = [*PAGES, *(ROOT / name for name in ("README.md", *outside))]
+    assert ROOT / "leaderboards" / "results" / "arithmetic.md" in pages
+    assert [name_of(page) for page in pages if "assay" in page.read_text(encoding="utf-8").lower()] == []
+
+
 def test_the_reference_is_what_the_code_says() -> None:
     """After a change of options: `python docs/scripts/reference.py`."""
     reference = script("reference")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from leaderboards import compare, load
 from leaderboards.declaration import METRICS
@@ -197,6 +198,60 @@ def test_what_the_page_on_the_turn_says_of_its_training() -> None:
     page = (ROOT / "docs" / "results" / "turn.md").read_text()
     assert f"rank correlation {of_noise:.2f}; with the turn itself {of_turn:.2f}" in page
     assert not {arm["outcome"] for arm in RESULTS.load(RESULTS.TURN_TRAINED)["arms"]} & {"better", "worse"}
+
+
+def test_what_the_page_on_smollm2_says_of_its_replay() -> None:
+    page = RESULTS.MARKED.sub("", (ROOT / "docs" / "results" / "smollm2.md").read_text())
+    replay = RESULTS.load("replay-smollm2.json")
+    rows = {row["label"]: row for row in replay["figures"]}
+    intervals = [
+        row["ratio_interval" if label == "uniform" else "ratio_difference_interval"]
+        for label, row in rows.items()
+    ]
+    assert len(intervals) == 22 and all(low <= 0 <= high for low, high in intervals)
+    assert "eight batches of 16 responses" in page and (replay["batches"], replay["responses"]) == (8, 128)
+    turns = {label: 1 - row["to_uniform"][0] for label, row in rows.items()}
+    others = [turn for label, turn in turns.items() if label != "entropy_mask"]
+    assert f"by {turns['entropy_mask']:.3f}; no other method turns it by more than {max(others):.3f}" in page
+    assert f"turns it by {turns['flow']:.3f}, `random` by {turns['random']:.3f}" in page
+    agreement, (low, high) = replay["agreement"]
+    assert f"agree at {agreement:.2f}, with an interval from {low:.2f} to {high:.2f}" in page
+    for label in ("flow", "random"):
+        mean, (low, high) = rows[label]["value_direction"]
+        assert low * high > 0 and f"{mean:+.3f} ±{(high - low) / 2:.3f}" in page
+    assert f"in {rows['flow']['abstained']:.1%} of the responses" in page
+    for label in ("global_anchor", "coupled"):
+        assert f"abstain on {rows[label]['abstained']:.1%}" in page
+    digits = rows["flow"]["shares"]["digits"], replay["token_shares"]["digits"]
+    assert "puts {:.1%} of the weight on digits, which are {:.1%} of all".format(*digits) in page
+
+
+def test_what_the_page_on_smollm2_says_of_hidden_tokens_and_of_the_smoke_run() -> None:
+    page = RESULTS.MARKED.sub("", (ROOT / "docs" / "results" / "smollm2.md").read_text())
+    hidden = RESULTS.load("intervene-smollm2.json")
+    said = (
+        f"{hidden['responses']} responses to {hidden['problems']} problems, {hidden['correct']:.1%} correct"
+    )
+    assert said in page
+    arms = {arm["name"]: arm for arm in hidden["arms"]}
+    chances = []
+    for name, arm in arms.items():
+        if name not in ("none", "random"):
+            mean, (low, high) = arm["changed_over_random"]
+            half = (high - low) / 2
+            error = half / student.ppf(0.975, hidden["problems"] - 1)
+            chances.append(2 * student.sf(abs(mean) / error, hidden["problems"] - 1))
+            if name in ("flow, highest", "flow, lowest", "one_hop, lowest"):
+                assert (low < 0 < high) == (name == "flow, highest")
+                assert f"{100 * mean:+.1f} ±{100 * half:.1f}" in page
+    assert len(chances) == 6 and sum(chance < 0.05 for chance in chances) == 2
+    assert min(chances) * len(chances) > 0.05
+    assert f"{arms['none']['changed'][0]:.1%} of the answers change with nothing hidden" in page
+    flow = next(arm for arm in RESULTS.load("smollm2-smoke.json")["arms"] if arm["label"] == "flow")
+    share = flow["cost"]["seconds_credit"] / flow["cost"]["seconds_step"]
+    assert f"on {flow['training']['abstained']:.1%} of the responses" in page
+    assert f"took {share:.1%} of a step" in page
+    assert flow["tasks"]["gsm8k"] == 0 and sum(flow["verdicts"]["gsm8k"].values()) == 4
 
 
 def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

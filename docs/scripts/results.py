@@ -9,6 +9,7 @@ leaderboards/results. In place of `table`:
     length      replays of one question at several lengths, and `times`
     edges       known graphs, and `steps`
     values      where the chance of a right answer changes
+    intervene   how often hiding tokens changes the answer
     turns       how far arms turn an update and what they gain
     facts       what a file was measured on
     command     the command that made it
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import experiment as experiments
+from harness.studies import intervene
 from harness.studies import profile as profiles
 from harness.studies.measured import kind_of, read, read_one
 from harness.studies.value_figures import CUT
@@ -48,7 +50,7 @@ FIGURES = ROOT / "docs" / "figures"
 RESULTS = tuple(sorted((ROOT / "docs" / "results").glob("*.md")))
 PAGES = (ROOT / "README.md", ROOT / "docs" / "predictions.md", *RESULTS)
 MARKED = re.compile(
-    r"<!-- (table|pairs|metrics|replay|length|times|edges|steps|values|turns|facts|command|profile) (\S+)"
+    r"<!-- (table|pairs|metrics|replay|length|times|edges|steps|values|intervene|turns|facts|command|profile) (\S+)"
     r"((?: \S+)*) -->\n.*?<!-- end of table -->",
     re.DOTALL,
 )
@@ -342,6 +344,13 @@ def followed(name: str, labels: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def intervened(name: str, labels: Sequence[str]) -> str:
+    """The rows `labels` of a kept file of `flowtracer intervene`, spaces in them written as underscores; or all."""
+    arms = {arm["name"].replace(" ", "_"): arm for arm in load(name)["arms"]}
+    sheet = intervene.sheet("", [intervene.Arm(**arms[label]) for label in labels or arms], "")
+    return to_markdown(sheet).partition("\n\n")[2].rstrip()
+
+
 def _correlation(level: Sequence[Any] | None) -> str:
     return "-" if level is None else _with_interval(*level)
 
@@ -472,6 +481,7 @@ MAKERS: Mapping[str, Callable[[str, Sequence[str]], str]] = {
     "edges": edges,
     "steps": steps,
     "values": followed,
+    "intervene": intervened,
     "turns": turns,
     "facts": facts,
     "command": command,
