@@ -90,7 +90,7 @@ OPEN = (
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
-#: The chance that the deciding token gets more weight than another one that the policy was unsure of.
+#: The chance that the deciding token gets more weight than another unsure one; older files do not have it.
 FINDS = "decisive_unsure"
 #: Arms in plain words.
 WORDS: Mapping[str, str] = tomllib.loads((Path(__file__).parent / "arms.toml").read_text())
@@ -231,7 +231,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     for label in [*named[:place], BASELINE, *named[place:]]:
         row = uniform if label == BASELINE else rows[label]
         turn = turn_of(row)
-        finds = [_area(row[key], 2) for key in (FINDS, "decisive")] if knows else []
+        finds = [_area(row.get(key), 2) for key in (FINDS, "decisive")] if knows else []
         ratio = _ratio(row)
         lines.append(
             _line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn[0]:.3f}" if turn else "-"])
@@ -291,7 +291,7 @@ def times(name: str, more: Sequence[str]) -> str:
     every = _over_lengths(files)
     for label, rows in every.items():
         if label != BASELINE:
-            finds = [_area(row[FINDS], 2) for row in rows]
+            finds = [_area(row.get(FINDS), 2) for row in rows]
             ratios = [
                 f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
                 for row, base in zip(rows, every[BASELINE], strict=True)
