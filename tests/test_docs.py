@@ -169,7 +169,11 @@ def test_the_output_that_the_quickstart_shows_is_of_the_experiment_as_it_is() ->
     assert (arms, shown.seeds, steps) == (11, 2, 6), (
         "eleven arms, two seeds and six steps stand in the sentences, too"
     )
-    for words in ("eleven arms on two seeds, six steps each", "here six steps are too few", "of the eleven rows"):
+    for words in (
+        "eleven arms on two seeds, six steps each",
+        "here six steps are too few",
+        "of the eleven rows",
+    ):
         assert words in text
     rows = re.findall(r"^(\w+) +\d+ +\S+ .*(?:cannot tell|baseline)", text, re.M)
     assert rows and set(rows) <= set(shown.methods)

@@ -60,7 +60,9 @@ TRAINED = "decision-until-decided.json"
 TURNED = "turn-replay.json"
 #: Its training: the runs of `comparison`, and more arms that were added to them. The profile has the former already.
 TURN_TRAINED = "turn.json"
-#: Its arms in the table and the picture: those that tokens of three kinds are up-weighted in.
+#: The training at other learning rates, made in the same way.
+RATES = "fairness.json"
+#: The arms of the turn in the table and the picture: those that tokens of three kinds are up-weighted in.
 TURNS = (
     *("oracle", "oracle_3", "oracle_10", "oracle_mask"),
     *("flow_emitting_1.5", "flow_emitting_3", "flow_emitting_10", "flow_emitting_mask"),
@@ -433,7 +435,7 @@ def command(name: str, more: Sequence[str]) -> str:
 @cache
 def testbeds() -> tuple[profiles.Testbed, ...]:
     """The testbeds of the kept files, every file under its name."""
-    names = sorted(path.name for path in KEPT.glob("*.json") if path.name != TURN_TRAINED)
+    names = sorted({path.name for path in KEPT.glob("*.json")} - {TURN_TRAINED, RATES})
     paths = [KEPT / name for name in names if kind_of(load(name))]
     files = [replace(each, path=Path(each.path.name)) for each in read(paths)]
     every = [bed for bed in profiles.joined(files) if bed.name in TESTBEDS]
