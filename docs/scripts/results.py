@@ -88,7 +88,7 @@ TESTBEDS = (
 OPEN = (
     "Seeds are added until every arm is decided; this is the state so far. The outcomes come from a test that allows "
     "this, an e-process: a decision stands, even if later seeds point the other way. The 95% intervals are as if the "
-    "number of seeds had been fixed."
+    "number of seeds had been fixed: one may leave out zero where the test has not decided."
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
