@@ -279,6 +279,12 @@ def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_read
     assert "by at most 0.03, 1 - cosine" in (ROOT / "README.md").read_text()
 
 
+def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
+    kept = RESULTS.load("decision-until-decided.json")
+    uniform = next(arm for arm in kept["arms"] if arm["label"] == kept["baseline"])
+    assert f"uniform credit ({uniform['scores'][kept['metric']]['mean']:.3f})" in (ROOT / "README.md").read_text()
+
+
 def test_uniform_stands_where_its_difference_of_zero_sorts() -> None:
     """A difference says little without what it is a difference from: uniform's row is there, whatever is named."""
     for labels in ([], ["oracle_3", "random_3"]):
