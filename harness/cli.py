@@ -104,10 +104,17 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse does, but a command's own parser names the options that it does not know."""
+        """As argparse does, but a command's own parser names the options that it does not know, and the program's says
+        where they stand.
+        """
+        given = sys.argv[1:] if args is None else list(args)
+        known = [name for action in self._actions for name in action.option_strings]
+        if self._subparsers is not None and given and given[0].startswith("--"):
+            name = given[0].partition("=")[0]
+            if not any(option.startswith(name) for option in known):
+                self.error(f"{name} goes behind the command: flowtracer COMMAND {name}")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            known = [name for action in self._actions for name in action.option_strings]
             wrong = next((name for name in unknown if name.startswith("-")), unknown[0])
             close = f"; {hint(wrong.partition('=')[0], known)}" if wrong.startswith("--") else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")

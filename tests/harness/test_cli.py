@@ -87,6 +87,7 @@ def run(capsys, *arguments):
             "--workers x: give a whole number, at least 1; see flowtracer reproduce",
         ),
         (["leaderbord"], "invalid choice: 'leaderbord'; did you mean 'leaderboard'?; see flowtracer --help"),
+        (["--import", "x.py", "methods"], "--import goes behind the command: flowtracer COMMAND --import"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, tmp_path, arguments, message):
