@@ -297,7 +297,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def hooks(session: nox.Session) -> None:
-    """What .pre-commit-config.yaml checks beyond `lint` and `typecheck`, on all files: spelling, large files, ends."""
+    """Checks of .pre-commit-config.yaml beyond `lint` and `typecheck`, on all files: spelling, large files, ends."""
     session.install(*CONSTRAINTS, "pre-commit")
     session.run("pre-commit", "run", "--all-files", env={"SKIP": "ruff,ruff-format"})
 
