@@ -280,9 +280,10 @@ def test_no_method_of_the_published_factor_turns_an_update_by_more_than_the_read
 
 
 def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
-    kept = RESULTS.load("decision-until-decided.json")
-    uniform = next(arm for arm in kept["arms"] if arm["label"] == kept["baseline"])
-    assert f"uniform credit ({uniform['scores'][kept['metric']]['mean']:.3f})" in (ROOT / "README.md").read_text()
+    comparison = RESULTS.load("decision-until-decided.json")
+    uniform = next(arm for arm in comparison["arms"] if arm["label"] == comparison["baseline"])
+    mean = uniform["scores"][comparison["metric"]]["mean"]
+    assert f"uniform credit ({mean:.3f})" in (ROOT / "README.md").read_text()
 
 
 def test_uniform_stands_where_its_difference_of_zero_sorts() -> None:
