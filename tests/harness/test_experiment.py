@@ -159,7 +159,7 @@ def test_the_dumbest_rules_and_the_positive_control_stand_in_every_comparison(na
     factor = {} if gamma == 1.5 else {"gamma": gamma}
     assert {"credit": "uniform"} in methods.values()
     assert {"credit": "constant", **share} in methods.values()
-    for control in ("random", "first_tokens", "last_tokens", "shuffled_flow"):
+    for control in ("random", "first_tokens", "last_tokens", "entropy", "shuffled_flow"):
         assert {"credit": control, **factor} in methods.values(), control
     assert {"credit": "flow"} in methods.values() or {"credit": "flow", **factor} in methods.values()
     oracles = [options.get("gamma", 1.5) for options in methods.values() if options["credit"] == "oracle"]
