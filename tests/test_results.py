@@ -381,9 +381,8 @@ def test_the_correlation_that_was_foretold_is_that_of_the_kept_files() -> None:
         name: row["ratio_difference"] for name, row in RESULTS.figures("replay-comparison.json").items()
     }
     page = (ROOT / "docs" / "predictions.md").read_text()
-    marker = re.search(
-        r"<!-- replay replay-comparison\.json (.+) -->", page
-    )  # arms that joined later are not in it
+    # Arms that joined later are not in it.
+    marker = re.search(r"<!-- replay replay-comparison\.json (.+) -->", page)
     assert marker is not None
     both = sorted(set(trained) & set(foretold) & set(marker[1].split()) - LATER)
     assert len(both) == 13

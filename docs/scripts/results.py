@@ -28,7 +28,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -155,8 +155,7 @@ def pairs(name: str, words: Sequence[str]) -> str:
         values = [
             scores[first][seed] - scores[second][seed] for seed in scores[first] if seed in scores[second]
         ]
-        mean = _with_interval(math.fsum(values) / len(values), t_interval(values))
-        lines.append(_line([f"`{first}` minus `{second}`", mean, _seeds_above(values)]))
+        lines.append(_line([f"`{first}` minus `{second}`", _mean(values), _seeds_above(values)]))
     return "\n".join(lines)
 
 
@@ -171,8 +170,7 @@ def metrics(name: str, labels: Sequence[str]) -> str:
         for metric in METRICS:
             base = scores[comparison["baseline"]][metric]["values"]
             differences = [value - base[seed] for seed, value in scores[label][metric]["values"].items()]
-            mean = math.fsum(differences) / len(differences)
-            cells.append(_with_interval(mean, t_interval(differences)))
+            cells.append(_mean(differences))
         lines.append(_line([*cells, _seeds_above(differences)]))
     return "\n".join(lines)
 
@@ -205,6 +203,11 @@ def _with_interval(value: float, interval: Sequence[float] | None) -> str:
     return f"{_signed(value)} ± {(high - low) / 2:.3f}"
 
 
+def _mean(differences: Sequence[float]) -> str:
+    """Their mean with Student's interval over seeds."""
+    return _with_interval(math.fsum(differences) / len(differences), t_interval(differences))
+
+
 def _signed(value: float) -> str:
     """Three digits with their sign; what rounds to nothing is +0.000."""
     return f"{round(value, 3) + 0.0:+.3f}"
@@ -233,7 +236,7 @@ def replayed(name: str, labels: Sequence[str]) -> str:
     for label in [*named[:place], BASELINE, *named[place:]]:
         row = uniform if label == BASELINE else rows[label]
         turn = turn_of(row)
-        finds = [_area(row.get(key), 2) for key in (FINDS, "decisive")] if knows else []
+        finds = [_finds(row.get(key)) for key in (FINDS, "decisive")] if knows else []
         ratio = _ratio(row)
         lines.append(
             _line([f"`{label}`", WORDS.get(label, label), *finds, ratio, f"{turn[0]:.3f}" if turn else "-"])
@@ -293,7 +296,7 @@ def times(name: str, more: Sequence[str]) -> str:
     every = _over_lengths(files)
     for label, rows in every.items():
         if label != BASELINE:
-            finds = [_area(row.get(FINDS), 2) for row in rows]
+            finds = [_finds(row.get(FINDS)) for row in rows]
             ratios = [
                 f"{row['ratio'] / base['ratio']:.1f}" if base["ratio_interval"][0] > 0 else "-"
                 for row, base in zip(rows, every[BASELINE], strict=True)
@@ -308,9 +311,14 @@ def _over_lengths(files: Sequence[str]) -> dict[str, list[Any]]:
     return {label: [rows[label] for rows in every] for label in (BASELINE, *figures(files[0]))}
 
 
+def _by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Rows by their names as a marker writes them: spaces as underscores."""
+    return {row["name"].replace(" ", "_"): row for row in rows}
+
+
 def edges(name: str, labels: Sequence[str]) -> str:
     """The rankings `labels` of a kept file of `flowtracer edges`, spaces in them written as underscores; or all."""
-    rows = {row["name"].replace(" ", "_"): row for row in load(name)["results"]}
+    rows = _by_name(load(name)["results"])
     lines = [_line(["positions ranked by", "among equals", "all"]), "|---|--:|--:|"]
     for label in labels or rows:
         areas = rows[label]["areas"]
@@ -320,7 +328,7 @@ def edges(name: str, labels: Sequence[str]) -> str:
 
 def steps(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of a kept file of `flowtracer steps`, spaces in them written as underscores; or all."""
-    rows = {row["name"].replace(" ", "_"): row for row in load(name)["results"]["rows"]}
+    rows = _by_name(load(name)["results"]["rows"])
     keys = ("needed", "needed_matched", "wrong", "wrong_matched")
     heads = ["steps ranked by", "needed", "needed, matched", "first wrong", "first wrong, matched"]
     lines = [_line(heads), "|---|--:|--:|--:|--:|"]
@@ -336,7 +344,7 @@ def followed(name: str, labels: Sequence[str]) -> str:
     """
     results = load(name)["results"]
     every = [row for row in (*results["rules"], *results["methods"]) if row["reading"] == CUT]
-    rows = {row["name"].replace(" ", "_"): row for row in every}
+    rows = _by_name(every)
     keys = {"by_halves": "size, by halves", "signed": "signed", "fall": "first fall"}
     lines = [_line(["tokens ranked by", *keys.values()]), "|---|" + "--:|" * len(keys)]
     for label in labels or rows:
@@ -348,7 +356,7 @@ def followed(name: str, labels: Sequence[str]) -> str:
 
 def intervened(name: str, labels: Sequence[str]) -> str:
     """The rows `labels` of a kept file of `flowtracer intervene`, spaces in them written as underscores; or all."""
-    arms = {arm["name"].replace(" ", "_"): arm for arm in load(name)["arms"]}
+    arms = _by_name(load(name)["arms"])
     sheet = intervene.sheet("", [intervene.Arm(**arms[label]) for label in labels or arms], "")
     return to_markdown(sheet).partition("\n\n")[2].rstrip()
 
@@ -407,13 +415,15 @@ def turns(name: str, more: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _area(level: Sequence[Any] | None, digits: int = 3) -> str:
-    """An area under the ROC curve: to two digits its mean only, to three with its interval."""
+def _finds(level: Sequence[Any] | None) -> str:
+    """An area under the ROC curve without its interval, for a table whose question is another."""
+    return "-" if level is None else f"{level[0]:.2f}"
+
+
+def _area(level: Sequence[Any] | None) -> str:
     if level is None:
         return "-"
     mean, interval = level
-    if digits < 3:
-        return f"{mean:.{digits}f}"
     return f"{mean:.3f}" + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 

@@ -147,12 +147,14 @@ Place = tuple[int, int]
 class _Response:
     """A response with what is known of each of its n tokens.
 
-    categories: n of `figures.category`. decisive: (n,) the tokens that decide; None where the task does not know them.
+    categories: n of `figures.category`. unsure: (n,) the tokens that the policy was unsure of. decisive: (n,) the ones
+    that decide; None where the task does not know them.
     """
 
     place: Place
     row: Row
     categories: Sequence[str | None]
+    unsure: NDArray[np.bool_]
     decisive: NDArray[np.bool_] | None
 
     @property
@@ -251,7 +253,8 @@ def _responses(policy: Policy, task: tasks.Task, batches: Batches) -> list[_Resp
                 marked = np.zeros(len(spans), dtype=bool)
                 marked[tokens_in(spans, decisive)] = True
             categories = [figures.category(text[start:end]) for start, end in spans]
-            responses.append(_Response((batch, number), row, categories, marked))
+            unsure = figures.unsure(row["sampler_logprobs"])
+            responses.append(_Response((batch, number), row, categories, unsure, marked))
     return responses
 
 
@@ -343,8 +346,7 @@ def _of_weights(
             continue
         if known and response.decisive is not None:
             decisive.append((response.problem, figures.roc_auc(weights, response.decisive)))
-            unsure = figures.unsure(response.row["sampler_logprobs"])
-            area = figures.roc_auc(weights[unsure], response.decisive[unsure])
+            area = figures.roc_auc(weights[response.unsure], response.decisive[response.unsure])
             among_unsure.append((response.problem, area))
         if response.place in changes:
             change, directed = changes[response.place]
