@@ -151,3 +151,12 @@ def test_tasks_are_named_made_or_the_last_box():
     assert function.extract("a1") == (1, 2) and function.decisive("a1") is None
     with pytest.raises(CreditError, match="task='gsm9k' is not known; did you mean 'gsm8k'"):
         contexts.answer_task("gsm9k")
+
+
+def test_whatever_ends_a_response_is_an_end(tokenizer):
+    """A policy may stop at several tokens: to ktae the second one must not be a token like any other."""
+    method = credit.get("ktae")
+    batch = pad([[2, 3]], [[5, 1, 6]], 0, "cpu")
+    for ends, expected in ((None, [1]), ([1, 6], [1, 2])):
+        context = ContextBuilder(method, Boxed(), tokenizer, ends).context(batch, [Located()])
+        assert context.ends[0, 2:].nonzero().flatten().tolist() == expected
