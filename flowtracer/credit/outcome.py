@@ -217,7 +217,10 @@ class PrefixTree(_Additive):
     its advantages: A = s (r - mean r). The changes of a response of n tokens add up to r - mean r, unless it is the
     beginning of another.
 
-    Our reading of the paper's section on branching tokens; no code is public. Raises CreditError where the advantages
+    Identical to compute_tempo_outcome_advantage of its authors, fatebreaker/tempo at 0a1c273,
+    verl/trainer/ppo/core_algos.py:261-352, where s is 1 / (std + 1e-6). There the padding behind a response's end is a
+    token like others; here a response that has ended shares no prefix, which differs only where the end token is the
+    padding. A group of one, whose advantages are NaN there, has delta 0 here. Raises CreditError where the advantages
     of a group are no multiple of its centred rewards, as when several rewards are normalised before they are summed.
 
     Ten response tokens of a correct response (r = 1, A = 1) and a wrong one (r = 0, A = -1) that agree in the first
@@ -229,7 +232,8 @@ class PrefixTree(_Additive):
         rule="delta = s (V(through t) - V(before t)), V the mean reward of the group's responses that share a prefix",
         source="TEMPO, arXiv 2509.18314",
         url="https://arxiv.org/abs/2509.18314",
-        fidelity="our reading of the section on branching tokens; no code is public",
+        fidelity="identical to verl/trainer/ppo/core_algos.py:261-352 of fatebreaker/tempo at 0a1c273, its authors' "
+        "code; s is what the trainer divides by",
         claims=(
             "above PPO and GRPO with Qwen3-1.7B and 4B on MATH and MedQA and beyond, in about the same time "
             "(arXiv 2509.18314, abstract)",
@@ -282,7 +286,8 @@ class OptimalTokenBaseline(_Additive):
     Identical, at s = 1, to compute_optimal_token_baseline_advantage of volcengine/verl at b178a3c,
     verl/trainer/ppo/core_algos.py:758-873, with handle_zero_tail and importance weights off as there by default, for a
     reward at the end of the response; an energy that rounding makes negative is 0 here. A group whose rewards are all
-    equal has delta 0. It costs one forward without gradients: the trainer's own shows no sum pi^2.
+    equal has delta 0; there a token before any energy, and the only response of a group, keep the reward as their
+    advantage. It costs one forward without gradients: the trainer's own shows no sum pi^2.
 
     Ten response tokens of a correct response (r = 1, A = 1) and ten of a wrong one (r = 0, A = -1), s = 2. The correct
     one draws each token with pi = 0.5 from two (energy 0.5), the wrong one is sure of its first five (energy 0) and
