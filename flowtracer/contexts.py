@@ -186,10 +186,16 @@ def _offset(said: str, turn: Turn) -> int | None:
 
 
 def question_tokens(tokenizer: Any, prompt_ids: Sequence[int], question: str) -> list[int]:
-    """Tokens of the question's text in a prompt, where it stands last; empty where it does not stand there."""
+    """Tokens of the question's text in a prompt, where it stands last; empty where it does not stand there.
+
+    Chat templates strip the blanks at its ends: it is also found without them.
+    """
     text, spans = decode(tokenizer, prompt_ids)
-    at = text.rfind(question)
-    return [] if at < 0 else tokens_in(spans, [(at, at + len(question))])
+    for wanted in (question, question.strip()):
+        at = text.rfind(wanted)
+        if wanted and at >= 0:
+            return tokens_in(spans, [(at, at + len(wanted))])
+    return []
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -248,6 +254,11 @@ class ContextBuilder:
                 f"credit {self.method.name!r} with source='question' needs the question's text for each prompt: a "
                 "column `question` of the data set, or questions=[...]"
             )
+        for question in questions:
+            if question is not None and not isinstance(question, str):
+                raise CreditError(
+                    f"the question {question!r:.60} is no text: give the text that stands in the prompt"
+                )
         return [
             question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)

@@ -4,7 +4,7 @@ import pytest
 
 from flowtracer import CreditError, contexts, credit
 from flowtracer.boxed import Boxed
-from flowtracer.contexts import ContextBuilder, Located, locate, stream
+from flowtracer.contexts import ContextBuilder, Located, locate, question_tokens, stream
 from flowtracer.layout import Padded, Turn, pad, turns_of
 
 
@@ -160,3 +160,17 @@ def test_whatever_ends_a_response_is_an_end(tokenizer):
     for ends, expected in ((None, [1]), ([1, 6], [1, 2])):
         context = ContextBuilder(method, Boxed(), tokenizer, ends).context(batch, [Located()])
         assert context.ends[0, 2:].nonzero().flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("question", ["cd", " cd\n"])
+def test_a_question_is_found_without_the_blanks_that_a_template_strips(tokenizer, question):
+    """Else every response to it abstains, for a blank in the data set."""
+    assert question_tokens(tokenizer, tokenizer("cdabcd?").input_ids, question) == [4, 5]
+    assert question_tokens(tokenizer, tokenizer("abc?").input_ids, question) == []
+    assert question_tokens(tokenizer, tokenizer("abc?").input_ids, " ") == []
+
+
+def test_a_question_that_is_no_text_is_named(tokenizer):
+    builder = ContextBuilder(credit.get("flow", source="question"), Digits(), tokenizer)
+    with pytest.raises(CreditError, match="the question 7 is no text"):
+        builder.questions([[2]], [7])
