@@ -47,7 +47,7 @@ class _Additive(CreditMethod):
             raise CreditError(
                 f"credit {cls.name} adds changes of the reward to the advantages, which must be a multiple of the "
                 "rewards minus their group's mean; give one reward function, or several with "
-                "multi_objective_aggregation='sum_then_normalize'"
+                "multi_objective_aggregation='sum_then_normalize', and no whiten='before'"
             )
         return scale
 
@@ -74,8 +74,9 @@ class KeyTokens(_Additive):
     The rule is identical to that of the authors' code, xiaolizh1/KTAE at ea9fb77,
     verl/workers/actor/compute_key_tokens.py:19-182 and verl/trainer/ppo/core_algos.py:214-233, in float64 and with a
     tolerance where that code compares probabilities for equality. There the end token is Qwen's id 151643; here it is
-    the tokenizer's. fisher, information and frequency are 1 in that file; the scripts beside it ask for information 2.
-    There frequency is only switched on and off; as a factor it is ours.
+    the tokenizer's, and those at which the policy stops to generate. fisher, information and frequency are 1 in that
+    file; the scripts beside it ask for information 2. There frequency is only switched on and off; as a factor it is
+    ours.
 
     Its rounding is not reproduced, and matters. That code asks in float32 whether p is 1. Run on a CPU it misses 1 of
     the 6 tables with p = 1 of two correct and two wrong responses, and 11 of the 12 of four and four; there exp(-2)
