@@ -122,6 +122,9 @@ class Journal:
                     row[name]
             return dict(row)
         except (ValueError, KeyError, TypeError):
-            raise ExperimentError(
-                f"{self.path}: line {number} is no {self.what}; remove that line, or take another file"
-            ) from None
+            wrong = (
+                f"{self.path} holds something else than {self.what}s: take another file"
+                if number == 1
+                else f"{self.path}: line {number} is no {self.what}; remove that line, or take another file"
+            )
+            raise ExperimentError(wrong) from None

@@ -34,6 +34,8 @@ from leaderboards.scores import Problem, RunScores, accuracy, metrics_of, over_t
 REQUIRED, OPTIONAL = ("method", "seed"), ("step", "task", "problem")
 #: Stands for the task or the problem of a file without that column.
 WHOLE = "all"
+#: Of a seed or a step.
+MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,10 @@ def read_csv(
             )
         problems[problem] = value
     _check_paired(path, runs, baseline)
+    if metric == "evaluation_area" and len(next(iter(runs.values()))) < 2:
+        raise RecordError(
+            f"{path}: {metric} is the area under a curve, and there is one step: give a column step, or another metric"
+        )
     experiment = {
         "name": path.stem,
         "title": f"{column}, from {path.name}",
@@ -204,8 +210,10 @@ def _cells(
 def _whole(place: str, name: str, row: Mapping[str, str]) -> int:
     """A whole number that is not negative; 0 in a file without that column."""
     text = row.get(name, "0")
-    if not text.isdecimal():
-        raise RecordError(f"{place}: {name} is {text!r}; it is a whole number, 0 or more")
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise RecordError(
+            f"{place}: {name} is {text[:40]!r}; it is a whole number, 0 or more, of at most {MOST_DIGITS} digits"
+        )
     return int(text)
 
 

@@ -28,6 +28,18 @@ _KINDS: dict[str, type] = {
     "hardware": dict,
     "tier": str,
 }
+#: Parts of the experiment that readers use, where they are there.
+_PARTS: dict[str, type] = {
+    "name": str,
+    "title": str,
+    "seeds": int,
+    "declaration": dict,
+    "policy": dict,
+    "task": dict,
+    "training": dict,
+    "evaluation": dict,
+    "methods": dict,
+}
 _NEEDED = ("experiment", "experiment_hash", "method", "seed", "versions", "hardware", "git_commit", "tier")
 _OPTIONAL = ("environment_hash", "batch_invariant", "processes", "credit", "code")
 
@@ -157,11 +169,11 @@ class Manifest:
         absent = [key for key in _NEEDED if key not in table]
         if absent:
             raise RecordError(f"{path}: lacks {', '.join(absent)}; {_WAY_OUT}")
-        for key, kind in _KINDS.items():
-            if not isinstance(table[key], kind):
-                raise RecordError(
-                    f"{path}: {key} is {str(table[key])[:40]!r}, not of type {kind.__name__}; {_WAY_OUT}"
-                )
+        _check_types(table, _KINDS, "", path)
+        experiment = table["experiment"]
+        _check_types(experiment, _PARTS, "experiment.", path)
+        for key in ("policy", "task"):
+            _check_types(experiment.get(key, {}), {"name": str}, f"experiment.{key}.", path)
         known: dict[str, Any] = {key: table.get(key) for key in _OPTIONAL}
         read = {*_NEEDED, *_OPTIONAL, "resumed", "schema_version"}
         return cls(
@@ -177,6 +189,14 @@ class Manifest:
         """The manifest in a run's folder. RecordError for one that is missing or cannot be read."""
         path = folder / "manifest.json"
         return cls.from_json(read_json(path, _WAY_OUT), path)
+
+
+def _check_types(table: Mapping[str, Any], kinds: Mapping[str, type], place: str, path: Path) -> None:
+    """Raises RecordError that names `path` for the first value that is there and of another type."""
+    for key, kind in kinds.items():
+        if key in table and not isinstance(table[key], kind):
+            value = str(table[key])[:40]
+            raise RecordError(f"{path}: {place}{key} is {value!r}, not of type {kind.__name__}; {_WAY_OUT}")
 
 
 def weakest(tiers: Sequence[str]) -> str:

@@ -254,6 +254,9 @@ def _read_closing(folder: Path) -> dict[str, Any]:
     hashes = closing.get("content_hash")
     if not isinstance(hashes, dict) or hashes.keys() != TABLES.keys():
         raise RecordError(f"{path}: content_hash does not name every table; {way_out}")
-    if not isinstance(closing.get("summary"), dict):
+    summary = closing.get("summary")
+    if not isinstance(summary, dict):
         raise RecordError(f"{path}: lacks the summary; {way_out}")
+    if not isinstance(summary.get("left_out", 0.0), int | float):
+        raise RecordError(f"{path}: summary.left_out is no number; {way_out}")
     return closing

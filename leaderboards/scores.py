@@ -129,7 +129,10 @@ def _evaluation(run: Run) -> dict[str, Any]:
     trained = run.manifest.task
     accuracies = {step: accuracy(over_tasks(problems), trained) for step, problems in by_step.items()}
     if any(math.isnan(value) for value in accuracies.values()):
-        raise RecordError(f"{run.folder}: no sample of an evaluation could be scored (verdict error)")
+        raise RecordError(
+            f"{run.folder}: no sample of an evaluation could be scored (verdict error): mend the task's verifier, "
+            "remove the run and repeat it"
+        )
     if not accuracies:
         empty: dict[str, Any] = {"accuracies": {}, "tasks": {}, "problems": {}, "verdicts": {}}
         return {**empty, "questions": "", "keys": ""}

@@ -181,9 +181,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             "out one of the two"
         )
     costs = plans.plan(replace(experiment, seeds=experiment.seeds + options.more_seeds))
+    engine, workers = experiment.engine_choice(options.server), workers_of(options, costs)
+    check_together(options, engine, workers, costs.device.kind)
     if options.plan:
         _show_plan(costs, experiment.hash, options.out or Path("runs") / experiment.name)
-    workers = workers_of(options, costs)
     if options.ray is None:  # a cluster's machines are not this one
         fits.refuse(costs, max(1, min(workers, costs.runs)), options.server is not None)
     if options.plan:
@@ -191,9 +192,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         more += ["--more-seeds", str(options.more_seeds)] * bool(options.more_seeds)
         closing(None, again(options, options.out, more))
         return 0
-    engine = experiment.engine_choice(options.server)
     choice.check(engine)
-    check_together(options, engine, workers, costs.device.kind)
     folder = folder_of(options, experiment)
     with Bars(experiment.title) as progress:
         try:

@@ -26,6 +26,7 @@ from harness.commands.shared import (
 from harness.errors import ExperimentError
 from harness.repeating import repeat
 from leaderboards.declaration import BASELINE, METRICS
+from leaderboards.names import hint
 
 #: Exit status of `compare` where the two are not the same; as of diff.
 DIFFERENT = 1
@@ -197,7 +198,7 @@ def _boards(
                 )
                 raise ExperimentError(
                     f"{folder} has no runs of {baseline!r} to compare with in {name} {key[:12]}{among}: "
-                    "name another with --baseline"
+                    f"name another with --baseline; {hint(baseline, sorted({run.method for run in group}))}"
                 )
             boards.append((arranged(compare(group, baseline=baseline), sort, only), group))
     _check_used(rule, used, folders)

@@ -53,7 +53,7 @@ class Curves:
     def of(self, run: Any) -> dict[int, float]:
         """Training step to mean reward, of a finished run or of one under way."""
         known = self.rewards.setdefault(run.folder, {})
-        if run.finished and len(known) < run.manifest.experiment["training"]["steps"]:
+        if run.finished and len(known) < _steps(run.manifest):
             table = run.table("steps", ["step", "reward"]).to_pydict()
             known.update(zip(table["step"], table["reward"], strict=True))
         elif not run.finished:
@@ -65,23 +65,22 @@ class Curves:
 
 def state(runs: Sequence[Any], baseline: str, curves: Curves) -> State:
     """How far the runs of one or more sweeps are. curves: what was read of them before."""
-    experiments = {run.manifest.experiment_hash: run.manifest.experiment for run in runs}
+    manifests = {run.manifest.experiment_hash: run.manifest for run in runs}
     for run in runs:  # arms that were added, and seeds beyond the declared ones, count too
-        known = experiments[run.manifest.experiment_hash]
-        if len(run.manifest.experiment["methods"]) > len(known["methods"]):
-            experiments[run.manifest.experiment_hash] = run.manifest.experiment
+        if len(run.manifest.methods) > len(manifests[run.manifest.experiment_hash].methods):
+            manifests[run.manifest.experiment_hash] = run.manifest
     whole = whole_steps = 0
-    for key, experiment in experiments.items():
+    for key, manifest in manifests.items():
         ours = [run for run in runs if run.manifest.experiment_hash == key]
-        count = max(experiment["seeds"] * len(experiment["methods"]), len(ours))
+        count = max(manifest.experiment.get("seeds", 0) * len(manifest.methods), len(ours))
         whole += count
-        whole_steps += count * experiment["training"]["steps"]
+        whole_steps += count * _steps(manifest)
     base = {(run.manifest.experiment_hash, run.seed): run for run in runs if run.method == baseline}
     going = []
     steps = 0
     for run in runs:
         if run.finished:
-            steps += run.manifest.experiment["training"]["steps"]
+            steps += _steps(run.manifest)
             continue
         theirs = base.get((run.manifest.experiment_hash, run.seed))
         going.append(_going(run, None if theirs is run else theirs, curves))
@@ -89,12 +88,17 @@ def state(runs: Sequence[Any], baseline: str, curves: Curves) -> State:
     return State(len(runs) - len(going), whole, steps, whole_steps, tuple(going))
 
 
+def _steps(manifest: Any) -> int:
+    """The declared training steps of a run; 0 in a record that does not say."""
+    return int(manifest.experiment.get("training", {}).get("steps", 0))
+
+
 def _going(run: Any, base: Any, curves: Curves) -> Going:
     ours = curves.of(run)
     theirs = {} if base is None else curves.of(base)
     shared = sorted(ours.keys() & theirs.keys())
     difference = _mean([ours[step] - theirs[step] for step in shared])
-    steps = run.manifest.experiment["training"]["steps"]
+    steps = _steps(run.manifest)
     return Going(run.method, run.seed, len(ours), steps, _mean(list(ours.values())), len(shared), difference)
 
 

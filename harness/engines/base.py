@@ -154,8 +154,8 @@ def check(
     longest = max(map(len, prompt_ids), default=0)
     if limit is not None and longest + max_new_tokens > limit:
         raise ExperimentError(
-            f"a prompt of {longest} tokens and max_new_tokens = {max_new_tokens} exceed the policy's context "
-            f"of {limit}: lower max_new_tokens to at most {max(0, limit - longest)} or shorten the prompts"
+            f"a prompt of {longest} tokens and a response of {max_new_tokens} exceed the policy's context of {limit}: "
+            f"lower max_response_tokens to at most {max(0, limit - longest)} or shorten the prompts"
         )
 
 

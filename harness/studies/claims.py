@@ -132,6 +132,7 @@ def _compared(runs: Sequence[Run]) -> list[Comparison]:
         compare(group, baseline=BASELINE)
         for group in by_experiment(runs).values()
         if any(run.finished and run.method == BASELINE for run in group)
+        if "declaration" in group[0].manifest.experiment  # a script's run has none, and settles nothing
     ]
 
 
@@ -376,19 +377,13 @@ def beside(runs: Sequence[Run]) -> Sheet | None:
     tests = {_hash(claim.experiment) for claim in load() if claim.experiment}
     rows = []
     for key, group in by_experiment(runs).items():
-        experiment = group[0].manifest.experiment
+        manifest = group[0].manifest
         if key not in tests:
-            metric = METRICS.get(experiment["declaration"]["metric"], "?")
+            # Records of other programs need not say all that ours do.
+            policy, declared = (manifest.experiment.get(table, {}) for table in ("policy", "declaration"))
+            metric = METRICS.get(declared.get("metric"), "?")
             finished = len({run.seed for run in group if run.finished})
-            rows.append(
-                (
-                    experiment["name"],
-                    experiment["policy"]["name"],
-                    experiment["task"]["name"],
-                    metric,
-                    str(finished),
-                )
-            )
+            rows.append((manifest.name, policy.get("name", "?"), manifest.task or "?", metric, str(finished)))
     if not rows:
         return None
     columns = ("beside", "policy", "task", "metric", "seeds")

@@ -46,6 +46,7 @@ def run(capsys, *arguments):
         (["reproduce", "--workers", "0", "--out", "{tmp}/runs"], "--workers 0: give at least 1"),
         (["reproduce", "--out", "{tmp}"], "{tmp} is not empty and holds no experiment"),
         (["train", "decision", "--method", "floww"], "no method 'floww'; did you mean 'flow'?"),
+        (["reproduce", "--plan", "--gpus", "1"], "--gpus goes with --ray"),
         (["reproduce", "decison"], "unknown experiment 'decison'; did you mean 'decision'?"),
         (["experiments", "decison"], "unknown experiment 'decison'; did you mean 'decision'?"),
         (["reproduce", "--out", "/dev/null/runs"], "--out /dev/null/runs cannot be written to"),

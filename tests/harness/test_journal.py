@@ -18,7 +18,7 @@ ROW = {"problem_id": "a", "sample": 0, "text": "2", "reward": 1.0}
     [
         (b'{"results": [1, 2, 3]}', "holds something else than samples: take another file"),
         (b"\x89PNG without an end of a line", "holds something else than samples: take another file"),
-        (b"a thesis\nand its last line", "line 1 is no sample"),
+        (b"a thesis\nand its last line", "holds something else than samples: take another file"),
         (b'{"task": "sums"}\n{"half": ', "holds samples with temperature null, not 1.0"),
     ],
 )

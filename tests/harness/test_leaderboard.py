@@ -102,6 +102,7 @@ def test_some_methods_in_another_order(capsys, tmp_path):
     for arguments, message in (
         (["--sort", "verdict"], "cannot be sorted by 'verdict'"),
         (["--filter", "flaw"], "no arm 'flaw'"),
+        (["--baseline", "unifrm"], "name another with --baseline; did you mean 'uniform'?"),
     ):
         status, _, errors = run(capsys, "leaderboard", folder, *arguments)
         assert status == 2 and message in errors and errors.count("\n") == 1

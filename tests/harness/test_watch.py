@@ -45,6 +45,14 @@ def test_a_run_under_way_stands_against_the_baseline_at_the_same_step(tmp_path):
     assert rows["flow", "1"] == ("flow", "1", "0 of 3", "-", "-", "-")
 
 
+def test_a_record_that_does_not_say_what_was_declared_is_watched_all_the_same(tmp_path):
+    """As another program may write them."""
+    write_run(tmp_path, "flow", 0, [0.2, 0.4], finish=False, experiment={"name": "theirs"})
+    seen = watch.state(load(tmp_path), "uniform", watch.Curves())
+    assert (seen.whole, seen.steps, seen.whole_steps) == (1, 2, 0)
+    assert "flow seed 0 at step 2" in watch.line(seen, math.nan)
+
+
 def test_steps_are_read_once(tmp_path, monkeypatch):
     from leaderboards.records import Run
 

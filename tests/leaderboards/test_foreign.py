@@ -93,6 +93,7 @@ def test_means_over_problems_then_over_tasks(tmp_path: Path) -> None:
         (GOOD + "flow,2,nan\n", "line 6: accuracy is 'nan'; it must be a finite number"),
         (GOOD + "flow,2,\n", "line 6: accuracy is ''"),
         (GOOD + "flow,x,0.5\n", "line 6: seed is 'x'; it is a whole number"),
+        (GOOD + f"flow,{'9' * 5000},0.5\n", "0 or more, of at most 18 digits"),
         (GOOD + ",2,0.5\n", "line 6: has no method"),
         (GOOD + "flow,1,0.5\n", "line 6: a second value for flow seed 1"),
         (GOOD + "flow,2,0.5\n", "flow has seed 2 and uniform has not: differences are paired by seed"),
@@ -115,6 +116,7 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, words: str) -> None:
     [
         ((0.0,), "declaration.smallest_difference must be positive"),
         ((0.1, "loss"), "declaration.metric must be one of"),
+        ((0.1, "evaluation_area"), "and there is one step: give a column step, or another metric"),
         ((0.1, "final_accuracy", 0.05, "acuracy"), "no column of values 'acuracy'; did you mean 'accuracy'?"),
     ],
 )

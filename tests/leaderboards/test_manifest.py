@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_runs import manifest, new_writer
@@ -43,6 +44,26 @@ def test_what_a_manifest_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="lacks seed, tier") as caught:
         Manifest.from_json(table, tmp_path / "manifest.json")
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training", None, "experiment.training is 'None', not of type dict"),
+        ("name", 5, "experiment.name is '5', not of type str"),
+        ("seeds", "8", "experiment.seeds is '8', not of type int"),
+        ("policy", {"name": None}, "experiment.policy.name is 'None', not of type str"),
+        ("task", "decision", "experiment.task is 'decision', not of type dict"),
+    ],
+)
+def test_a_part_of_the_experiment_of_another_type_is_named(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    """Every reader takes them as they are: it was a traceback in some command or other."""
+    table = manifest().to_json()
+    table["experiment"] = {**table["experiment"], key: value}
+    with pytest.raises(RecordError, match=message):
+        Manifest.from_json(table, tmp_path / "manifest.json")
 
 
 def test_questions_about_the_experiment() -> None:

@@ -73,6 +73,7 @@ def test_rows_that_stand_twice_are_found(tmp_path: Path, steps: tuple[int, ...])
         ("finished.json", {"content_hash": {}}, "content_hash does not name every table"),
         ("finished.json", {"content_hash": None}, "content_hash does not name every table"),
         ("finished.json", {"summary": None}, "lacks the summary"),
+        ("finished.json", {"summary": {"left_out": "x"}}, "summary.left_out is no number"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(

@@ -270,3 +270,13 @@ def test_the_command(tmp_path, capsys):
     assert "| flow minus uniform | +2.3 | +2.8 ±0.4 | reproduced |" in (tmp_path / "x.md").read_text()
     assert cli.main(["claims", "--export", str(tmp_path / "x.pdf")]) == 2
     assert "the name must end in .json, .md" in capsys.readouterr().err
+
+
+def test_records_that_declare_nothing_stand_beside(tmp_path):
+    """A script's, or another program's."""
+    from recorded_runs import write_run
+
+    for method in ("uniform", "flow"):
+        write_run(tmp_path, method, 0, [0.2], experiment={"name": "theirs"})
+    assert claims.beside(load(tmp_path)).rows == (("theirs", "?", "?", "?", "1"),)
+    assert cli.main(["claims", str(tmp_path)]) == 0
