@@ -127,7 +127,10 @@ def _evaluation(run: Run) -> dict[str, Any]:
         )
     by_step = _shares(samples)
     trained = run.manifest.task
-    accuracies = {step: accuracy(over_tasks(problems), trained) for step, problems in by_step.items()}
+    accuracies = {
+        step: accuracy(dict.fromkeys(tasks, math.nan) | over_tasks(by_step[step]), trained)
+        for step, tasks in _asked_tasks(samples).items()
+    }
     if any(math.isnan(value) for value in accuracies.values()):
         raise RecordError(
             f"{run.folder}: no sample of an evaluation could be scored (verdict error): mend the task's verifier, "
@@ -169,6 +172,18 @@ def metrics_of(rewards: Mapping[int, float], accuracies: Mapping[int, float]) ->
         area = estimates.area_under_curve(list(accuracies), list(accuracies.values()))
         metrics["evaluation_area"] = area
     return metrics
+
+
+def _asked_tasks(samples: pa.Table) -> dict[int, list[str]]:
+    """Step to the tasks that were asked, those as well of which no sample could be judged.
+
+    Without them an accuracy would silently be that of the other tasks, and be held against a baseline's of all.
+    """
+    asked = samples.group_by(["step", "task"]).aggregate([]).to_pydict()
+    tasks: dict[int, list[str]] = {}
+    for step, task in sorted(zip(asked["step"], asked["task"], strict=True)):
+        tasks.setdefault(step, []).append(task)
+    return tasks
 
 
 def _shares(samples: pa.Table) -> dict[int, dict[Problem, float]]:

@@ -188,30 +188,42 @@ def _evidence(comparison: Comparison) -> Sheet | None:
     return Sheet("Strength of evidence", tuple(columns), tuple(rows), " ".join(notes))
 
 
+def _middle(comparison: Comparison, arm: Arm, tasks: Sequence[str]) -> str:
+    """The inter-quartile mean of an arm over seeds and tasks; a dash where no sample of some task could be judged."""
+    scores = [comparison.scores[arm.label, seed].tasks for seed in arm.seeds]
+    if any(task not in of_seed for of_seed in scores for task in tasks):
+        return NOTHING
+    # One run is evaluated on all tasks: their scores on a seed go up and down together.
+    middle, interval = estimates.bootstrap_over_tasks(
+        [[of_seed[task] for task in tasks] for of_seed in scores],
+        confidence=1 - comparison.alpha,
+        together=True,
+    )
+    return f"{middle:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
+
+
+def _on_task(comparison: Comparison, arm: Arm, task: str) -> str:
+    """An arm's difference from the baseline on one task, over the seeds on which both could be judged."""
+    pairs = [
+        tuple(comparison.scores[label, seed].tasks.get(task) for label in (arm.label, comparison.baseline))
+        for seed in arm.differences
+    ]
+    values = [value - base for value, base in pairs if value is not None and base is not None]
+    if not values:
+        return NOTHING
+    return level(math.fsum(values) / len(values), estimates.t_interval(values, 1 - comparison.alpha), 3, "+")
+
+
 def _tasks(comparison: Comparison) -> list[Sheet]:
     tasks = sorted({task for arm in comparison.arms for task in arm.tasks})
     if len(tasks) < 2:
         return []
     levels, differences = [], []
     for arm in comparison.arms:
-        table = [[comparison.scores[arm.label, seed].tasks[task] for task in tasks] for seed in arm.seeds]
-        # One run is evaluated on all tasks: their scores on a seed go up and down together.
-        middle, interval = estimates.bootstrap_over_tasks(
-            table, confidence=1 - comparison.alpha, together=True
-        )
-        spread = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        levels.append((arm.label, *(f"{arm.tasks[task]:.3f}" for task in tasks), f"{middle:.3f}{spread}"))
-        cells = []
-        for task in tasks if arm.differences else ():
-            arm_values, base_values = (
-                [comparison.scores[label, seed].tasks[task] for seed in arm.differences]
-                for label in (arm.label, comparison.baseline)
-            )
-            values = [value - base for value, base in zip(arm_values, base_values, strict=True)]
-            interval = estimates.t_interval(values, 1 - comparison.alpha)
-            cells.append(level(math.fsum(values) / len(values), interval, 3, "+"))
-        if cells:
-            differences.append((arm.label, *cells))
+        means = (f"{arm.tasks[task]:.3f}" if task in arm.tasks else NOTHING for task in tasks)
+        levels.append((arm.label, *means, _middle(comparison, arm, tasks)))
+        if arm.differences:
+            differences.append((arm.label, *(_on_task(comparison, arm, task) for task in tasks)))
     note = (
         f"IQM: mean of the middle half of all seeds and tasks, [{1 - comparison.alpha:.0%} interval] by a bootstrap "
         "of whole seeds; too short for few of them."

@@ -193,7 +193,8 @@ def writable_folder(folder: Path) -> Path:
 def write(path: Path, text: str) -> None:
     """Writes a text file and says so. Raises ExperimentError where that is not possible."""
     try:
-        path.write_text(text, encoding="utf-8")
+        # The name of a file in it may be no UTF-8.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ExperimentError(f"{path} cannot be written: {error.strerror}") from None
     print(f"wrote {path}")

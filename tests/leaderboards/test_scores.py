@@ -90,3 +90,21 @@ def test_unscored_evaluations_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="could be scored") as caught:
         compare(load(tmp_path))
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(("failed", "refused"), [("decision", True), ("hard", False)])
+def test_an_accuracy_is_never_that_of_the_tasks_that_are_left(
+    tmp_path: Path, failed: str, refused: bool
+) -> None:
+    """The mean over the other tasks would stand for the training task's, and be held against a baseline's of it."""
+    writer = RunWriter(tmp_path, manifest("uniform"))
+    writer.write("steps", 1, step_row(1))
+    rows = [row for task in ("decision", "hard") for row in sample_rows(1, [["correct"]], task)]
+    errors = [{**row, "verdict": "error", "reward": None} if row["task"] == failed else row for row in rows]
+    writer.write("samples", 1, errors)
+    writer.finish({})
+    if refused:
+        with pytest.raises(RecordError, match="no sample of an evaluation could be scored"):
+            compare(load(tmp_path))
+    else:
+        assert compare(load(tmp_path)).arm("uniform").scores["final_accuracy"].mean == 1.0

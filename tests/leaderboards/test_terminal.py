@@ -245,6 +245,24 @@ def test_several_tasks_get_a_table(tmp_path: Path) -> None:
     assert all(title in lines for title in titles)
 
 
+def test_a_task_that_could_not_be_judged_leaves_a_dash(tmp_path: Path) -> None:
+    """Its verifier failed on every answer of one run: that was a traceback, behind the last run of a sweep."""
+    for method in ("uniform", "flow"):
+        for seed in range(3):
+            writer = RunWriter(tmp_path / method / str(seed), manifest(method, seed))
+            writer.write("steps", 1, step_row(1))
+            failed = method == "flow" and seed == 1
+            rows = sample_rows(1, [["correct"]]) + sample_rows(1, [["error" if failed else "wrong"]], "hard")
+            writer.write("samples", 1, rows)
+            writer.finish({})
+    runs = load(tmp_path)
+    lines = printed(compare(runs), runs)
+    levels = {line.split()[0]: line.split()[1:] for line in body(lines, "Final accuracy by task")[:2]}
+    assert levels == {"uniform": ["1.000", "0.000", "0.500"], "flow": ["1.000", "0.000", "-"]}
+    assert body(lines, "Final accuracy by task, minus uniform's")[0].split() == ["flow", "+0.000", "+0.000"]
+    assert report.to_markdown(compare(runs), runs)
+
+
 def test_the_interval_over_tasks_draws_whole_seeds(tmp_path: Path) -> None:
     """One run is evaluated on all tasks: a seed that is right on one is right on the other."""
     table = [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]

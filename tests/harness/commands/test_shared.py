@@ -2,13 +2,14 @@
 
 import argparse
 import math
+import os
 import shlex
 
 import pytest
 
 from harness import ExperimentError, cli
 from harness.commands.experiments import check_together
-from harness.commands.shared import at_least, command_again, method_names
+from harness.commands.shared import at_least, command_again, method_names, write
 from harness.engines.base import EngineChoice
 
 #: Options that take a number which is no count: a share, a temperature, a difference, GPUs.
@@ -102,3 +103,10 @@ def test_gpus_that_no_run_can_have(gpus, ray, message):
     given = argparse.Namespace(gpus=gpus, ray=ray, server=None)
     with pytest.raises(ExperimentError, match=f"^{message}"):
         check_together(given, EngineChoice("transformers"), 1, "cpu")
+
+
+def test_a_text_that_names_a_file_in_no_utf_8_is_written_all_the_same(tmp_path):
+    """Names of files are bytes; a page says which file its values stand in."""
+    name = os.fsdecode(b"caf\xe9.csv")
+    write(tmp_path / "page.md", f"from {name}")
+    assert (tmp_path / "page.md").read_text() == "from caf\\udce9.csv"
