@@ -134,7 +134,8 @@ _SHORT_WORDS = frozenset(
 )
 #: Single letters that are a unit where a blank stands before them.
 _LETTERS = frozenset(["m", "s", "g", "K", "J", "N", "W", "V"])
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+#: All powers above the third are one: what matters is that they are no square and no cube.
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "quartic": 4}
 _SPELLED = {
     "mph": "mile per hour",
     "kph": "km per hour",
@@ -226,7 +227,8 @@ def _words(text: str) -> list[str]:
     text = _PER_LETTER.sub(lambda match: _PER[match.group(1)], text)
     text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?\s*-\s*([1-3])\s*\}?", r" per \1^\2 ", text).replace("^1 ", " ")
     text = re.sub(r"\^\s*\{?\s*2\s*\}?", " square ", text)
-    text = re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text).replace("/", " per ")
+    text = re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text)
+    text = re.sub(r"\^\s*\{?\s*[4-9]\s*\}?", " quartic ", text).replace("/", " per ")
     words = [word if word in _SYMBOLS else word.lower() for word in _WORD.findall(text)]
     return [part for word in words for part in _SPELLED.get(word, word).split()]
 
