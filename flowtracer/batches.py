@@ -87,22 +87,27 @@ class RolloutBatch:
     """One generation batch of this process, row by row in the order in which it was generated.
 
     It is filled in stages. As it begins: rows, the data set's rows, one a rollout, with what a rollout function added;
-    step, the optimizer steps before it. Generated: prompt_ids, response_ids, token ids without pads; texts, the content
-    that the reward sees; located, answer and decisive tokens; source, tokens of the question where the method asks for
-    them; teacher_prompts, token ids, where the method has a teacher. Read in a forward over the whole batch: read,
-    context fields of each part. Rewarded: all_rewards, of all processes, None where unscorable. Scored: rewards, of
-    this process; advantages (B,); group (B,), counted over all processes; streams, the seed of each row's own random
-    numbers; teacher_logprobs (B, C), where the method has a teacher. Judged: weights (B, C) over the padded response,
-    of an additive method 1 + addend / A; addends (B, C) or None; in_loss (B, C), tokens in the loss; abstentions, row
-    -> reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere. sampler_logprobs (B, C)
-    or None, where TRL keeps none. clock: when it "began", was "generated" and was "rewarded", in seconds.
+    step, the optimizer steps before it; earlier, the generation batches before it that feed the same step. Generated:
+    prompt_ids, response_ids, token ids without pads; texts, the content that the reward sees; masks, 1 for each token
+    that the policy wrote, None where it wrote all; located, answer and decisive tokens; source, tokens of the question
+    where the method asks for them; teacher_prompts, token ids, where the method has a teacher. Read in a forward over
+    the whole batch: read, context fields of each part. Rewarded: all_rewards, of all processes, None where unscorable.
+    Scored: rewards, of this process; advantages (B,); group (B,), counted over all processes; streams, the seed of each
+    row's own random numbers; teacher_logprobs (B, C), where the method has a teacher; shown, what the table of logged
+    completions has of every process's weights, filled when they are known. Judged: weights (B, C) over the padded
+    response, of an additive method 1 + addend / A; addends (B, C) or None; in_loss (B, C), tokens in the loss;
+    abstentions, row -> reason. Trained: trainer_logprobs (B, C), of the first training forward, NaN elsewhere.
+    sampler_logprobs (B, C) or None, where TRL keeps none. clock: when it "began", was "generated" and was "rewarded",
+    in seconds.
     """
 
     rows: list[dict[str, Any]]
     step: int
+    earlier: int = 0
     prompt_ids: list[list[int]] = field(default_factory=list)
     response_ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    masks: list[Sequence[int] | None] = field(default_factory=list)
     located: list[Located] = field(default_factory=list)
     source: list[list[int]] | None = None
     teacher_prompts: list[list[int]] | None = None
@@ -113,6 +118,7 @@ class RolloutBatch:
     group: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     streams: list[int] = field(default_factory=list)
     teacher_logprobs: Tensor | None = None
+    shown: list[list[float]] = field(default_factory=list)
     weights: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     addends: Tensor | None = None
     in_loss: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
@@ -138,8 +144,10 @@ class RolloutBatch:
         self.advantages = output["advantages"].clone()
         places = torch.arange(first, first + len(self.rows), device=mask.device)
         self.group = places // group_size
+        # Groups are counted on over the batches of a step: each batch draws its own.
+        before = self.earlier * (len(self.all_rewards) // group_size)
         self.streams = [
-            contexts.stream(seed, self.step, place // group_size, place % group_size)
+            contexts.stream(seed, self.step, before + place // group_size, place % group_size)
             for place in places.tolist()
         ]
         self.weights = torch.ones_like(mask, dtype=torch.float32)

@@ -186,10 +186,16 @@ def _offset(said: str, turn: Turn) -> int | None:
 
 
 def question_tokens(tokenizer: Any, prompt_ids: Sequence[int], question: str) -> list[int]:
-    """Tokens of the question's text in a prompt, where it stands last; empty where it does not stand there."""
+    """Tokens of the question's text in a prompt, where it stands last; empty where it does not stand there.
+
+    Chat templates strip the blanks at its ends: it is also found without them.
+    """
     text, spans = decode(tokenizer, prompt_ids)
-    at = text.rfind(question)
-    return [] if at < 0 else tokens_in(spans, [(at, at + len(question))])
+    for wanted in (question, question.strip()):
+        at = text.rfind(wanted)
+        if wanted and at >= 0:
+            return tokens_in(spans, [(at, at + len(wanted))])
+    return []
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -204,8 +210,13 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 class ContextBuilder:
     """Makes the contexts of one credit method: what it needs of a batch is in them, and nothing else costs anything."""
 
-    def __init__(self, method: CreditMethod, task: AnswerTask, tokenizer: Any) -> None:
+    def __init__(
+        self, method: CreditMethod, task: AnswerTask, tokenizer: Any, ends: Sequence[int] | None = None
+    ) -> None:
+        """ends: the tokens that end a response, the tokenizer's own where they are not given."""
         self.method, self.task, self.tokenizer = method, task, tokenizer
+        own = tokenizer.eos_token_id
+        self.ends = list(ends) if ends is not None else [] if own is None else [own]
         self.reads_attention = method.reading() is not None
         #: Fields that the method needs of a forward that the trainer makes anyway.
         self.from_forward = forwards.from_forward(method)
@@ -243,6 +254,11 @@ class ContextBuilder:
                 f"credit {self.method.name!r} with source='question' needs the question's text for each prompt: a "
                 "column `question` of the data set, or questions=[...]"
             )
+        for question in questions:
+            if question is not None and not isinstance(question, str):
+                raise CreditError(
+                    f"the question {question!r:.60} is no text: give the text that stands in the prompt"
+                )
         return [
             question_tokens(self.tokenizer, ids, question) if question else []
             for ids, question in zip(prompt_ids, questions, strict=True)
@@ -267,25 +283,31 @@ class ContextBuilder:
         located: Sequence[Located],
         source: Sequence[Sequence[int]] | None = None,
         fields: dict[str, Any] | None = None,
+        masks: Sequence[Sequence[int] | None] | None = None,
     ) -> CreditContext:
         """The context of a batch. source: tokens of each question, as `questions` gives them. fields: what a forward
-        showed, by the names of context fields.
+        showed, by the names of context fields. masks: see `Padded.on_own`; what the policy did not write is no part of
+        its response.
         """
         token = batch.attention_mask.bool()
         in_response = torch.zeros_like(token)
         in_response[:, -batch.length :] = True
         prompt = token & ~in_response
+        response = token & in_response
+        if masks is not None and any(mask is not None for mask in masks):
+            response &= batch.on_own(masks)
         context = CreditContext(
             batch.input_ids,
             prompt,
-            token & in_response,
+            response,
             prompt if source is None else batch.on_prompt(source),
             batch.on_response([row.answer for row in located]),
         )
         if self.wants_decisive:
             context.decisive = batch.on_response([row.decisive for row in located])
         if "ends" in self.method.needs:
-            context.ends = context.response & (batch.input_ids == self.tokenizer.eos_token_id)
+            ends = torch.tensor(self.ends, dtype=torch.long, device=batch.input_ids.device)
+            context.ends = context.response & torch.isin(batch.input_ids, ends)
         for name, value in (fields or {}).items():
             setattr(context, name, value)
         return context
@@ -331,11 +353,12 @@ class ContextBuilder:
         located: Sequence[Located],
         source: Sequence[Sequence[int]] | None,
         fields: dict[str, Any],
+        masks: Sequence[Sequence[int] | None],
     ) -> dict[str, Any]:
         """`fields` with the method's scores in place of the maps that it reads them from, which are large."""
         if not self.reads_attention:
             return fields
-        scores = self.method.score(self.context(batch, located, source, fields))
+        scores = self.method.score(self.context(batch, located, source, fields, masks))
         assert scores is not None
         return {**{name: value for name, value in fields.items() if name not in MAPS}, "scores": scores}
 

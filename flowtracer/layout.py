@@ -75,6 +75,15 @@ class Padded:
             mask[row, [first + position for position in positions]] = True
         return mask.to(self.input_ids.device) & self.attention_mask.bool()
 
+    def on_own(self, masks: Sequence[Sequence[int] | None]) -> Tensor:
+        """The tokens of each response that the policy wrote, (B, T): those with a 1 in its mask, all without one."""
+        return self.on_response(
+            [
+                range(self.length) if mask is None else [index for index, own in enumerate(mask) if own]
+                for mask in masks
+            ]
+        )
+
     def on_prompt(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Tokens of each prompt, counted from its first, as a mask (B, T)."""
         mask = torch.zeros(self.input_ids.shape, dtype=torch.bool)

@@ -44,7 +44,10 @@ def _check_loss(trainer: CreditGRPOTrainer) -> None:
             "one ratio a response averages token weights away; use 'token', or credit='uniform'"
         )
     if trainer.trains_on_images:
-        raise CreditError("CreditGRPOTrainer trains text policies; image inputs are not traced")
+        raise CreditError(
+            "CreditGRPOTrainer trains text policies; image inputs are not traced. Where prompts are text only, give "
+            "the tokenizer in place of the processor: processing_class=AutoTokenizer.from_pretrained(...)"
+        )
     if trainer.normalizes_each_reward and trainer.credit.additive:
         raise CreditError(
             f"credit {name!r} adds to the advantage in units of the reward, and "
@@ -117,6 +120,12 @@ def _check_columns(trainer: CreditGRPOTrainer) -> None:
     """Refuses data sets without a column that the method reads."""
     name, builder = trainer.credit.name, trainer.builder
     columns = getattr(trainer.train_dataset, "column_names", None)
+    reads = "question" if builder.wants_question else "gold" if builder.words is not None else None
+    if reads is not None and trainer.args.remove_unused_columns:
+        raise CreditError(
+            f"credit {name!r} reads the data set's column `{reads}`, which remove_unused_columns=True takes away; set "
+            "it to False"
+        )
     if builder.wants_question and columns is not None and "question" not in columns:
         raise CreditError(
             f"credit {name!r} with source='question' needs a data set column `question`, whose text "

@@ -72,6 +72,7 @@ RELIANCES: tuple[Reliance, ...] = (
     Reliance("transformers", "transformers:TrainingArguments._n_gpu", "harness/runs/settings.py", assigned=True),
     Reliance("transformers", "transformers:PreTrainedModel._can_set_attn_implementation", _DECODER, ()),
     Reliance("transformers", "transformers:PreTrainedModel._supports_sdpa", _DECODER),
+    Reliance("transformers", "transformers:PreTrainedModel.tp_size", _DECODER),
     Reliance("transformers", "transformers:PretrainedConfig._attn_implementation", _DECODER),
     Reliance("transformers", "transformers:PretrainedConfig.get_text_config", _DECODER, ("decoder",)),
     Reliance("transformers", "transformers.modeling_utils:ALL_ATTENTION_FUNCTIONS", _TAP),

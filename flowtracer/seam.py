@@ -41,6 +41,11 @@ def text_decoder(model: nn.Module) -> PreTrainedModel:
         raise CreditError(
             f"{name} is compiled, and compiled code cannot be tapped: trace it without torch.compile"
         )
+    if (outer.tp_size or 1) > 1:
+        raise CreditError(
+            f"{name} is split over {outer.tp_size} processes by attention heads (tensor parallelism), and each sees "
+            "its own only: load it without tp_plan, or take a credit method that reads no attention"
+        )
     config = outer.config.get_text_config(decoder=True)
     if getattr(outer.config, "is_encoder_decoder", False):
         raise CreditError(f"{name} has an encoder, which looks ahead: only causal decoders are traced")
@@ -82,6 +87,13 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
+def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
+    """The tokens that end a response: the tokenizer's, and those at which the model stops to generate."""
+    configured = getattr(getattr(unwrapped(model), "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, Sequence) else [configured]
+    return sorted({int(token) for token in (tokenizer.eos_token_id, *several) if token is not None})
+
+
 def attention_layers(decoder: PreTrainedModel) -> dict[nn.Module, int]:
     """The attention modules of a decoder and the layer that each belongs to.
 
@@ -115,12 +127,14 @@ class Generated:
     """The generation of one process for one batch: token ids without pads, and the content that the reward sees.
 
     turns: of each response the parts that the policy wrote, see `layout.Turn`. texts: the last content of each.
+    masks: of each response, 1 for each token that the policy wrote and 0 for others; None where it wrote all.
     """
 
     prompt_ids: list[list[int]]
     response_ids: list[list[int]]
     texts: list[str]
     turns: list[list[Turn]]
+    masks: list[Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -190,7 +204,7 @@ class TrainerSeam(_Base):
             text, parts = written(completion, mask, len(ids))
             texts.append(text)
             turns.append(parts)
-        self.generated(Generated(prompt_ids, response_ids, texts, turns))
+        self.generated(Generated(prompt_ids, response_ids, texts, turns, masks))
         return output
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -313,7 +327,10 @@ class TrainerSeam(_Base):
         return [None if none else value for value, none in pairs]
 
     def logged_column(self, name: str, values: Iterable[Any]) -> None:
-        """A column beside the logged completions: one value for each response of all processes."""
+        """A column beside the logged completions: one value for each response of all processes, of every generation.
+
+        TRL keeps the last so many of each column: one that leaves a generation out shows its values beside others.
+        """
         self._logs["extra"][name].extend(values)
 
     def correct_for_another_sampler(self) -> None:
@@ -346,6 +363,9 @@ def written(completion: Any, mask: Sequence[int] | None, length: int) -> tuple[s
     contents = [_content(message) for message in messages]
     calls = [_calls(message) for message in messages]
     text = next((content for content in reversed(contents) if content), "")
+    if len(messages) == len(completion) == 1 and mask is not None and not all(mask):
+        # A rollout function's: one message says it all, what an environment answered too.
+        return text, turns
     if len(turns) == 1:
         last = len(contents) - 1 if len(contents) == 1 or not text else contents.index(text)
         return text, [Turn(turns[0].start, turns[0].end, text, calls[last] if calls else ())]

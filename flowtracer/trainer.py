@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from flowtracer import contexts, forwards, passes, refusals, teaching
+from flowtracer import contexts, forwards, passes, refusals, seam, teaching
 from flowtracer.attention import AttentionTap
 from flowtracer.batches import Observed, RolloutBatch, in_loss
 from flowtracer.contexts import ContextBuilder, Extract
@@ -107,7 +107,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         self.whitening = Whitening(whiten, advantage_clip)
         self.answer_task: AnswerTask = contexts.answer_task(task)
         super().__init__(*args, **kwargs)
-        self.builder = ContextBuilder(self.credit, self.answer_task, self.text_tokenizer)
+        ends = seam.end_tokens(self.model, self.text_tokenizer)
+        self.builder = ContextBuilder(self.credit, self.answer_task, self.text_tokenizer, ends)
         refusals.check(self)
         self.tap: AttentionTap | None = None
         if self.builder.reads_attention:
@@ -162,7 +163,7 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         assert batch is not None
         batch.clock["generated"] = begin
         batch.prompt_ids, batch.response_ids = generated.prompt_ids, generated.response_ids
-        batch.texts = generated.texts
+        batch.texts, batch.masks = generated.texts, generated.masks
         batch.located = [
             self.builder.locate(ids, turns)
             for ids, turns in zip(generated.response_ids, generated.turns, strict=True)
@@ -195,12 +196,17 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
 
     def roll_out(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            return super().roll_out(rows)
+            output = super().roll_out(rows)
+            self._show(rows)
+            return output
         self.credit_seconds = 0.0
         if self.turn is not None:
             self.turn.of_batch.clear()
-        batch = self.rollouts = RolloutBatch(rows=rows, step=self.state.global_step)
+        before, step = self.rollouts, self.state.global_step
+        earlier = before.earlier + 1 if before is not None and before.step == step else 0
+        batch = self.rollouts = RolloutBatch(rows=rows, step=step, earlier=earlier)
         output = super().roll_out(rows)
+        batch.shown = self._show(rows)
         begin = time.perf_counter()
         if self.whitening.acts(BEFORE):
             output["advantages"] = self._whitened(output["advantages"], in_loss(output))
@@ -211,9 +217,10 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         if self.read_at() is ReadAt.EXTRA_FORWARD:
             # No forward of TRL's shows the whole batch before its first micro-batch is trained on.
             whole = Padded.of(output)
-            step = self.args.per_device_train_batch_size
-            with torch.no_grad(), self.without_checkpointing():
-                self._read_all(self.pass_over(self.model, whole, step))
+            # Without dropout, which would draw from the generator of the next rollouts.
+            rows_at_once = self.args.per_device_train_batch_size
+            with torch.no_grad(), self.without_checkpointing(), passes.evaluating(self.model):
+                self._read_all(self.pass_over(self.model, whole, rows_at_once))
         if self.credit.name == "uniform":
             # Its weights are 1 already: it costs what stock TRL costs.
             self._finish(batch)
@@ -223,6 +230,14 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             output["advantages"] = self._whitened(output["advantages"], batch.in_loss)
         self.credit_seconds += time.perf_counter() - begin
         return output
+
+    def _show(self, rows: list[dict[str, Any]]) -> list[list[float]]:
+        """A row of weights for each completion that TRL logs, of all processes: empty until they are known."""
+        if not self.log_completions:
+            return []
+        shown: list[list[float]] = collected([[] for _ in rows])
+        self.logged_column("credit_weights", shown)
+        return shown
 
     # The forward: read the attention, and weigh the advantages that the loss is about to read.
 
@@ -289,7 +304,11 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
             output, fields = self._reading(passing, rows, entropies="entropies" in self.builder.from_forward)
             begin = time.perf_counter()
             source = None if batch.source is None else batch.source[rows]
-            batch.read.append(self.builder.scored(passing.batch[rows], batch.located[rows], source, fields))
+            batch.read.append(
+                self.builder.scored(
+                    passing.batch[rows], batch.located[rows], source, fields, batch.masks[rows]
+                )
+            )
             self.credit_seconds += time.perf_counter() - begin
             return output
 
@@ -417,7 +436,8 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         padded = Padded.of(inputs)
         located = [batch.located[row] for row in members]
         source = None if batch.source is None else [batch.source[row] for row in members]
-        context = self.builder.context(padded, located, source, fields)
+        masks = [batch.masks[row] for row in members]
+        context = self.builder.context(padded, located, source, fields, masks)
         rewards = [batch.rewards[row] for row in members]
         device = padded.input_ids.device
         context.advantage = batch.advantages[inputs[_ROLLOUT]]
@@ -428,8 +448,6 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         context.step = batch.step
         if batch.teacher_logprobs is not None:
             context.teacher_logprobs = padded.in_columns(batch.teacher_logprobs[inputs[_ROLLOUT]])
-        if "tool_mask" in inputs:
-            context.response[:, -padded.length :] &= inputs["tool_mask"].bool()
         if self.accelerator.num_processes > 1:
             context.over_processes = self.accelerator.reduce
         return context
@@ -441,6 +459,9 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
 
         Once a batch and in every process: numbers are those of all.
         """
+        if batch.shown:
+            for shown, weights in zip(batch.shown, collected(batch.weights_of_tokens()), strict=True):
+                shown[:] = weights
         answered = [self.answer_task.extract(text) is not None for text in batch.texts]
         observed = batch.observed(answered, self.credit_seconds)
         reduce: Callable[[Tensor], Tensor] | None = None
@@ -479,8 +500,6 @@ class CreditGRPOTrainer(TrainerSeam, GRPOTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.log_completions and self.model.training and self.rollouts is not None:
-            self.logged_column("credit_weights", collected(self.rollouts.weights_of_tokens()))
         if self.recorder is not None and "loss" in logs and self.generates_next:
             self.recorder.record(self, {**logs, "entropy": self.mean_entropy})
         super().log(logs, start_time)

@@ -158,7 +158,7 @@ def read_responses(
             f"credit {method.name!r} samples further responses from the middle of these, which only a training does "
             "(`flowtracer train`); take another credit method"
         )
-    builder = ContextBuilder(method, contexts.answer_task(task), tokenizer)
+    builder = ContextBuilder(method, contexts.answer_task(task), tokenizer, seam.end_tokens(model, tokenizer))
     prompt_ids = [token_ids(tokenizer, text, "prompt") for text in prompts]
     response_ids = [token_ids(tokenizer, text, "response") for text in responses]
     _check_sizes(
@@ -174,21 +174,17 @@ def read_responses(
     check_fit(
         model, [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
     )
-    masks = [None] * len(prompt_ids) if masks is None else masks
+    masks = [None] * len(prompt_ids) if masks is None else list(masks)
+    _check_masks(masks, response_ids)
     located = [
         builder.locate(ids, turns_of(mask, len(ids))) for ids, mask in zip(response_ids, masks, strict=True)
     ]
     source = builder.questions(prompt_ids, questions)
     device = next(model.parameters()).device
     batch = pad(prompt_ids, response_ids, _pad_id(tokenizer), device)
-    fields = _fields(model, builder, batch, located, source, temperature, batch_size or len(prompt_ids))
-    context = builder.context(batch, located, source, fields)
-    if any(mask is not None for mask in masks):
-        written = [
-            [index for index in range(len(ids)) if mask is None or mask[index]]
-            for ids, mask in zip(response_ids, masks, strict=True)
-        ]
-        context.response &= batch.on_response(written)
+    step_rows = batch_size or len(prompt_ids)
+    fields = _fields(model, builder, batch, located, source, masks, temperature, step_rows)
+    context = builder.context(batch, located, source, fields, masks)
     context.pieces = builder.pieces(batch, response_ids)
     if builder.words is not None:
         context.teacher_logprobs = _taught(
@@ -249,6 +245,7 @@ def _fields(
     batch: Padded,
     located: Sequence[Located],
     source: list[list[int]] | None,
+    masks: Sequence[Sequence[int] | None],
     temperature: float,
     step: int,
 ) -> dict[str, Any]:
@@ -260,9 +257,8 @@ def _fields(
         for start in range(0, len(located), step):
             rows = slice(start, start + step)
             fields = _forward(model, builder, tap, batch[rows], temperature)
-            parts.append(
-                builder.scored(batch[rows], located[rows], None if source is None else source[rows], fields)
-            )
+            asked = None if source is None else source[rows]
+            parts.append(builder.scored(batch[rows], located[rows], asked, fields, masks[rows]))
     fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
     if builder.reads_distributions:
         fields |= passes.distributions(model, batch, temperature, step)
@@ -402,6 +398,14 @@ def _check_sizes(rows: int, **given: Any) -> None:
     for name, values in given.items():
         if values is not None and len(values) != rows:
             raise CreditError(f"{len(values)} {name} for {rows} prompts: give one for each prompt")
+
+
+def _check_masks(masks: Sequence[Sequence[int] | None], responses: Sequence[Sequence[int]]) -> None:
+    for row, (mask, ids) in enumerate(zip(masks, responses, strict=True)):
+        if mask is not None and len(mask) != len(ids):
+            raise CreditError(
+                f"masks[{row}] has {len(mask)} entries for a response of {len(ids)} tokens: give one for each token"
+            )
 
 
 def _numbers(values: Any, device: Any) -> Tensor | None:

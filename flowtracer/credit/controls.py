@@ -93,7 +93,7 @@ class RandomTokens(TwoLevel):
         defaults=DEFAULTS,
         claims=(
             "Qwen3-4B at 1K: 37.1 as GRPO's 37.1; Countdown 55.0 against 52.6; ZebraLogic 89.3 against 83.9 "
-            "(arXiv 2606.10646)",
+            "(arXiv 2510.13554v2, tables 3, 4 and 15)",
         ),
         estimand="the share of a method's gain that contrast without a ranking explains",
         evidence="one printed number a setting; on two of three tasks random is above GRPO",

@@ -31,6 +31,10 @@ class EntropyTop(TwoLevel):
         url="https://arxiv.org/abs/2510.13554",
         fidelity="our reading of the entropy baseline of arXiv 2510.13554; no code is public",
         defaults=DEFAULTS,
+        claims=(
+            "average of five mathematics benchmarks, GRPO -> entropy: Qwen3-4B at 1K 37.1 -> 37.2, at 8K 44.8 -> 44.5; "
+            "Qwen3-8B at 1K 39.4 -> 40.1; Countdown 52.6 -> 57.7; ZebraLogic 83.9 -> 90.3 (arXiv 2510.13554v2)",
+        ),
         estimand="how open the policy's choice was at a token",
         evidence="a baseline there, below the attention methods",
         falsification="it does not beat random with the same levels",
@@ -54,6 +58,11 @@ class EntropyMask(CreditMethod):
     over the generation batch. The loss is still divided by all tokens, as there. No abstention: a response may get no
     weight at all.
 
+    The paper's authors, Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR at 6f5dda6 (verl/trainer/ppo/core_algos.py:53-87 and
+    1004-1007), take the ceil(ratio n) highest of a micro-batch's n tokens: the same where no entropies tie. Their loss
+    is the mean over these tokens and not over all, 5 times as large; `mean_one = true` with a loss that is a mean over
+    the tokens of the batch gives that.
+
     Ten response tokens, alone in their batch, of entropy 0 2 0.1 1 0.5 0 0.9 0 0.8 0.2: the 80% quantile lies between
     0.9 and 1: 0 1 0 1 0 0 0 0 0 0.
     """
@@ -64,7 +73,8 @@ class EntropyMask(CreditMethod):
         source="the 80/20 rule, arXiv 2506.01939",
         url="https://arxiv.org/abs/2506.01939",
         fidelity="identical to trl/trainer/grpo_trainer.py:1380-1416 of huggingface/trl at 1.16.0 "
-        "(top_entropy_quantile); there each micro-batch has a quantile of its own, here the whole batch has one",
+        "(top_entropy_quantile); there each micro-batch has a quantile of its own, here the whole batch has one. Its "
+        "authors' code selects the same tokens and divides the loss by them and not by all: mean_one does that",
         defaults={"ratio": "published: 20% (arXiv 2506.01939)"},
         claims=(
             "a fifth of the tokens equals all on Qwen3-8B; +7.7 AIME24 and +11.0 AIME25 on Qwen3-32B, +5.2 and +4.8 on "
@@ -224,9 +234,13 @@ class EntropyShare(CreditMethod):
 
     H is the entropy at the token, detached, and mean H that of the response; beta 0.1. Where mean H is 0, w is 1. The
     form is that of a public port, teilomillet/retrain at 19db12f, retrain/advantages/credit.py:13-38, which puts the
-    token's surprisal in the place of H; the authors' code is not public. GTPO itself (arXiv 2508.04349)
-    divides H by the sum over the group's responses at the same step, apart for correct and wrong ones. beta up to 1
-    keeps the mean weight at 1.
+    token's surprisal in the place of H; the authors' code is not public. beta up to 1 keeps the mean weight at 1.
+
+    It is not GTPO itself (arXiv 2508.04349, equations 3 to 6): that adds alpha_2 H / sum H to the reward of a right
+    response, the sum over the right responses of the group that reach the same position, times their number; takes
+    alpha_2 (1 / H) / sum (1 / H) off a wrong one, so that there the surest tokens are punished most, where here it is
+    the least sure; and normalises the two kinds apart. So says another port by the same hand,
+    teilomillet/textpolicy at e88fc30, textpolicy/algorithms/grpo.py:758-992.
 
     Ten response tokens of entropy 0 2 0 1 1 0 3 0 2 1, mean 1: 0.9 1.1 0.9 1 1 0.9 1.2 0.9 1.1 1.
     """
@@ -237,8 +251,9 @@ class EntropyShare(CreditMethod):
         source="GTPO, arXiv 2508.04349",
         url="https://arxiv.org/abs/2508.04349",
         fidelity="our reading of its entropy weight, in the form of a port (retrain/advantages/credit.py:13-38 of "
-        "teilomillet/retrain at 19db12f, which has the surprisal in place of the entropy); the paper divides by the "
-        "group's sum at each position",
+        "teilomillet/retrain at 19db12f, which has the surprisal in place of the entropy). Not the paper's rule: that "
+        "divides by the group's sum at each position, adds, and punishes wrong responses by 1 / H, their surest tokens "
+        "most",
         defaults={"beta": "that port's 0.1"},
         claims=(
             "above DAPO and other entropy-guided baselines on AIME and MATH500 (arXiv 2508.04349, abstract)",
@@ -272,9 +287,12 @@ class Delight(CreditMethod):
         surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
     eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard".
 
-    Identical to a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and
-    83-112 ("soft", without its rescaling of surprisals and its cap of 50 nats on them). The gate is that of Delightful
-    Policy Gradient (arXiv 2603.14608), whose authors' code is not public.
+    "soft" is the gate of the authors' code, egg at d005eac, egg/losses/dg.py:158-206 (arXiv 2603.14608), with its
+    threshold at 0 as there. Two things differ by default: their A is the reward minus the group's mean, not divided by
+    its deviation (scale_rewards "none" in TRL), and their surprisal is the current policy's at each update, here that
+    of the generation's forward, the same at one update a generation. "hard" is not theirs (at eta 0 they keep what has
+    A l > 0): it is that of a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53;
+    "soft" is in it too, at 83-112, with a rescaling of surprisals and a cap of 50 nats on them that are not here.
 
     Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
     0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.
@@ -285,11 +303,12 @@ class Delight(CreditMethod):
         rule="w = sigmoid(A l / eta), l the surprisal; or the 20% of highest delight A l (hard)",
         source="the Delightful Policy Gradient, arXiv 2603.14608 and 2603.20521",
         url="https://arxiv.org/abs/2603.20521",
-        fidelity="identical to retrain/advantages/delight/gate.py:23-53 (hard) and gate.py:83-112 (soft) of "
-        "teilomillet/retrain at 19db12f, a port; the authors' code is not public",
+        fidelity="identical to the authors' egg/losses/dg.py:158-206 of egg at d005eac (copy plugyawn/egg) in the soft "
+        "gate; their A is not divided by the deviation, and their surprisal is the current policy's. The hard gate is "
+        "not theirs: retrain/advantages/delight/gate.py:23-53 of teilomillet/retrain at 19db12f, a port",
         defaults={
             "shape": "published: the soft gate",
-            "eta": "that port's 1",
+            "eta": "its authors' 1",
             "ratio": "ours: 20%, as in other masks",
         },
         claims=(

@@ -58,9 +58,10 @@ class FlowCredit(TwoLevel):
     dense_tokens: longer sequences never hold their attention map: its tiles are computed twice instead, and memory
         grows with T (`blocked.BlockedCapacity`). An option of ours, which changes no weight.
 
-    Tokens of throughput 0 never get the bonus; ties go to the earliest token. Abstains on a response without an
-    answer, on one whose answer nothing of the source reaches, and on one whose flow passes no token that competes: an
-    answer at the very start, with "emitting" or without the answer in the pool.
+    Throughput counts what an answer token hands on to the sink; the paper's sum over later tokens may leave it out, and
+    then the answer's tokens would have half. Tokens of throughput 0 never get the bonus; ties go to the earliest token.
+    Abstains on a response without an answer, on one whose answer nothing of the source reaches, and on one whose flow
+    passes no token that competes: an answer at the very start, with "emitting" or without the answer in the pool.
 
     Ten response tokens of throughput 0.2 0.9 0.1 0.9 0.3 0 0.4 0.8 2 0 (answer the ninth), 4 of them up-weighted:
     1 1.5 1 1.5 1 1 1 1.5 1.5 1.

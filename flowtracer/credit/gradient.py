@@ -23,18 +23,22 @@ class Gradient(TwoLevel):
     gradients. Frozen per rollout.
 
     shape: "levels", the top 40% get gamma as in FlowTracer (tokens of score 0 never do, ties go to the earliest), so
-        that only the ranking differs; or "oar", the source's reshaping: s = the scores on the `scale`, rescaled to 0
-        and 1 over the response, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
-        1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. quantile 0.5 and beta 1 are our choice.
+        that only the ranking differs; or "oar", the source's reshaping of the response tokens before the answer: s =
+        the scores on the `scale`, rescaled to 0 and 1, threshold = its `quantile`; below, max(s / threshold, 0.1);
+        from it on, 1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. Tokens from the answer on
+        weigh 1. quantile 0.5 is our choice, beta 1 that of the README below, which has 0.25 for the quantile.
     scale: of the shape "oar": "log", log(score + 1e-12), which tells small scores apart; or "log1p", log(1 + score), as
         in the authors' code.
 
     With "log1p" the reshaping is identical to OAR-main.py:207-236 of Valsure/Outcome-Grounded-Advantage-Reshaping at
     8dbc478 with sum_to_L, for the first response of a batch: later ones take the threshold before as their quantile
-    there, which we take for a slip. Its quantile and beta are arguments without published values. The signal is our
-    reading of the paper: that code takes the gradient of a divergence at noisy embeddings, of reasoning tokens only.
+    there, which we take for a slip. The README of the same code at OAR in XINGYUN-AI-LAB/XINGYUN_LAB, f19fd22, states
+    its defaults. The signal is our reading of the paper: that code takes the gradient at noisy embeddings, of the
+    divergence of the answer's mean distribution by default; its "answer_joint" takes the mean log-probability of the
+    answer's tokens, whose sum is taken here.
 
-    Abstains on a response without an answer, and on one whose answer leans on none of its tokens.
+    Abstains on a response without an answer, on one whose answer leans on none of its tokens, and with the shape "oar"
+    on one with nothing before the answer.
 
     Ten response tokens of score 0.1 0.4 0 0.3 0 0.1 0.2 0 0 0: 1.5 1.5 1 1.5 1 1 1.5 1 1 1.
     """
@@ -50,8 +54,8 @@ class Gradient(TwoLevel):
             **DEFAULTS,
             "shape": "ours: FlowTracer's two levels, so that only the ranking differs",
             "scale": "ours: log(score + 1e-12); the authors' code has log1p",
-            "quantile": "ours: 0.5; an argument without a published value",
-            "beta": "ours: 1; an argument without a published value",
+            "quantile": "ours: 0.5; the README of its authors' laboratory says 0.25",
+            "beta": "1, as the README of its authors' laboratory",
         },
         claims=("well above GRPO, near OAR-P, at negligible cost (arXiv 2601.07408, abstract)",),
         estimand="the change of the answer's log-probability under a small change of a token's embedding",
@@ -84,8 +88,16 @@ class Gradient(TwoLevel):
             return self.up_weighted(
                 top(saliency, response & (saliency > 0), pool_size(response.sum(1), self.ratio))
             )
+        before = before_answer(context)
         logs = saliency.double().log1p() if self.scale == "log1p" else (saliency.double() + 1e-12).log()
-        return reshaped(logs, response, self.quantile, self.beta)
+        return reshaped(logs, before, self.quantile, self.beta)
+
+
+def before_answer(context: CreditContext) -> Tensor:
+    """The response tokens before the answer, (B, T) boolean; a response without any is an abstention."""
+    before = context.response & (context.answer.cumsum(1) == 0)
+    context.abstain_where(~before.any(1), "no token before the answer")
+    return before
 
 
 def reshaped(logs: Tensor, members: Tensor, quantile: float, beta: float) -> Tensor:
@@ -118,13 +130,15 @@ class Perturbation(CreditMethod):
     to 0 and 1, threshold = its `quantile`; below, max(s / threshold, 0.1); from it on,
     1 + beta (s - threshold) / (1 - threshold); then rescaled to mean 1. Tokens from the answer on weigh 1.
 
-    The divergence and its reshaping are identical to OAR-main.py:1-49 and 207-240 of
-    Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode "answer_mean" and sum_to_L, up to two
-    things. The function that takes the mean of the answer's logits is called there and not published: ours is read off
-    its name. And that code's loop overwrites the threshold's quantile with the threshold of the response before, which
-    we take for a slip: here every response has the same quantile. There the reasoning, what concludes it and the answer
-    are parts of a template; here everything before the verifier's span is reasoning. quantile 0.5 and beta 1 are our
-    choice: that code takes them as arguments without published values. Frozen per rollout.
+    The divergence and its reshaping are identical to OAR-main.py:1-47 and 207-240 of
+    Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with sum_to_L and pfinal_mode "last", its default, for an
+    answer of one token: p is the distribution behind the last token before it. Of a longer answer "last" reads the
+    first token only, and its mode "answer_mean" calls a function that is not published: ours is read off its name. One
+    more thing differs: that code's loop overwrites the threshold's quantile with the threshold of the response before,
+    which we take for a slip; here every response has the same quantile. There the reasoning, what concludes it and the
+    answer are parts of a template; here everything before the verifier's span is reasoning. quantile 0.5 is our
+    choice; the README of the same code at OAR in XINGYUN-AI-LAB/XINGYUN_LAB, f19fd22, has 0.25, beta 1 and the mode
+    "last". Frozen per rollout.
 
     It costs one forward for each token before the answer: a tool for short responses and for studies.
 
@@ -140,13 +154,13 @@ class Perturbation(CreditMethod):
         rule="w = the reshaped log(1 + KL) of the answer's distribution when the pad token replaces the token; mean 1",
         source="OAR-P, arXiv 2601.07408",
         url="https://arxiv.org/abs/2601.07408",
-        fidelity="identical to OAR-main.py:1-49 and OAR-main.py:207-240 of "
-        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode answer_mean and sum_to_L, for the "
-        "first response of a batch: later ones take the threshold before as their quantile there. The function that "
-        "takes the mean of the answer's logits is not public; ours is read off its name",
+        fidelity="identical to OAR-main.py:1-47 and OAR-main.py:207-240 of "
+        "Valsure/Outcome-Grounded-Advantage-Reshaping at 8dbc478 with pfinal_mode last and sum_to_L, for an answer of "
+        "one token and the first response of a batch: later ones take the threshold before as their quantile there. Of "
+        "longer answers ours takes the mean of the logits, which that code calls answer_mean and does not publish",
         defaults={
-            "quantile": "ours: 0.5; an argument without a published value",
-            "beta": "ours: 1; an argument without a published value",
+            "quantile": "ours: 0.5; the README of its authors' laboratory says 0.25",
+            "beta": "1, as the README of its authors' laboratory",
         },
         claims=("the upper bound of the method, above OAR-G and GRPO (arXiv 2601.07408, abstract)",),
         estimand="the change of the answer's distribution when a token is taken away",
@@ -164,8 +178,7 @@ class Perturbation(CreditMethod):
 
     def weights(self, context: CreditContext) -> Tensor:
         assert context.divergence is not None
-        before = context.response & (context.answer.cumsum(1) == 0)
         context.abstain_where(~context.answer.any(1), "no answer")
-        context.abstain_where(~before.any(1), "no token before the answer")
+        before = before_answer(context)
         # Rounding may take the divergence of nothing a little below 0.
         return reshaped(context.divergence.double().clamp(min=0.0).log1p(), before, self.quantile, self.beta)

@@ -135,8 +135,9 @@ class AttentionRollout(_Ranked):
     """Ranked by attention rollout from the answer (Abnar and Zuidema, 2020, arXiv 2005.00928).
 
     The rows of the answer tokens in the product over `layers` (all, as in the source) of (A + I) / 2, A the head-mean
-    attention of a layer. The source has no rule for credit: ranking and levels are FlowTracer's. An answer token's
-    own share is part of its score. Abstains on a response without an answer.
+    attention of a layer: compute_joint_attention of samiraabnar/attention_flow at 8044f53,
+    attention_graph_util.py:104-119. The source has no rule for credit: ranking and levels are FlowTracer's. An answer
+    token's own share is part of its score. Abstains on a response without an answer.
 
     Ten response tokens, the answer the tenth, one layer, whose answer row is 0.2 0.1 0 0.3 0 0 0.1 0 0 0.3: half of
     it, plus half at the tenth itself: 1.5 1.5 1 1.5 1 1 1 1 1 1.5.
@@ -147,7 +148,8 @@ class AttentionRollout(_Ranked):
         rule="gamma for the 40% of the response with most of the answer's attention rollout, 1 elsewhere",
         source="Abnar and Zuidema, arXiv 2005.00928, section 3; no rule for credit there",
         url="https://arxiv.org/abs/2005.00928",
-        fidelity="our reading of section 3, attention rollout; ranking and levels are FlowTracer's",
+        fidelity="our reading of section 3; the rollout is that of attention_graph_util.py:104-119 of "
+        "samiraabnar/attention_flow at 8044f53, ranking and levels are FlowTracer's",
         defaults={**DEFAULTS, "layers": "published: the product over all layers"},
         estimand="the share of the answer's representation that comes from a token, mixed over layers",
         evidence="correlation with ablation scores of a classifier; nothing about training",

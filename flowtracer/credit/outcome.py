@@ -47,7 +47,7 @@ class _Additive(CreditMethod):
             raise CreditError(
                 f"credit {cls.name} adds changes of the reward to the advantages, which must be a multiple of the "
                 "rewards minus their group's mean; give one reward function, or several with "
-                "multi_objective_aggregation='sum_then_normalize'"
+                "multi_objective_aggregation='sum_then_normalize', and no whiten='before'"
             )
         return scale
 
@@ -74,8 +74,9 @@ class KeyTokens(_Additive):
     The rule is identical to that of the authors' code, xiaolizh1/KTAE at ea9fb77,
     verl/workers/actor/compute_key_tokens.py:19-182 and verl/trainer/ppo/core_algos.py:214-233, in float64 and with a
     tolerance where that code compares probabilities for equality. There the end token is Qwen's id 151643; here it is
-    the tokenizer's. fisher, information and frequency are 1 in that file; the scripts beside it ask for information 2.
-    There frequency is only switched on and off; as a factor it is ours.
+    the tokenizer's, and those at which the policy stops to generate. fisher, information and frequency are 1 in that
+    file; the scripts beside it ask for information 2. There frequency is only switched on and off; as a factor it is
+    ours.
 
     Its rounding is not reproduced, and matters. That code asks in float32 whether p is 1. Run on a CPU it misses 1 of
     the 6 tables with p = 1 of two correct and two wrong responses, and 11 of the 12 of four and four; there exp(-2)
@@ -216,7 +217,10 @@ class PrefixTree(_Additive):
     its advantages: A = s (r - mean r). The changes of a response of n tokens add up to r - mean r, unless it is the
     beginning of another.
 
-    Our reading of the paper's section on branching tokens; no code is public. Raises CreditError where the advantages
+    Identical to compute_tempo_outcome_advantage of its authors, fatebreaker/tempo at 0a1c273,
+    verl/trainer/ppo/core_algos.py:261-352, where s is 1 / (std + 1e-6). There the padding behind a response's end is a
+    token like others; here a response that has ended shares no prefix, which differs only where the end token is the
+    padding. A group of one, whose advantages are NaN there, has delta 0 here. Raises CreditError where the advantages
     of a group are no multiple of its centred rewards, as when several rewards are normalised before they are summed.
 
     Ten response tokens of a correct response (r = 1, A = 1) and a wrong one (r = 0, A = -1) that agree in the first
@@ -228,7 +232,8 @@ class PrefixTree(_Additive):
         rule="delta = s (V(through t) - V(before t)), V the mean reward of the group's responses that share a prefix",
         source="TEMPO, arXiv 2509.18314",
         url="https://arxiv.org/abs/2509.18314",
-        fidelity="our reading of the section on branching tokens; no code is public",
+        fidelity="identical to verl/trainer/ppo/core_algos.py:261-352 of fatebreaker/tempo at 0a1c273, its authors' "
+        "code; s is what the trainer divides by",
         claims=(
             "above PPO and GRPO with Qwen3-1.7B and 4B on MATH and MedQA and beyond, in about the same time "
             "(arXiv 2509.18314, abstract)",
@@ -281,7 +286,8 @@ class OptimalTokenBaseline(_Additive):
     Identical, at s = 1, to compute_optimal_token_baseline_advantage of volcengine/verl at b178a3c,
     verl/trainer/ppo/core_algos.py:758-873, with handle_zero_tail and importance weights off as there by default, for a
     reward at the end of the response; an energy that rounding makes negative is 0 here. A group whose rewards are all
-    equal has delta 0. It costs one forward without gradients: the trainer's own shows no sum pi^2.
+    equal has delta 0; there a token before any energy, and the only response of a group, keep the reward as their
+    advantage. It costs one forward without gradients: the trainer's own shows no sum pi^2.
 
     Ten response tokens of a correct response (r = 1, A = 1) and ten of a wrong one (r = 0, A = -1), s = 2. The correct
     one draws each token with pi = 0.5 from two (energy 0.5), the wrong one is sure of its first five (energy 0) and

@@ -79,8 +79,10 @@ class SelfDistilledWeights(Taught):
     Identical to iie-ycx/RLSD at 93e46f7, verl/workers/actor/dp_opsd_actor.py:221-239, the weight, and
     verl/trainer/opsd_trainer.py:1952-1961, the fading (arXiv 2604.03128, section 4). There the teacher's parameters may
     be older, taken over every 20 steps in the script; here they are the policy's own at each generation, that code's
-    default. Fading counts optimizer steps from 1; that code counts generations from 1, which is the same at one update
-    a generation. The template is not theirs.
+    default. There both log-probabilities are those of the update; here they are those of the generation, the same on a
+    batch's first update. Fading counts optimizer steps from 1; that code counts generations from 1, which is the same
+    at one update a generation. The template is not theirs. Equation 15 of the paper is mix 1, which its training then
+    mixes with uniform credit and fades.
 
     Ten response tokens, A = 1, of p_T / p_S 1 1.1 0.9 2 0.5 1 1.2 0.8 1.04 0.96:
     1 1.05 0.95 1.1 0.9 1 1.1 0.9 1.02 0.98.
@@ -92,7 +94,8 @@ class SelfDistilledWeights(Taught):
         source="RLSD, arXiv 2604.03128, section 4",
         url="https://arxiv.org/abs/2604.03128",
         fidelity="identical to verl/workers/actor/dp_opsd_actor.py:221-239 and "
-        "verl/trainer/opsd_trainer.py:1952-1961 of iie-ycx/RLSD at 93e46f7; the template is not theirs",
+        "verl/trainer/opsd_trainer.py:1952-1961 of iie-ycx/RLSD at 93e46f7, on a batch's first update; the template is "
+        "not theirs",
         defaults={
             "mix": "that code's 0.5",
             "epsilon": "that code's 0.2",
@@ -201,7 +204,8 @@ class OraclePrompted(Taught):
     response's outcome, the sign of A, gets 0, so that no step of a wrong response is rewarded.
 
     Our reading of the recursion in arXiv 2605.21851 (self-oracle), whose code is not public. The paper clips the
-    evidence and anchors the direction too, and how is not known to us: clip 5 and the rule of `anchor` are ours. The
+    evidence and anchors the direction too, the latter with the largest effect of its ablation; how is not known to us:
+    clip 5 and the rule of `anchor` are ours, and that V_0 is the group's mean. The
     sum of V_t - V_{t-1} over a response is at most 1 in size, so that updates are smaller than GRPO's by about the
     response's length; Adam takes that out, a penalty beside the loss does not.
 

@@ -326,6 +326,14 @@ def test_compiled_models_are_refused():
         AttentionTap(model)
 
 
+def test_a_model_that_is_split_by_heads_is_refused():
+    """Each process would take the mean over its own heads for that over all."""
+    model = tiny_model("qwen3")
+    model._tp_size = 2
+    with pytest.raises(CreditError, match="split over 2 processes by attention heads"):
+        AttentionTap(model)
+
+
 def test_low_rank_adapters_are_looked_through():
     """A policy wrapped by PEFT: the same map as the policy that it wraps, adapters included."""
     peft = pytest.importorskip("peft")

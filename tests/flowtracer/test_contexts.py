@@ -4,7 +4,7 @@ import pytest
 
 from flowtracer import CreditError, contexts, credit
 from flowtracer.boxed import Boxed
-from flowtracer.contexts import ContextBuilder, Located, locate, stream
+from flowtracer.contexts import ContextBuilder, Located, locate, question_tokens, stream
 from flowtracer.layout import Padded, Turn, pad, turns_of
 
 
@@ -151,3 +151,26 @@ def test_tasks_are_named_made_or_the_last_box():
     assert function.extract("a1") == (1, 2) and function.decisive("a1") is None
     with pytest.raises(CreditError, match="task='gsm9k' is not known; did you mean 'gsm8k'"):
         contexts.answer_task("gsm9k")
+
+
+def test_whatever_ends_a_response_is_an_end(tokenizer):
+    """A policy may stop at several tokens: to ktae the second one must not be a token like any other."""
+    method = credit.get("ktae")
+    batch = pad([[2, 3]], [[5, 1, 6]], 0, "cpu")
+    for ends, expected in ((None, [1]), ([1, 6], [1, 2])):
+        context = ContextBuilder(method, Boxed(), tokenizer, ends).context(batch, [Located()])
+        assert context.ends[0, 2:].nonzero().flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("question", ["cd", " cd\n"])
+def test_a_question_is_found_without_the_blanks_that_a_template_strips(tokenizer, question):
+    """Else every response to it abstains, for a blank in the data set."""
+    assert question_tokens(tokenizer, tokenizer("cdabcd?").input_ids, question) == [4, 5]
+    assert question_tokens(tokenizer, tokenizer("abc?").input_ids, question) == []
+    assert question_tokens(tokenizer, tokenizer("abc?").input_ids, " ") == []
+
+
+def test_a_question_that_is_no_text_is_named(tokenizer):
+    builder = ContextBuilder(credit.get("flow", source="question"), Digits(), tokenizer)
+    with pytest.raises(CreditError, match="the question 7 is no text"):
+        builder.questions([[2]], [7])

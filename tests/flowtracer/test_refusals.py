@@ -48,6 +48,14 @@ def test_compiled_forwards_are_refused(tokenizer, tmp_path):
             "needs a data set column `question`",
         ),
         (
+            {"credit": credit.get("flow", source="question"), "remove_unused_columns": True},
+            "column `question`, which remove_unused_columns=True takes away",
+        ),
+        (
+            {"credit": "opsd", "task": Letters(), "remove_unused_columns": True},
+            "column `gold`, which remove_unused_columns=True takes away",
+        ),
+        (
             {"credit": "tempo", "multi_objective_aggregation": "normalize_then_sum"},
             "'normalize_then_sum' leaves none",
         ),

@@ -112,6 +112,10 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 42, "
         ("", None, "", [Turn(0, 9, "")]),
         ("plain", [1, 1, 0, 0, 1, 1, 1, 0, 0], "plain", [Turn(0, 2), Turn(4, 7)]),
         ([message("said")], None, "said", [Turn(0, 9, "said")]),
+        # A rollout function with a mask: its one message holds what the environment said too.
+        ([message("all of it")], [1, 1, 0, 0, 1, 1, 1, 0, 0], "all of it", [Turn(0, 2), Turn(4, 7)]),
+        ([message("all of it")], [1, 1, 1, 0, 0, 0, 0, 0, 0], "all of it", [Turn(0, 3)]),
+        ([message("said")], [1] * 9, "said", [Turn(0, 9, "said")]),
         ([message(None)], None, "", [Turn(0, 9, "")]),
         ([message([{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}])], None, "in parts",
          [Turn(0, 9, "in parts")]),

@@ -12,8 +12,8 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from flowtracer import CreditError, CreditGRPOTrainer, credit
-from flowtracer.forwards import FROM_FORWARD
+from flowtracer import CreditError, CreditGRPOTrainer, contexts, credit
+from flowtracer.forwards import FROM_FORWARD, ReadAt
 from flowtracer.tracking import Described
 from tests.flowtracer.conftest import tiny_model
 from tests.flowtracer.credit.cases import SAMPLING
@@ -57,15 +57,24 @@ def train(
     reward=count_letters,
     columns=None,
     data=None,
+    dropout=0.0,
     **changes,
 ):
     """Trains a tiny policy for a few steps and returns its trainer."""
     keywords = {
         key: changes.pop(key)
-        for key in ("credit", "task", "peft_config", "rollout_func", "turn_every")
+        for key in (
+            "credit",
+            "task",
+            "peft_config",
+            "rollout_func",
+            "turn_every",
+            "advantage_clip",
+            "eval_dataset",
+        )
         if key in changes
     }
-    model = tiny_model("qwen3", seed=3)
+    model = tiny_model("qwen3", seed=3, attention_dropout=dropout)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     prompts = PROMPTS if padded else ["abc?"] * 4
     arguments = {
@@ -151,6 +160,16 @@ def test_credit_changes_training_and_uniform_does_not(tokenizer, tmp_path, seam)
     stock = train(tokenizer, tmp_path, cls=GRPOTrainer, **SEAMS[seam])
     assert not same(stock, train(tokenizer, tmp_path, credit="flow", task=Letters(), **SEAMS[seam]))
     assert same(stock, train(tokenizer, tmp_path, credit="uniform", **SEAMS[seam]))
+
+
+def test_an_extra_forward_draws_nothing(tokenizer, tmp_path):
+    """A policy with dropout, or an adapter: a forward of our own must leave the generator to the next rollouts."""
+    stock = train(tokenizer, tmp_path, cls=GRPOTrainer, dropout=0.3, **SEAMS["accumulated"])
+    method = credit.get("flow", gamma=1.0)
+    changes = {"credit": method, "task": Letters(), "advantage_clip": 1e9, **SEAMS["accumulated"]}
+    ours = train(tokenizer, tmp_path, dropout=0.3, **changes)
+    assert ours.read_at() is ReadAt.EXTRA_FORWARD
+    assert same(stock, ours)
 
 
 def test_no_extra_forward_in_the_training_forward(tokenizer, tmp_path):
@@ -336,6 +355,22 @@ def test_random_credit_is_a_function_of_seed_and_step(tokenizer, tmp_path):
     assert torch.equal(one.rollouts.weights, again.rollouts.weights) and same(one, again)
 
 
+def test_each_generation_batch_of_an_update_draws_its_own(tokenizer, tmp_path):
+    """An update over two generation batches of one prompt each: the same place in both, and other numbers."""
+    batches = []
+
+    class Watched(CreditGRPOTrainer):
+        def roll_out(self, rows):
+            output = super().roll_out(rows)
+            batches.append(self.rollouts.streams)
+            return output
+
+    changes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 1}
+    train(tokenizer, tmp_path, cls=Watched, credit="random", steps=2, **changes)
+    assert len(batches) == 4 and len({stream for batch in batches for stream in batch}) == 16
+    assert batches[0] == [contexts.stream(5, 0, 0, sample) for sample in range(4)]
+
+
 def test_unscorable_rewards_have_no_advantage(tokenizer, tmp_path):
     def rewards(completions, **_):
         return [None if index == 1 else value for index, value in enumerate(count_letters(completions))]
@@ -451,6 +486,22 @@ def test_logged_completions_have_their_weights(tokenizer, tmp_path):
     table = pandas.read_parquet(sorted((tmp_path / "completions").glob("*.parquet"))[-1])
     assert [list(row) for row in table["credit_weights"]] == trainer.rollouts.weights_of_tokens()
     assert table["completion"].tolist() == trainer.rollouts.texts
+
+
+def test_evaluated_completions_have_no_weights_of_others(tokenizer, tmp_path):
+    """TRL logs what it evaluated into the same table, and what was trained on before it and after."""
+    evaluated = Dataset.from_dict({"prompt": PROMPTS[:1], "question": ["a"], "gold": ["7"]})
+    changes = {"log_completions": True, "eval_strategy": "steps", "eval_steps": 1, "eval_dataset": evaluated}
+    trainer = train(
+        tokenizer, tmp_path, credit="flow", task=Letters(), steps=2, num_iterations=2,
+        per_device_eval_batch_size=4, **changes
+    )  # fmt: skip
+    table = pandas.read_parquet(sorted((tmp_path / "completions").glob("*.parquet"))[-1])
+    batch = trainer.rollouts
+    weights = dict(zip(batch.texts, batch.weights_of_tokens(), strict=True))
+    shown = [list(row) for row in table["credit_weights"]]
+    assert shown[-4:] == [[]] * 4 and len(shown) == 8
+    assert all(row in (weights.get(text), []) for text, row in zip(table["completion"], shown, strict=True))
 
 
 def test_the_model_card_says_which_credit_trained_it(tokenizer, tmp_path):

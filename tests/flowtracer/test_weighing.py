@@ -183,6 +183,7 @@ def test_the_context_ranks_by_other_options_of_the_method(tokenizer):
         ({"credit": "oracle", "task": lambda text: None}, "needs a task that knows its decisive tokens"),
         ({"task": Letters}, "task=Letters: this is a class; give an instance"),
         ({"task": 3}, "task=3 finds no answer: give a task, its name, or a function"),
+        ({"masks": [[1, 0]]}, r"masks\[0\] has 2 entries for a response of 3 tokens: give one for each"),
         ({"task": "decisionn"}, "task='decisionn' is not known; did you mean 'decision'?"),
     ],
 )

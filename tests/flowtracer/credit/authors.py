@@ -128,6 +128,27 @@ def ktae(case):
     return [[0.0 if token == 1 else change(token) for token in ids] for ids in case["token_ids"]]
 
 
+def tempo(case):
+    """compute_tempo_outcome_advantage of TEMPO without the division by the deviation, less r - mean r."""
+    texts, rewards = case["token_ids"], case["reward"]
+
+    def mean(rows):
+        return sum(rewards[row] for row in rows) / len(rows)
+
+    rows = []
+    for text, reward in zip(texts, rewards, strict=True):
+        previous, scores = list(range(len(texts))), []
+        for j, token in enumerate(text):
+            branch = [k for k in previous if j < len(texts[k]) and texts[k][j] == token]
+            scores.append(reward - mean(range(len(texts))) + mean(branch) - mean(previous))
+            if len(previous) == 1:
+                scores += [scores[-1]] * (len(text) - j - 1)
+                break
+            previous = branch
+        rows.append([score - (reward - mean(range(len(texts)))) for score in scores])
+    return rows
+
+
 def oar_perturb(case):
     """OAR-main.py:207-240 with sum_to_L: weights of the reasoning tokens, which stand before the answer."""
     quantile, beta, rows = case["options"].get("quantile", 0.5), case["options"].get("beta", 1.0), []
@@ -234,7 +255,7 @@ def entropy_mask(case):
 
 
 def gradient(case):
-    """OAR-main.py:207-236 with sum_to_L, on given scores: the reshaping is that of oar_perturb."""
+    """OAR-main.py:207-236 with sum_to_L, on scores of reasoning tokens: the reshaping is that of oar_perturb."""
     return oar_perturb({"options": case["options"], "divergence": case["saliency"]})
 
 
@@ -292,6 +313,11 @@ RULES = {
         spo,
         "AIFrameResearch/SPO at b9fc6a2, "
         "src/treetune/episode_generators/math_episode_generator_with_mc_advantages.py:396-440",
+        "addend",
+    ),
+    "tempo": (
+        tempo,
+        "fatebreaker/tempo at 0a1c273, verl/trainer/ppo/core_algos.py:261-352",
         "addend",
     ),
     "ktae": (ktae, "xiaolizh1/KTAE at ea9fb77, verl/workers/actor/compute_key_tokens.py:19-182", "addend"),
@@ -410,6 +436,17 @@ def cases(name):
                 ],
             }
             for options in ({}, {"information": 2.0}, {"frequency": 0.0}, {"at_one": 0.135335})
+        ]
+    elif name == "tempo":
+        made = [
+            {
+                "options": {},
+                "reward": rewards,
+                "token_ids": [
+                    [source.randint(2, 3) for _ in range(source.randint(1, 5))] + [1] for _ in rewards
+                ],
+            }
+            for rewards in ([1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0], [0.2, 0.9, 0.5, 0.0, 1.0, 0.4])
         ]
     elif name == "probability":
         made = [

@@ -146,7 +146,8 @@ def chain():
 
 
 def heads(reach=None, influence=None):
-    vectors = [torch.zeros(1, 1, 11) for _ in range(3)]
+    """One head's vectors, of a prompt token and the response's."""
+    vectors = [torch.zeros(1, 1, 1 + len(reach or influence)) for _ in range(3)]
     for vector, values in ((vectors[0], reach), (vectors[2], influence)):
         if values is not None:
             vector[0, 0, 1:] = torch.tensor(values)

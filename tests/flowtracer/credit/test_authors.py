@@ -15,7 +15,7 @@ CASES = [(name, index) for name, table in KEPT.items() for index in range(len(ta
 
 #: One token of prompt, and one of answer behind the response where a method looks at what stands before it.
 FIRST = 1
-BEFORE_THE_ANSWER = ("oar_perturb", "answer_attention")
+BEFORE_THE_ANSWER = ("oar_perturb", "gradient", "answer_attention")
 
 
 def context_of(name, case):

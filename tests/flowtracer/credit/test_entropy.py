@@ -1,5 +1,7 @@
 """Protects credit by entropy: the rules of TRL and of the published form."""
 
+import math
+
 import pytest
 import torch
 from trl import GRPOTrainer
@@ -20,6 +22,19 @@ def test_entropy_mask_is_trl_s_rule_over_the_batch():
     got = method(context)
     assert torch.equal(got.bool() & context.response, expected)
     assert 0.15 < float(got[context.response].mean()) < 0.25
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 6, 12, 16, 40])
+def test_entropy_mask_selects_the_tokens_of_its_authors_code(length):
+    """get_global_entropy_top_mask: the ceil(ratio n) highest; with mean_one a mean over them, as its loss is."""
+    method, context = make("entropy_mask", responses=(length, 2), prompts=(3, 5))
+    entropies = context.entropies[context.response]
+    expected = torch.zeros_like(entropies)
+    expected[entropies.topk(math.ceil(len(entropies) / 5)).indices] = 1
+    assert torch.equal(method(context)[context.response], expected)
+    scaled = credit.get("entropy_mask", mean_one=True)(context)[context.response]
+    values = torch.arange(len(entropies), dtype=torch.float32)
+    assert float((scaled * values).mean()) == pytest.approx(float(values[expected.bool()].mean()), rel=1e-5)
 
 
 def test_entropy_advantage_of_a_negative_advantage_and_of_none():
