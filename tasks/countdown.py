@@ -23,6 +23,7 @@ from tasks.problem import Problem, Task, register
 from tasks.verdict import TaskError, Verdict
 from tasks.verify import spellings
 from tasks.verify.extraction import last_box
+from tasks.verify.spelling import MINUS
 
 COUNT = 4
 LARGEST = 99
@@ -42,18 +43,22 @@ _FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed)\s*\{([^{}]*)\}")
 _REPLACED = (
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
+    ("\\cfrac", "\\frac"),
+    ("\\*", "*"),
     ("\\times", "*"),
     ("\\cdot", "*"),
     ("\\div", "/"),
     ("\\ast", "*"),
     ("∗", "*"),
-    ("–", "-"),
     ("[", "("),
     ("]", ")"),
     ("×", "*"),
+    ("✕", "*"),
     ("·", "*"),
+    ("⋅", "*"),
     ("÷", "/"),
-    ("−", "-"),
+    ("∕", "/"),
+    ("⁄", "/"),
 )
 
 
@@ -68,6 +73,7 @@ class _Parser:
         if len(text) > LONGEST:
             raise ExpressionError(f"longer than {LONGEST} characters")
         text = _FONT.sub(r" \1 ", _WRITTEN.sub(" ", text)).strip().rstrip(".;")
+        text = MINUS.sub("-", text)
         for old, new in _REPLACED:
             text = text.replace(old, new)
         self.tokens: list[str] = []

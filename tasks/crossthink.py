@@ -15,15 +15,21 @@ from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load, without_overlap
 from tasks.verdict import TaskError, Verdict
 from tasks.verify import answers
-from tasks.verify.spelling import unwrapped
+from tasks.verify.spelling import lowered, unwrapped
 
 TEST_PROBLEMS = 1000
 
 _OPTION = re.compile(r"\(?\s*([A-J])\s*(?:[).:]\s*(.*))?", re.DOTALL)
-_WRAPPED = re.compile(r"\s*\\(?:text|mathrm|textbf|mathbf|textit|emph)\s*\{([^{}]*)\}\s*")
+_FONT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|emph|boxed)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"\\\\|\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\\[()\[\]]|(?<!\\)\$|\s+")
+_LEAD = re.compile(
+    r"(?:the\s+)?(?:(?:correct|final)\s+)?(?:answer|option|choice)\s*(?:is\s*:?|:)?\s*", re.IGNORECASE
+)
 #: A second option behind the first: the answer hedges.
 _ANOTHER = re.compile(
-    r"(?<![A-Za-z])(?:or|and|,|/)\s*\(?([A-J])\s*(?:[).:,]|$)|(?<![A-Za-z])(?:or|and)\s+\(?([A-J])(?![A-Za-z])"
+    r"(?:[,/;&]|(?<![A-Za-z])(?:or|and|not|also|maybe|rather|option|choice))\s*\(?([A-J])(?![A-Za-z'])"
+    r"|(?<![A-Za-z])\(?([A-J])\s*(?:\)|[.:](?=\s))"
+    r"|^\W*[A-J](?:\W+[A-J])*\W*$"
 )
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\([A-Za-z0-9]+\)[0-9]*)+[+-]?")
 
@@ -69,30 +75,55 @@ class CrossThink(ExpressionTask):
         return str(gold).strip()
 
     def judge(self, problem: Problem, answer: str) -> Verdict:
-        """An option by its letter alone; other answers as words without regard to case, or as mathematics."""
-        option, given = _OPTION.fullmatch(problem.gold), _OPTION.fullmatch(_unwrapped(answer))
+        """An option by its letter alone; other answers as words without regard to case, or as mathematics.
+
+        Behind the letter the option's own words may stand, or others that name no second option.
+        """
+        option = _OPTION.fullmatch(problem.gold)
         if option is not None:
-            hedged = given is not None and _ANOTHER.search(given.group(2) or "") is not None
-            right = given is not None and given.group(1) == option.group(1) and not hedged
+            given = _OPTION.fullmatch(_LEAD.sub("", _plain(answer), count=1))
+            right = given is not None and given.group(1) == option.group(1)
+            right = right and not _hedges(problem.question, option.group(1), (given and given.group(2)) or "")
             return Verdict.CORRECT if right else Verdict.WRONG
         if _FORMULA.fullmatch(problem.gold) and re.search("[0-9]", problem.gold):
             return Verdict.CORRECT if _substance(answer) == problem.gold else Verdict.WRONG
-        if _words(problem.gold) == _words(_unwrapped(answer)):
+        if _words(problem.gold) == _words(_plain(answer)):
             return Verdict.CORRECT
         if re.search(r"[0-9\\^=]", problem.gold) is None:
             return Verdict.WRONG
         return answers.judge(problem.gold, answer, problem.question)
 
 
-def _unwrapped(answer: str) -> str:
+def _plain(answer: str) -> str:
+    """The answer's words: no fonts, no delimiters, one blank between them."""
     answer = unwrapped(answer)
-    match = _WRAPPED.fullmatch(answer)
-    return (match.group(1) if match else answer).strip()
+    for _ in range(3):
+        answer = _FONT.sub(r" \1 ", answer)
+    return re.sub(r" +(?=[).:])", "", _SPACE.sub(" ", answer)).strip()
+
+
+def _hedges(question: str, letter: str, words: str) -> bool:
+    """True if the words behind an option's letter name a second option, and are not that option's own words."""
+    words = words.rstrip(" .")
+    if not words or _words(words) == _words(_option(question, letter)):
+        return False
+    return _ANOTHER.search(words) is not None
+
+
+def _option(question: str, letter: str) -> str:
+    """The words of an option as the question lists it; "" where it lists none by that letter."""
+    following = chr(ord(letter) + 1)
+    listed = re.search(
+        rf"(?<![A-Za-z])\(?{letter}\s*[).:]\s*(.*?)(?:\s*(?<![A-Za-z])\(?{following}\s*[).:]|\n|$)",
+        question,
+        re.DOTALL,
+    )
+    return _plain(listed.group(1)) if listed else ""
 
 
 def _substance(answer: str) -> str:
     """A chemical formula without fonts and subscripts: `\\text{H}_2\\text{O}` is H2O."""
-    return re.sub(r"\\(?:text|mathrm|ce|rm|mathbf|textbf)(?![a-zA-Z])|[{}_\s$]", "", answer)
+    return re.sub(r"\\(?:text|mathrm|ce|rm|mathbf|textbf)(?![a-zA-Z])|[{}_\s$]", "", lowered(answer))
 
 
 def _words(text: str) -> str:

@@ -287,9 +287,12 @@ class Delight(CreditMethod):
         surprisal where A > 0, with the lowest where A < 0, and 0 elsewhere; ties go to the earliest token.
     eta 1 and ratio 0.2, of at least one token. Where A is 0 no weight matters: 0.5 in "soft", 1 in "hard".
 
-    Identical to a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53 ("hard") and
-    83-112 ("soft", without its rescaling of surprisals and its cap of 50 nats on them). The gate is that of Delightful
-    Policy Gradient (arXiv 2603.14608), whose authors' code is not public.
+    "soft" is the gate of the authors' code, egg at d005eac, egg/losses/dg.py:158-206 (arXiv 2603.14608), with its
+    threshold at 0 as there. Two things differ by default: their A is the reward minus the group's mean, not divided by
+    its deviation (scale_rewards "none" in TRL), and their surprisal is the current policy's at each update, here that
+    of the generation's forward, the same at one update a generation. "hard" is not theirs (at eta 0 they keep what has
+    A l > 0): it is that of a public port, teilomillet/retrain at 19db12f, retrain/advantages/delight/gate.py:23-53;
+    "soft" is in it too, at 83-112, with a rescaling of surprisals and a cap of 50 nats on them that are not here.
 
     Ten response tokens, A = 1, of surprisal 0 1 2 0 0.5 0 1 3 0 1:
     0.5 0.7311 0.8808 0.5 0.6225 0.5 0.7311 0.9526 0.5 0.7311; hard: 0 0 1 0 0 0 0 1 0 0.
@@ -300,11 +303,12 @@ class Delight(CreditMethod):
         rule="w = sigmoid(A l / eta), l the surprisal; or the 20% of highest delight A l (hard)",
         source="the Delightful Policy Gradient, arXiv 2603.14608 and 2603.20521",
         url="https://arxiv.org/abs/2603.20521",
-        fidelity="identical to retrain/advantages/delight/gate.py:23-53 (hard) and gate.py:83-112 (soft) of "
-        "teilomillet/retrain at 19db12f, a port; the authors' code is not public",
+        fidelity="identical to the authors' egg/losses/dg.py:158-206 of egg at d005eac (copy plugyawn/egg) in the soft "
+        "gate; their A is not divided by the deviation, and their surprisal is the current policy's. The hard gate is "
+        "not theirs: retrain/advantages/delight/gate.py:23-53 of teilomillet/retrain at 19db12f, a port",
         defaults={
             "shape": "published: the soft gate",
-            "eta": "that port's 1",
+            "eta": "its authors' 1",
             "ratio": "ours: 20%, as in other masks",
         },
         claims=(

@@ -34,7 +34,7 @@ _DEFAULTS = {
     "far": "published: 50 in version 1; version 2 has 100, and 37.8 against 38.2 for it (Qwen3-4B at 1K)",
 }
 
-#: What the numbers of the three methods rest on, for their cards.
+#: The ground of the three methods' numbers, for their cards.
 _EVIDENCE = (
     "training results without a number of seeds; "
     "its curves are moving averages of the best score so far, which never fall"

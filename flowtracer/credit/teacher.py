@@ -81,7 +81,8 @@ class SelfDistilledWeights(Taught):
     be older, taken over every 20 steps in the script; here they are the policy's own at each generation, that code's
     default. There both log-probabilities are those of the update; here they are those of the generation, the same on a
     batch's first update. Fading counts optimizer steps from 1; that code counts generations from 1, which is the same
-    at one update a generation. The template is not theirs. The paper's rule is mix 1.
+    at one update a generation. The template is not theirs. Equation 15 of the paper is mix 1, which its training then
+    mixes with uniform credit and fades.
 
     Ten response tokens, A = 1, of p_T / p_S 1 1.1 0.9 2 0.5 1 1.2 0.8 1.04 0.96:
     1 1.05 0.95 1.1 0.9 1 1.1 0.9 1.02 0.98.

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from tasks.verdict import Verdict
-from tasks.verify import quantities, regions, spelling
+from tasks.verify import quantities, regions, restating, spelling
 from tasks.verify.comparison import Comparison
-from tasks.verify.forms import Form, parse, spread, words
+from tasks.verify.forms import Form, ordered_name, parse, spread, words
 from tasks.verify.pool import Pool, shared
 from tasks.verify.spelling import clean
 
@@ -28,7 +28,8 @@ Rule = Callable[[Form, Form, Comparison], bool]
 def judge(gold: str, answer: str, question: str = "", pool: Pool | None = None) -> Verdict:
     """The verdict on `answer`, the text of an answer span, against `gold`, the reference's text.
 
-    `question` decides readings: of a bare number where a percentage is asked for, of digits in a base, of `3:30`.
+    `question` decides readings: of a bare number where a percentage is asked for, of digits in a base, of `3:30`. A
+    formula that is only copied from it is wrong.
     Timeout where the comparison did not end in time or memory, error where the gold itself cannot be read.
     """
     cleaned_gold, cleaned = clean(gold[: 4 * LONGEST]), clean(answer[: 4 * LONGEST])
@@ -38,6 +39,8 @@ def judge(gold: str, answer: str, question: str = "", pool: Pool | None = None) 
     if len(cleaned_gold) > LONGEST or spelling.depth(cleaned_gold) > DEEPEST:
         return Verdict.ERROR  # no gold is so written: nothing can be said of the answer
     if len(answer) > LONGEST or not cleaned or spelling.depth(cleaned) > DEEPEST:
+        return Verdict.WRONG
+    if restating.repeats(cleaned_gold, cleaned, question):
         return Verdict.WRONG
     pool = pool or shared()
     comparison = Comparison(question, pool, pool.deadline)
@@ -100,7 +103,10 @@ def equal(gold: Form, answer: Form, comparison: Comparison) -> bool:
 def items(gold: Form, answer: Form, comparison: Comparison) -> bool:
     """Lists and sets: the same items in any order; where the gold names them, and the answer does not, in its order."""
     wanted = gold.parts or (() if gold.kind in ("set", "list") else spread(gold))
-    given: Sequence[Form] = answer.parts if answer.kind in ("list", "set", "union") else spread(answer)
+    collections = ("list", "set") if gold.kind == "list" else ("list", "set", "union")
+    given: Sequence[Form] = answer.parts if answer.kind in collections else spread(answer)
+    if "or" in (gold.brackets, answer.brackets) and gold.brackets != answer.brackets:
+        return False
     if answer.kind == "number" and "," in answer.text and gold.kind == "list":
         given = tuple(
             parse(item) for item in spelling.split(answer.text, ",")
@@ -148,9 +154,15 @@ def labelled_gold(gold: Form, answer: Form, comparison: Comparison) -> bool:
 
 
 def interval(gold: Form, answer: Form, comparison: Comparison) -> bool:
-    """Intervals part by part, and where that fails as the sets of numbers that they are."""
+    """Intervals part by part, and where that fails as the sets of numbers that they are.
+
+    Where both are orders they are about the same name: `f(x) > 2` may be written `y > 2`, and never `z > 2`.
+    """
+    names = [re.sub(r".*\(.*", "y", ordered_name(form)) for form in (gold, answer)]
+    if all(names) and names[0] != names[1]:
+        return False
     same_parts = answer.kind == gold.kind and parts(gold, answer, comparison)
-    return same_parts or regions.same(gold, answer)
+    return same_parts or regions.same(gold, answer) or bool(regions.same_side(gold.text, answer.text))
 
 
 def point_or_interval(gold: Form, answer: Form, comparison: Comparison) -> bool:
@@ -162,15 +174,24 @@ def point_or_interval(gold: Form, answer: Form, comparison: Comparison) -> bool:
 
 def union(gold: Form, answer: Form, comparison: Comparison) -> bool:
     """Unions piece by piece, and where that fails as sets of numbers."""
-    return (answer.kind == "union" and items(gold, answer, comparison)) or regions.same(gold, answer)
+    alike = answer.kind == "union" and gold.brackets == answer.brackets
+    return (alike and items(gold, answer, comparison)) or regions.same(gold, answer)
 
 
 def region(gold: Form, answer: Form, comparison: Comparison) -> bool:
     """Inequalities that are no interval: as sets of numbers, else by the larger parser."""
     known = regions.compared(gold, answer)
-    if known is None and gold.kind == answer.kind == "region":
-        return comparison.same(gold.text, answer.text)
+    if known is None and answer.kind in ("region", "interval"):
+        side = regions.same_side(gold.text, answer.text)
+        if side is None and answer.kind == "region":
+            return comparison.same(gold.text, answer.text)
+        return bool(side)
     return bool(known)
+
+
+def labelled_items(gold: Form, answer: Form, comparison: Comparison) -> bool:
+    """`x = \\pm 1` and `S = \\{1, 2\\}` for a gold of several items."""
+    return items(gold, answer, comparison) or labelled_answer(gold, answer, comparison)
 
 
 def set_items(gold: Form, answer: Form, comparison: Comparison) -> bool:
@@ -202,6 +223,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **{("clock", kind): quantities.clocks for kind in ("clock", "number", "formula")},
     **{(kind, "clock"): quantities.clocks for kind in _VALUES},
     ("list", "*"): items,
+    **{(gold, "equation"): labelled_items for gold in ("list", "set")},
     ("set", "*"): set_items,
     **{(kind, "set"): only_item for kind in (*_VALUES, "tuple", "equation")},
     ("tuple", "*"): point_or_interval,
@@ -209,6 +231,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("interval", "*"): interval,
     ("interval", "equation"): labelled_answer,
     ("union", "*"): union,
+    ("union", "equation"): labelled_answer,
     ("region", "*"): region,
     ("matrix", "matrix"): parts,
     ("determinant", "determinant"): parts,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 # `\\` is a line break unless `boxed` follows it: models also write the macro with its backslash doubled.
 _BRACES = re.compile(r"\\boxed\s{0,8}\{|\\\\(?!boxed)|\\[{}]|[{}]")
-_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*((?:(?!<\|)[^\n\r#])*)")
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*((?:(?!<\||</s>|<end_of_turn>|<eos>)[^\n\r#])*)")
 # What may stand between the boxes of one closing sentence: `\\boxed{2} and \\boxed{3}`.
 _BETWEEN = re.compile(
     r"(?:[\s$,;.]|\\(?:[\[\](),;! ]|q?quad(?![a-zA-Z])))*(?:and|or|\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\})?"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tasks.verify import numbers
 from tasks.verify.spelling import CLOSE_SET, OPEN_SET, ROW, balanced, split
@@ -12,7 +13,13 @@ CONJUNCTION = re.compile(
     r",?\s*(?:\\(?:text|mbox|textrm)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?"
 )
 _MATRIX = re.compile(r"\\begin\{(matrix|[pbvBV]matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
+#: A sign that stands for both.
+SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _ORDER = re.compile(r"(\\le\b|\\ge\b|<|>)")
+#: The signs of logic between two orders; elsewhere `p \\land q` is a formula.
+_AND = re.compile(r"\\(?:land|wedge)(?![a-zA-Z])")
+_OR = re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z\\])or(?![a-zA-Z])")
+_UNEQUAL = re.compile(r"\s*([a-zA-Z])\s*\\ne(?![a-zA-Z])\s*([^=<>]+)")
 _VARIABLE = re.compile(r"\s*(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+)(?:_\{?\w+\}?)?(?:\s*\(\s*[a-z]\s*\))?\s*")
 _MEMBER = re.compile(r"\s*(?:[a-zA-Z](?:_\{?\w\}?)?|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\))\s*\\in(?![a-zA-Z])\s*")
 _BUILDER = re.compile(
@@ -24,7 +31,7 @@ _TIME = re.compile(
 )
 _RATIO = re.compile(r"[^:=<>,]+(?::[^:=<>,]+)+")
 _RESIDUE = re.compile(
-    r"(?:(?P<name>.*?)\\equiv(?![a-zA-Z])\s*)?(?P<value>-?[0-9]+)\s*(?:\\pmod|\\mod|\(\s*(?:\\bmod|\\mod|\\text\s*\{\s*mod\s*\}|mod))"
+    r"(?:(?P<name>.*?)\\equiv(?![a-zA-Z])\s*)?(?P<value>-?[0-9]+)\s*(?:\\[bp]?mod(?![a-zA-Z])|\(\s*(?:\\bmod|\\mod|\\text\s*\{\s*mod\s*\}|mod))"
     r"\s*\{?\s*(?P<modulus>[0-9]+)\s*\}?\s*\)?"
 )
 NUMERAL = re.compile(
@@ -50,7 +57,7 @@ class Form:
 
     kind: number, formula, equation, words, numeral (with its base), residue, clock (a time or a ratio), list, set,
     union, interval, region (an order or an inequality that is no interval), matrix, determinant, or tuple.
-    brackets: those of an interval or a tuple, such as `(]`.
+    brackets: those of an interval or a tuple, such as `(]`; "and" or "or" where orders are joined by these.
     """
 
     kind: str
@@ -98,23 +105,57 @@ def _member(text: str) -> Form | None:
         return parse(text[match.end() :])
     if text[:1] == OPEN_SET and closing(text, 0) == len(text) - 1:
         builder = _BUILDER.fullmatch(text[1:-1])
-        if builder is not None and _ORDER.search(builder.group(1)):
-            return parse(builder.group(1))
+        if builder is not None and re.search(r"\\(?:le|ge|ne)\b|[<>]", builder.group(1)):
+            described = parse(builder.group(1))
+            # The name in braces is bound: `\\{t : t > 2\\}` is no other set than with x.
+            return replace(described, text=text) if described.kind == "interval" else described
     return None
 
 
 def _several(text: str) -> Form | None:
+    joined = _joined_orders(text)
+    if joined is not None:
+        return joined
     listed = CONJUNCTION.sub(",", text)
     items = split(listed, ",;")
-    intervals = [interval(item) for item in items]
-    if len(items) > 1 and all(intervals):  # `x < 3 or x > 5`
-        return Form("union", text, tuple(part for part in intervals if part is not None))
     if len(items) > 1 and numbers.parse(text) is None:
         return Form("list", text, tuple(part for item in items for part in spread(parse(item))))
     pieces = split(text, "", "\\cup")
     if len(pieces) > 1:
         return Form("union", text, tuple(parse(piece) for piece in pieces))
     return None
+
+
+def _joined_orders(text: str) -> Form | None:
+    """`x < 3 or x > 5`, `x > 2, x < 7`, `x \\ne 2, 3`: one set where one name is ordered, a list where several are."""
+    items = split(_OR.sub(",", _AND.sub(",", CONJUNCTION.sub(",", text))), ",;")
+    orders: list[Form] = []
+    name = ""
+    for item in items if len(items) > 1 else ():
+        unequal = _UNEQUAL.fullmatch(item) or (_UNEQUAL.fullmatch(f"{name}\\ne {item}") if name else None)
+        order = Form("region", unequal.group().strip()) if unequal else interval(item)
+        if order is None:
+            return None
+        name = unequal.group(1) if unequal else ""
+        orders.append(order)
+    if not orders:
+        return None
+    joint = "or" if _OR.search(text) else "and"
+    return Form("union" if _one_name(orders) else "list", text, tuple(orders), joint)
+
+
+def _one_name(orders: Sequence[Form]) -> bool:
+    return len({ordered_name(order) for order in orders}) == 1
+
+
+def ordered_name(form: Form) -> str:
+    """The name that an order is about, `x` in `2 < x \\le 7`; "" for anything else, and for `x \\in (2, 7]`."""
+    unequal = _UNEQUAL.fullmatch(form.text)
+    if unequal is not None:
+        return unequal.group(1)
+    sides = _ORDER.split(form.text)[::2]
+    names = [side.strip() for side in sides if _VARIABLE.fullmatch(side)] if len(sides) > 1 else []
+    return names[0] if len(names) == 1 else ""
 
 
 def _order(text: str) -> Form | None:
@@ -163,7 +204,7 @@ def _bracketed(text: str) -> Form | None:
 
 def spread(form: Form) -> tuple[Form, ...]:
     """A value with one plus-minus sign as two values."""
-    signs = list(re.finditer(r"\\pm(?![a-zA-Z])", form.text))
+    signs = list(SIGNS.finditer(form.text))
     if form.kind in ("number", "formula", "equation") and len(signs) == 1:
         before, after = form.text[: signs[0].start()], form.text[signs[0].end() :]
         return tuple(parse(before + sign + after) for sign in ("+", "-"))

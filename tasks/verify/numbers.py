@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tasks.verify import units
+from tasks.verify.spelling import MINUS
 from tasks.verify.units import TEXT_MARK
 
 #: A number longer than this is none: it bounds every step below, and no benchmark comes near it.
@@ -50,17 +51,17 @@ _NUMBER_WORD = re.compile(rf"\s*{TEXT_MARK}?\s*({'|'.join(_NUMBER_WORDS)})(?![a-
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<currency>[$€£¥₹]?)\s*(?P<after>[+-]?)\s*"
-    rf"{_UNSIGNED}(?P<percent>\s*%)?(?P<unit>.*)",
+    rf"{_UNSIGNED}(?P<percent>\s*%)?(?:\s*(?P<behind>[$€£¥₹])(?=\s*$))?(?P<unit>.*)",
     re.DOTALL,
 )
 _WRAPPED = re.compile(
     r"`([^`]*)`|\\\((.*)\\\)|\\\[(.*)\\\]|\$\$(.*)\$\$|\$([^$]*[^$\s])\$|\*\*(.*)\*\*", re.DOTALL
 )
-_TEXT_MACRO = re.compile(
-    r"\\(?:text|mbox|textnormal|textrm|textbf|textit|mathrm|mathbf|operatorname|hbox|rm|bf)\s*\{([^{}]*)\}"
-)
+_TEXT_MACRO = re.compile(r"\\(?:text|mbox|textnormal|textrm|textbf|textit|mathrm|hbox|rm)\s*\{([^{}]*)\}")
+#: Fonts of names, too: letters in them may be a vector or a function, and are a unit only where they are a known one.
+_FONT_MACRO = re.compile(r"\\(?:mathbf|operatorname|bf)\s*\{([^{}]*)\}")
 # LaTeX typesets 10,000 as `10,\\! 000` and as `10\\,000`.
-_GROUP_SPACE = re.compile(r"\\!\s*|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
+_GROUP_SPACE = re.compile(r"\\!\s*|(?<=[0-9])(?:\\,|[\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
 _SPACES = re.compile(
     r"\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\(?:left|right|displaystyle)(?![a-zA-Z])|[\u00a0\u2009\u202f]"
 )
@@ -75,13 +76,11 @@ def plain(text: str) -> str:
         if match is None:
             break
         text = next(group for group in match.groups() if group is not None).strip()
-    text = (
-        text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("−", "-").replace("–", "-")
-    )
+    text = MINUS.sub("-", text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ","))
     text = _DEGREES.sub(f" {TEXT_MARK}degrees ", text)
     text = units.plain(re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text))
     text = re.sub(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])", r"\\frac{\1}{\2}", text)
-    text = _TEXT_MACRO.sub(lambda match: f" {TEXT_MARK}{match.group(1)} ", text)
+    text = _FONT_MACRO.sub(r" \1 ", _TEXT_MACRO.sub(lambda match: f" {TEXT_MARK}{match.group(1)} ", text))
     text = _GROUP_SPACE.sub("", text)
     text = _SPACES.sub(" ", text)
     return text.strip()
@@ -120,7 +119,7 @@ def parse(text: str) -> Amount | None:
         if percent:
             return None
         percent, unit = True, ""
-    currency = _CURRENCIES.get(part["currency"] or "", "")
+    currency = _CURRENCIES.get(part["currency"] or part["behind"] or "", "")
     if currency:
         if percent or units.known(unit) not in ("", currency):
             return None

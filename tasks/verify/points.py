@@ -39,9 +39,10 @@ def same(gold: str, answer: str, rename: dict[str, str]) -> bool | None:
     return True if compared >= ENOUGH else None
 
 
-def proportional(gold: str, answer: str) -> bool | None:
+def proportional(gold: str, answer: str, positive: bool = False) -> bool | None:
     """True if two sides brought to nought describe one equation: their ratio is one constant, and not nought.
 
+    positive: the constant must be above nought too, as it must where both sides are of an inequality.
     An equation that is linear in a derivative is solved for it first: `m v' + b v = f` is `v' + (b/m) v = f/m`.
     """
     formulas = _both(gold, answer)
@@ -75,6 +76,8 @@ def proportional(gold: str, answer: str) -> bool | None:
         ratios.append(values[1] / values[0])
     if len(ratios) < ENOUGH:
         return None
+    if positive and not (is_real(ratios[0]) and real(ratios[0]) > 0):
+        return False
     return all(_close(ratio, ratios[0]) for ratio in ratios)
 
 

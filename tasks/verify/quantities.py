@@ -17,7 +17,9 @@ _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mbox|hbox|mathrm|mathbf|operatorname|mathit)\s*\{([^{}]*)\}"
 )
 _NAME = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")
-_NO_NAME = re.compile(r"\\(?:sqrt|pi|infty|sin|cos|tan|log|ln|exp|binom)(?![a-zA-Z])")
+_NO_NAME = re.compile(
+    r"\\(?:sqrt|pi|infty|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|lg|ln|exp|binom|neg?|lnot|not)(?![a-zA-Z])"
+)
 _SUM_OF_NAMES = re.compile(r"[A-Za-z]{1,3}(?:\s*[+-]\s*[A-Za-z]{1,3}){1,7}")
 _CALL = re.compile(r"\s*([A-Za-z])\s*\(\s*([a-z])\s*\)\s*")
 _APPROXIMATE = re.compile(r"\\approx(?![a-zA-Z])")
@@ -26,7 +28,7 @@ _OPTION = re.compile(
     r"\s*(?:\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{\s*)?\(?\s*[A-J]\s*\)\s*\}?\s*[:.]?\s*(?=[-+0-9\\$(])"
 )
 _TRAILING_UNIT = re.compile(
-    r"(?<=[^\s])\s*(?:\\(?:text|mbox|mathrm|textrm|operatorname)\s*\{([^{}]*)\}(?:\s*\^\s*\{?[1-9]\}?)?)\s*$"
+    r"(?<=[^\s])\s*(?:\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]*)\}(?:\s*\^\s*\{?[1-9]\}?)?)\s*$"
 )
 
 
@@ -47,7 +49,7 @@ def quantity(gold: Form, answer: Form, comparison: Comparison) -> bool:
 def _quantity(gold: str, answer: str, comparison: Comparison) -> bool:
     if spelling.same(gold, answer):
         return True
-    if re.search(r"\\pm(?![a-z])", answer) and not re.search(r"\\pm(?![a-z])", gold):
+    if forms.SIGNS.search(answer) and not forms.SIGNS.search(gold):
         return False
     rest = without_option(answer)
     if rest != answer and without_option(gold) == gold:
@@ -114,6 +116,8 @@ def stated(gold: Form, answer: Form, comparison: Comparison) -> bool:
     if labels == len(exact) and labels and not rounded and len(exact) > 1:
         labels -= 1  # the last side counts, though it is a name: `z = i`
     values = exact[labels:] if len(exact) > 1 or labels or rounded else []
+    while len(values) > 1 and is_label(values[-1]) and not is_label(gold.text):
+        values.pop()  # the name behind its value: `5 = x`
     if not rounded and (len(exact) < 2 or not all(side.strip() for side in exact)):
         return False
     if not values and rounded:
@@ -150,7 +154,8 @@ def _rounds(exact: str, rounded: str) -> bool:
     digits = re.search(r"\.([0-9]+)", rounded)
     size = Fraction(1, 10 ** len(digits.group(1))) if digits else Fraction(1)
     shown = amount.value / (100 if amount.percent else 1)
-    return bool(abs(wide(points.real(value)) - wide(shown)) <= wide(size / (100 if amount.percent else 1)))
+    difference = abs(wide(points.real(value)) - wide(shown))
+    return bool(difference < wide(size / (100 if amount.percent else 1)))
 
 
 def named(gold: Form, answer: Form, comparison: Comparison) -> bool:

@@ -49,7 +49,8 @@ def _same_end(end: End, other: End) -> bool:
 def _region(form: Form) -> Region | None:
     if form.kind == "union":
         pieces = [_region(part) for part in form.parts]
-        return None if None in pieces else _joined([piece for region in pieces for piece in region or []])
+        known = [region for region in pieces if region is not None]
+        return _combined(known, form.brackets) if len(known) == len(pieces) else None
     if form.kind == "set":
         values = [_number(part.text) for part in form.parts]
         return None if None in values else _joined([((value, 0), (value, 0)) for value in values])
@@ -60,6 +61,34 @@ def _region(form: Form) -> Region | None:
         left, right = (0 if form.brackets[0] == "[" else 1), (0 if form.brackets[1] == "]" else -1)
         return [((low, left), (high, right))]
     return _described(form.text) if form.kind == "region" else None
+
+
+def _combined(regions: list[Region], joint: str) -> Region:
+    """The union of regions, or what is in all of them where "and" or a comma joins them.
+
+    `x < 2 and x > 3` is no number at all: so written it means the union.
+    """
+    if joint == "and":
+        outside = [piece for region in regions for piece in _without(_EVERYTHING, region)]
+        common = _without(_EVERYTHING, outside)
+        if common:
+            return common
+    return _joined([piece for region in regions for piece in region])
+
+
+def same_side(gold: str, answer: str) -> bool | None:
+    """True if two orders of formulas, `x + y < 2`, leave the same side of one curve; None where it is not known."""
+    sides = []
+    for text in (gold, answer):
+        order = re.fullmatch(r"(.*?)(\\le|\\ge|<|>)(?![a-zA-Z])(.*)", text)
+        if order is None or re.search(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>=]", order.group(3)):
+            return None
+        left, sign, right = order.groups()
+        smaller, larger = (left, right) if sign in ("<", "\\le") else (right, left)
+        sides.append((f"({larger})-({smaller})", sign in ("<", ">")))
+    if sides[0][1] != sides[1][1]:
+        return False
+    return points.proportional(sides[0][0], sides[1][0], positive=True)
 
 
 def _described(text: str) -> Region | None:
@@ -171,9 +200,10 @@ def _without(region: Region, removed: Region) -> Region:
     for low, high in _joined(removed):
         left: Region = []
         for first, last in pieces:
+            below, above = (low[0], low[1] - 1), (high[0], high[1] + 1)
             if _before(first, low):
-                left.append((first, (low[0], low[1] - 1)))
+                left.append((first, last if _before(last, below) else below))
             if _before(high, last):
-                left.append(((high[0], high[1] + 1), last))
+                left.append((first if _before(above, first) else above, last))
         pieces = left
     return pieces

@@ -14,18 +14,23 @@ _WHOLE = re.compile(rf"(?:\\(?:{_FONTS})\s*)?\{{(.*)\}}", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color\s*(?:\[[^\]]*\])?\s*\{\s*[A-Za-z0-9!,.]*\s*\}")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+#: Hyphens and dashes that stand for a minus; the long dash of a sentence is none of them.
+MINUS = re.compile("[−–‐‑‒﹣－]")
 _RAISED_UNIT = re.compile(r"(?<=[0-9])\s*(mm|cm|km|m|ft|in)([²³])")
 _FRACTIONS = {
     character: f"\\frac{{{top}}}{{{bottom}}}"
     for character, top, bottom in (
         ("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5), ("⅗", 3, 5),
-        ("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8), ("⅞", 7, 8),
+        ("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅐", 1, 7), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8), ("⅞", 7, 8),
+        ("⅑", 1, 9), ("⅒", 1, 10),
     )
 }  # fmt: skip
 _REPLACED = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\\(?:textnormal|textup|textsf|textrm|mbox|hbox)(?![a-zA-Z])", r"\\text"),
         (r"\\phantom\s*(?:\{[^{}]*\}|.)", ""),
@@ -33,16 +38,26 @@ _REPLACED = tuple(
             r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|mathopen|mathclose|bf|rm|it|mathrm\s*\{~\})(?![a-zA-Z])",
             "",
         ),
+        (
+            r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])",
+            "",
+        ),
         (r"(?<=[0-9]),\\!\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"\\!\s*", ""),
-        (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ""),
+        (r"(?<=[0-9])(?:\\,|[\u2009\u202f])(?=[0-9]{3}(?![0-9]))", ""),
+        (r"(?:\\(?:text|mathrm|mathbin|mathord)\s*)?\{\s*([-+])\s*\}", r"\1"),
+        (r"(?<![a-zA-Z}_^\\])\{\s*\}", " "),
         (r"(?<=[0-9])\{,\}\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"\{,\}", ","),
+        (
+            r"(?<=[0-9])(?:\s*\^(?:\s*\{)?)?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}(?:\s*\}(?=\s*$))?",
+            "",
+        ),
         (r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|[\u00a0\u2009\u202f]", " "),
         (r"\\(?:\{|lbrace(?![a-zA-Z]))", OPEN_SET),
         (r"\\(?:\}|rbrace(?![a-zA-Z]))", CLOSE_SET),
-        (r"\\(?:lparen)(?![a-zA-Z])", "("),
-        (r"\\(?:rparen)(?![a-zA-Z])", ")"),
+        (r"\\(?:lparen|langle)(?![a-zA-Z])", "("),
+        (r"\\(?:rparen|rangle)(?![a-zA-Z])", ")"),
         (r"\\lbrack(?![a-zA-Z])", "["),
         (r"\\rbrack(?![a-zA-Z])", "]"),
         (r"\\(?:geq?(?:slant|q)?)(?![a-zA-Z])|≥|>=", r"\\ge "),
@@ -58,8 +73,12 @@ _REPLACED = tuple(
             r"\\mathbb{R}",
         ),
         (r"∖|\\backslash(?![a-zA-Z])", r"\\setminus "),
-        (r"∞|\\infin(?![a-zA-Z])|(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])", r"\\infty "),
-        (r"[−–]", "-"),
+        (
+            r"∞|\\infin(?![a-zA-Z])|\\text\s*\{\s*infinity\s*\}|(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])",
+            r"\\infty ",
+        ),
+        (r"^\+\s*(?:/\s*)?-|(?<=\S)\s*\+\s*/\s*-", r"\\pm "),
+        (r"^-\s*(?:/\s*)?\+", r"\\mp "),
         (r"[⁄∕]", "/"),
         (r"π", r"\\pi "),
         (r"θ", r"\\theta "),
@@ -78,16 +97,30 @@ _REPLACED = tuple(
         (r"(?<![0-9.])([0-9]+\.[0-9]*)\(([0-9]+)\)\s*$", r"\1\\overline{\2}"),
     )
 )
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z])")
-_TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREE = r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degrees?(?![a-zA-Z]))"
+_DEGREES = re.compile(_DEGREE)
+#: An angle that is one number or one name: `\sin 30^\circ` is the sine of all of it.
+_ANGLE = re.compile(rf"((?<![0-9.])[0-9]+(?:\.[0-9]*)?|\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z])\s*{_DEGREE}")
+_TEMPERATURE = re.compile(rf"{_DEGREE}\s*(?:\\(?:text|mathrm)\s*\{{\s*([CF])\s*\}}|([CF])(?![a-zA-Z]))|℃|℉")
+_SCALES = {"℃": "C", "℉": "F"}
+_TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|cis)(?![a-z])")
 #: Words around a value that say no more than the value does.
 _LEAD = re.compile(
     r"^\s*\\text\s*\{\s*(?:the\s+)?(?:final\s+)?(?:(?:answer|result)\s*(?:is|:)|option|choice)\s*:?\s*",
     re.IGNORECASE,
 )
+_PLAIN_LEAD = re.compile(
+    r"^\s*(?:the\s+)?(?:final\s+)?(?:answer|result)\s*(?:is\s*:?|:)\s*(?=\S)", re.IGNORECASE
+)
 _QUALIFIER = re.compile(
     r",?\s*(?:\\(?:text|mbox|textrm|quad)\s*\{\s*,?\s*\(?\s*)(?:for\s+(?:all|any|every|each|some|real|arbitrary|constant)"
     r"|where\s+[^{}]*\bconstant)\b.*$",
+    re.DOTALL | re.IGNORECASE,
+)
+#: Behind a qualifier: another case, or another value. Then the text holds several answers, and is left as it is.
+_CASES = re.compile(
+    r"(?<![a-zA-Z])(?:or|if|when|otherwise|else|for\b.*\bfor)(?![a-zA-Z])"
+    r"|(?:[,;&]|\band\b)[\s\\{}]*(?=[^\s\\{}a-zA-Z])",
     re.DOTALL | re.IGNORECASE,
 )
 _DOMAIN = re.compile(
@@ -103,7 +136,7 @@ _SAID = re.compile(
 _LETTERS = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and|or|&)\s*(?:and\s+)?\(?[A-Z]\)?)+)\s*\}"
 )
-_END = re.compile(r"\s*(?:<\|[a-z_]+\|>|</s>)\s*$")
+_END = re.compile(r"\s*(?:<\|[a-z_]+\|>|</s>|<end_of_turn>|<eos>)\s*$")
 
 #: `\sin^{-1}` names the inverse function, never the reciprocal.
 _INVERSE = re.compile(r"\\(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
@@ -116,16 +149,29 @@ def clean(text: str) -> str:
     text = re.sub(r"\\[()\[\]]|(?<!\\)\$", " ", text)
     text = _RAISED_UNIT.sub(lambda match: f"\\text{{ {match[1]}^{2 if match[2] == '²' else 3}}}", text)
     text = _RAISED.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
+    text = MINUS.sub("-", lowered(text))
     text = _INVERSE.sub(r"\\arc\1", text)
     for character, fraction in _FRACTIONS.items():
         text = text.replace(character, fraction)
     for pattern, new in _REPLACED:
         text = pattern.sub(new, text)
-    degree = r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else ""
-    text = _DEGREES.sub(degree, text).strip()
-    text = _phrases(text)
+    text = _phrases(_angles(text))
     text = text[:-1].strip() if text.endswith((".", ",", ";")) and not text.endswith("\\,") else text
     return unwrapped(text)
+
+
+def lowered(text: str) -> str:
+    """The text with its subscript digits in LaTeX: `x₁` is `x_{1}`."""
+    return _LOWERED.sub(lambda match: f"_{{{match.group().translate(_SUBSCRIPTS)}}}", text)
+
+
+def _angles(text: str) -> str:
+    """The text without degree signs: in radians where a function takes the angle, else the bare number."""
+    if _TRIGONOMETRY.search(text):
+        text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
+        return _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}", text).strip()
+    text = _TEMPERATURE.sub(lambda match: f"\\text{{ {match[1] or match[2] or _SCALES[match[0]]}}}", text)
+    return _DEGREES.sub("", text).strip()
 
 
 def _rows(text: str) -> str:
@@ -137,10 +183,10 @@ def _rows(text: str) -> str:
 
 def _phrases(text: str) -> str:
     """The text without words that change nothing, and with the sign for words such as "approximately"."""
-    text = _LEAD.sub(r"\\text{", text)
+    text = _PLAIN_LEAD.sub("", _LEAD.sub(r"\\text{", text))
     text = re.sub(r"^\\text\s*\{\s*\}\s*", "", text)
     text = _ABOUT.sub(r" \\approx \1", text)
-    text = _QUALIFIER.sub("", text)
+    text = _QUALIFIER.sub(lambda match: match.group() if _CASES.search(match.group()) else "", text)
     text = _DOMAIN.sub("", text) if "=" in text else text
     text = _SAID.sub(r" \1 ", text)
     text = _LETTERS.sub(lambda match: re.sub(r"\s*(?:and|or|&)\s*(?:and\s+)?", ", ", match.group(1)), text)
@@ -215,10 +261,10 @@ def split(text: str, separators: str, macro: str = "") -> list[str]:
 
 def same(gold: str, answer: str) -> bool:
     """True if two cleaned texts differ in nothing but blanks and braces around one character."""
-    return _squeezed(gold) == _squeezed(answer)
+    return squeezed(gold) == squeezed(answer)
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
     """A text without what never changes its meaning: blanks, and braces around one character."""
     text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\0", text)
     text = re.sub(r"(?<=[0-9.,])\s+(?=[0-9.])", "\0", text)

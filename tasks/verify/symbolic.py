@@ -33,24 +33,47 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 50
 # The parser takes E for Euler's number even where a subscript makes it a name.
 _ENERGY = re.compile(r"(?<![A-Za-z])E_(?:\{\s*([A-Za-z0-9]+)\s*\}|([A-Za-z0-9]))")
+#: What the parser drops without a word: dots, the subscript of a number. An answer with them is no value.
+_DROPPED = re.compile(r"\\[lc]?dots|\.\.\.|…|(?<![A-Za-z_{^0-9.])[0-9.]+\s*_")
+#: Infinity is a value of its own, and the end of a sum or a limit; the rules of sympy for powers of it are no school's.
+_LIMITS = re.compile(r"\\(?:sum|prod|int|lim|bigcup|bigcap)(?![a-zA-Z])")
 _STEPS = (sympy.floor, sympy.ceiling, sympy.Mod)
+
+
+#: First letters of names that count something.
+_WHOLE = "abcdijklmnpqABCDIJKLMNPQ"
 
 
 def compare(kind: str, gold: str, answer: str, rename: dict[str, str]) -> str:
     """One of the four words above. `kind` is "value", or "equation" for the differences of both sides of two
     equations.
 
-    `rename` maps variable names of the answer to those of the gold (the bound variable of `f(t) = ...`).
+    `rename` maps variable names of the answer to those of the gold (the bound variable of `f(t) = ...`). Where sympy
+    fails on an answer, and not on the gold, the answer is to blame: no policy can make itself unscorable.
     """
+    try:
+        return _compared(kind, gold, answer, rename)
+    except (RecursionError, MemoryError):
+        raise
+    except Exception:  # sympy raises whatever its functions run into
+        _compared(kind, gold, gold, {})
+        return UNREADABLE_ANSWER
+
+
+def _compared(kind: str, gold: str, answer: str, rename: dict[str, str]) -> str:
     wanted = _read(gold)
     if wanted is None:
         return UNREADABLE_GOLD
-    given = _read(answer)
+    given = None if _DROPPED.search(answer) else _read(answer)
     if given is None:
         return UNREADABLE_ANSWER
+    if "\\infty" in answer and "\\infty" not in gold and _LIMITS.search(answer) is None:
+        return DIFFERENT
     if rename:
         given = given.xreplace({sympy.Symbol(old): sympy.Symbol(new) for old, new in rename.items()})
-    if not isinstance(wanted, sympy.Expr) or not isinstance(given, sympy.Expr):
+    if isinstance(wanted, sympy.Expr) != isinstance(given, sympy.Expr):
+        return DIFFERENT  # a quantity and a statement: math-verify takes 1 for true
+    if not isinstance(wanted, sympy.Expr):
         return SAME if verify(wanted, given, timeout_seconds=None) else DIFFERENT
     return _proportional(wanted, given) if kind == "equation" else _equal(wanted, given)
 
@@ -67,7 +90,12 @@ def _read(text: str) -> Any:
         return None
     exact = {number: sympy.Rational(str(number)) for number in expression.atoms(sympy.Float)}
     names = {symbol: sympy.Symbol(symbol.name) for symbol in expression.atoms(sympy.Symbol)}
-    constants = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
+    counted = {
+        symbol.name for part in expression.atoms(sympy.Sum, sympy.Product) for symbol in part.bound_symbols
+    }
+    constants = {
+        sympy.Symbol(name): value for name, value in (("i", sympy.I), ("e", sympy.E)) if name not in counted
+    }
     return expression.xreplace(exact).xreplace(names).xreplace(constants)
 
 
@@ -132,20 +160,25 @@ def _proportional(wanted: sympy.Expr, given: sympy.Expr) -> str:
 
 
 def _points(wanted: sympy.Expr, given: sympy.Expr) -> list[dict[sympy.Symbol, sympy.Rational]]:
-    """Values for all variables, the same in every process: of both signs, and whole where steps or
-    factorials occur.
+    """Values for all variables, the same in every process: of both signs, and whole where steps, factorials or sums
+    occur.
     """
     symbols = sorted(wanted.free_symbols | given.free_symbols, key=str)
-    # Steps on both sides are about whole numbers; a step on one side only must also hold between them.
+    # Steps on both sides are about whole numbers where the names are; a step on one side only must also hold between.
     steps = wanted.has(*_STEPS) and given.has(*_STEPS)
-    whole = steps or any(side.has(*_STEPS, sympy.factorial, sympy.binomial) for side in (wanted, given))
+    counted = any(side.has(sympy.Sum, sympy.Product) for side in (wanted, given))
+    whole = (
+        steps
+        or counted
+        or any(side.has(*_STEPS, sympy.factorial, sympy.binomial) for side in (wanted, given))
+    )
     points = []
     for index in range(8):
         source = random.Random(f"point/{index}")
         point = {}
         for symbol in symbols:
             size = sympy.Rational(source.randint(20, 400), source.choice((97, 101, 103)))
-            if steps or (whole and index % 4 != 3):
+            if counted or (steps and symbol.name[0] in _WHOLE) or (whole and not steps and index % 4 != 3):
                 size = sympy.Integer(source.randint(2, 12))
             point[symbol] = -size if index % 2 and source.random() < 0.7 and not whole else size
         points.append(point)

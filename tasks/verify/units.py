@@ -10,7 +10,7 @@ TEXT_MARK = "\x02"
 _NOT_UNIT_WORDS = (
     "below zero loss debt",
     "pi tau phi theta alpha beta gamma infinity infty inf nan oo sqrt root sin cos tan cot csc log",
-    "exp abs max mod modulo base and or not to than about over under plus minus times divided",
+    "exp abs max mod modulo base and or not to than about over under plus minus times divided most least without",
     "multiplied by choose squared cubed factorial point negative remainder hundred hundreds thousand",
     "thousands million millions billion billions trillion trillions dozen dozens pair pairs couple score",
     "half halves third thirds quarter quarters fourth fourths fifth fifths",
@@ -19,9 +19,20 @@ _NOT_UNIT_WORDS = (
     "tenth tenths eleventh elevenths twelfth twelfths twentieth twentieths hundredth hundredths",
     "thousandth thousandths millionth millionths ten twelve twice double triple percentage points abc xyz if when",
     "where with unless except is are was equals equal less more greater approximately",
-    "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e am pm",
+    "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e am pm tens",
 )
 _NOT_UNITS = frozenset(word for line in _NOT_UNIT_WORDS for word in line.split())
+#: Words that continue the number in front of them, where nothing but such words follows: `20 five` is 25.
+_NUMBER_WORDS = frozenset(
+    word
+    for line in (
+        "zero nought oh one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen",
+        "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety",
+    )
+    for word in line.split()
+)
+#: Letters that name variables and no unit, in a text macro too; k is a thousand, as M is a million.
+_VARIABLES = frozenset("xyznvwpqrijfok")
 #: Names that mean the same, the first of them the unit's. Two known units that differ are two different amounts;
 #: unknown ones are words only.
 _SAME = (
@@ -189,7 +200,9 @@ def unit(text: str) -> str | None:
     if not text:
         return ""
     spelled = _words(text)
-    if _SHAPE.fullmatch(text) is None or text == "M" or any(word.lower() in _NOT_UNITS for word in spelled):
+    if _SHAPE.fullmatch(text) is None or any(word.lower() in _NOT_UNITS for word in spelled):
+        return None
+    if text == "M" or _VARIABLES.intersection(spelled) or _NUMBER_WORDS.issuperset(spelled):
         return None
     if re.fullmatch(r"per\s*cents?", text):
         return "percent"
@@ -242,4 +255,6 @@ def same(gold: str, answer: str) -> bool:
     if known_all and all(sides) and names[0] != names[1]:
         return False
     powers = [{_POWERS[word] for word in _words(text) if word in _POWERS} for text in (gold, answer)]
+    if known_all and all("per" in side for side in sides):
+        return powers[0] == powers[1]  # m/s is a speed, m/s^2 an acceleration
     return not all(powers) or powers[0] == powers[1]

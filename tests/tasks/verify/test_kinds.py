@@ -11,6 +11,7 @@ from tasks import Verdict
 
 def verdict(gold, answer, question="", task="math500"):
     judged = tasks.get(task)
+    gold = json.loads(gold) if task == "countdown" else gold
     return judged.verify(judged.problem_from(question, gold), f"So it is \\boxed{{{answer}}}.")
 
 
@@ -32,7 +33,7 @@ CASES = list(cases())
 def test_every_kind_has_both_sides():
     for kind in {case[0] for case in CASES}:
         assert {case[-1] for case in CASES if case[0] == kind} == {"correct", "wrong"}, kind
-    assert len(CASES) > 240
+    assert len(CASES) > 400
 
 
 @pytest.mark.parametrize(("kind", "task", "question", "gold", "answer", "expected"), CASES)
@@ -59,10 +60,18 @@ def test_the_boxes_of_one_closing_sentence_count_together_where_the_gold_is_a_li
     assert task.verify(single, "\\boxed{9} and \\boxed{4}") is Verdict.WRONG
 
 
+def test_no_answer_makes_itself_unscorable():
+    """sympy fails on a sum whose index it cannot count with; a policy that wrote one would be left out of the mean."""
+    task = tasks.get("math500")
+    problem = task.problem_from("", "\\frac{7}{2}")
+    for answer in ("\\sum_{e=1}^{7} e", "\\sum_{7=1}^{7} 1", "\\prod_{i=i}^{i} i"):
+        assert task.verify(problem, f"\\boxed{{{answer}}}") is Verdict.WRONG
+
+
 def test_hashes_are_a_number_and_no_heading():
     task = tasks.get("gsm8k")
     problem = task.problem_from("", 3)
-    for text in ("#### 3", "#### 3<|im_end|>", "#### `3`", "#### 7. Check\n#### 3"):
+    for text in ("#### 3", "#### 3<|im_end|>", "#### 3</s>", "#### `3`", "#### 7. Check\n#### 3"):
         assert task.verify(problem, text) is Verdict.CORRECT
     for text in ("#### 3. Conclude\nIt is 3.", "#### 3) Sum", "#### 3. **Total**"):
         assert task.verify(problem, text) is Verdict.NO_ANSWER
