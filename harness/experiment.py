@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import plugins
+from harness import bounds, plugins
 from harness.engines.base import ENGINES, FLOAT32, TRANSFORMERS, EngineChoice, Sampling
 from harness.errors import ExperimentError
 from leaderboards.declaration import BASELINE, FIXED, UNTIL_DECIDED, Declaration
@@ -203,6 +203,7 @@ class Experiment:
             (self.evaluation.top_k >= 0, "evaluation.top_k must not be negative"),
             (0 < self.evaluation.top_p <= 1, "evaluation.top_p must be above 0 and at most 1"),
             ("name" in self.task, "task.name is missing"),
+            (isinstance(self.task.get("name", ""), str), "task.name must be the name of a task"),
         ]
         fault = self.declaration.fault()
         if fault:
@@ -400,7 +401,8 @@ def from_table(
     """
     whole = _with_base(table, name, folder)
     plugins.load(whole.pop("imports"))
-    smaller, open_end = whole.pop("smoke", {}), whole.pop("until_decided", {})
+    smaller = _expect_table(whole.pop("smoke", {}), "smoke", name)
+    open_end = _expect_table(whole.pop("until_decided", {}), "until_decided", name)
     if smoke:
         if not smaller:
             raise ExperimentError(
@@ -511,9 +513,11 @@ def task_of(table: Mapping[str, Any]) -> tasks.Task:
 
 
 def check(experiment: Experiment) -> None:
-    """Builds the tasks and the credit methods: mistakes show before the first run."""
+    """Builds the tasks and the credit methods, and looks at every value: mistakes show before the first run."""
     from flowtracer import credit
 
+    bounds.check(experiment)
+    bounds.check_test_sets(experiment, "test" in task_of(experiment.task).splits)
     for table in (experiment.task, *(extra.task for extra in experiment.evaluation.more)):
         task = task_of(table)
         if "test" not in task.splits and not (table is experiment.task and experiment.evaluation.more):

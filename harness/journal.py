@@ -22,6 +22,11 @@ def whole_lines(content: bytes) -> list[bytes]:
     return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
+def _line(row: Mapping[str, Any]) -> bytes:
+    """A row as it stands in a file."""
+    return json.dumps(row).encode() + b"\n"
+
+
 class Journal:
     """Rows of finished work, samples of an evaluation for one; in a file, one JSON line each, where a `path` is given.
 
@@ -53,26 +58,34 @@ class Journal:
             self.file = path.open("ab+")
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.file.seek(0)
-            written = whole_lines(self.file.read())
-            self.file.truncate(sum(map(len, written)))
+            content = self.file.read()
         except BlockingIOError:
             raise ExperimentError(
                 f"{path} is in use by another command: wait for it, or take another file"
             ) from None
         except OSError as error:
             raise ExperimentError(f"{path} cannot be used: {error.strerror}; take another file") from None
+        written, first = whole_lines(content), _line(identity or {})
+        if not written and not first.startswith(content):
+            raise ExperimentError(f"{path} holds something else than {what}s: take another file")
         lines = [self._read(line, number) for number, line in enumerate(written, start=1)]
+        if lines:
+            self._check(lines[0], json.loads(first))
+        # Only now: the last line of a file of something else is not ours to drop.
+        self.file.truncate(sum(map(len, written)))
         if not lines:
             self._write(dict(identity or {}))
             return
-        there, wanted = lines[0], json.loads(json.dumps(identity))
+        self.rows = {self.key(row): row for row in lines[1:]}
+
+    def _check(self, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Raises ExperimentError where the file's identity is not the wanted one."""
         for name in sorted({*there, *wanted}):
             if there.get(name) != wanted.get(name):
                 raise ExperimentError(
-                    f"{path} holds {what}s with {name} {json.dumps(there.get(name))}, "
+                    f"{self.path} holds {self.what}s with {name} {json.dumps(there.get(name))}, "
                     f"not {json.dumps(wanted.get(name))}: take another file"
                 )
-        self.rows = {self.key(row): row for row in lines[1:]}
 
     def key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """The row's key in `rows`."""
@@ -95,7 +108,7 @@ class Journal:
     def _write(self, row: dict[str, Any]) -> None:
         if self.file is None:
             return
-        self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.write(_line(row))
         self.file.flush()
         if time.monotonic() - self.synced > SYNC_SECONDS:
             os.fsync(self.file.fileno())

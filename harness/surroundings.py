@@ -31,7 +31,21 @@ EXTRA = frozenset(
 )
 
 #: Characters of our tables for an output that lacks them; others become a question mark.
-PLAIN = {"±": "+-", "·": ".", "−": "-", "×": "x", "…": "...", "–": "-", "─": "-", "│": "|", "’": "'"}
+PLAIN = {
+    "±": "+-",
+    "·": ".",
+    "−": "-",
+    "×": "x",
+    "…": "...",
+    "–": "-",
+    "─": "-",
+    "│": "|",
+    "┼": "+",
+    "●": "o",
+    "▲": "^",
+    "▼": "v",
+    "’": "'",
+}
 
 
 def leave_current_folder() -> None:

@@ -574,13 +574,14 @@ def bootstrap_over_tasks(
 
     Seeds are drawn anew within each task (stratified, as in rliable): each cell is a run of its own. together: whole
     rows are drawn, for seeds whose one run is evaluated on all tasks; its scores go up and down together, and drawn
-    apart they would give too short an interval. None for one seed. With fewer than about ten seeds the interval is
-    known to be too short: the paired t decides, this one only describes.
+    apart they would give too short an interval. None for one seed, and where no task's scores differ between seeds:
+    nothing is known of their spread. With fewer than about ten seeds the interval is known to be too short: the paired
+    t decides, this one only describes.
     """
     table = _numbers(scores, 2)
     seeds, tasks = table.shape
     value = statistic(table)
-    if seeds < 2:
+    if seeds < 2 or not any(spread(column) > 0 for column in table.T):
         return value, None
     generator = np.random.default_rng(seed)
     rows = generator.integers(seeds, size=(resamples, seeds, 1 if together else tasks))

@@ -41,10 +41,9 @@ def read_evaluation(
     tasks: dict[str, Items] = {}
     origin: dict[str, Path] = {}
     for file in files:
-        subject, rows = _rows(file)
+        ours, subject, rows = _rows(file)
         if not rows:
             raise RecordError(f"{file}: no sample in it")
-        ours = all(key in rows[0] for key in _OURS)
         items = (
             _of_ours(file, subject, rows, cluster)
             if ours
@@ -58,9 +57,9 @@ def read_evaluation(
     return tasks
 
 
-def _rows(file: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The task with its options, from the first line of ours, and the rows of samples."""
-    subject, rows = "", []
+def _rows(file: Path) -> tuple[bool, str, list[dict[str, Any]]]:
+    """True for a file of ours, the task with its options, from the first line of ours, and the rows of samples."""
+    ours, subject, rows = False, "", list[dict[str, Any]]()
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -75,18 +74,29 @@ def _rows(file: Path) -> tuple[str, list[dict[str, Any]]]:
         if number == 1 and "policy" in row and "problem_id" not in row:
             subject = str(row.get("task", ""))
             continue
-        if "problem_id" not in row and "doc_id" not in row:
-            raise RecordError(f"{file}: line {number} is no sample of flowtracer or lm-eval: no doc_id in it")
+        if not rows:
+            ours = "problem_id" in row
+        for key in _OURS if ours else ("doc_id",):
+            if key not in row:
+                raise RecordError(
+                    f"{file}: line {number} is no sample of flowtracer or lm-eval: no {key} in it"
+                )
         rows.append(row)
-    return subject, rows
+    return ours, subject, rows
 
 
 def _of_ours(file: Path, subject: str, rows: Iterable[dict[str, Any]], cluster: str | None) -> Items:
     values: dict[str, list[float]] = {}
     clusters: dict[str, str] = {}
     unjudged, task = 0, file.stem
-    for row in sorted(rows, key=lambda row: (row["problem_id"], row["sample"])):
-        name, task = row["problem_id"], row.get("task", task)
+    seen: set[tuple[str, str]] = set()
+    for row in sorted(rows, key=lambda row: (str(row["problem_id"]), str(row["sample"]))):
+        name, task = str(row["problem_id"]), str(row.get("task", task))
+        if (name, str(row["sample"])) in seen:
+            raise RecordError(
+                f"{file}: sample {row['sample']} of item {name} is there twice; remove one of them"
+            )
+        seen.add((name, str(row["sample"])))
         if cluster is not None:
             clusters[name] = _cluster(file, row, cluster)
         if row["reward"] is None:
@@ -102,7 +112,9 @@ def _of_lm_eval(
     task = file.stem.removeprefix("samples_").rpartition("_")[0] or file.stem
     filter = _choice(file, "filter", filter, sorted({str(row.get("filter", "none")) for row in rows}))
     rows = [row for row in rows if str(row.get("filter", "none")) == filter]
-    known = list(rows[0].get("metrics", []))
+    known = list(rows[0].get("metrics") or [])
+    if not known:
+        raise RecordError(f"{file}: its samples name no metrics, as those of lm-eval do; evaluate again")
     if metric is None and SCORE in known:
         metric = SCORE  # the others are shares of verdicts, or say how the answer was written
     metric = _choice(file, "metric", metric, known)

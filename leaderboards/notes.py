@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from leaderboards import code, estimates
-from leaderboards.declaration import Declaration
+from leaderboards.declaration import NOT_DECLARED, Declaration
 from leaderboards.manifest import DISTRIBUTION, UNKNOWN, weakest
 from leaderboards.records import Run
 from leaderboards.scores import RunScores
+from leaderboards.sheets import rounded
 
 
 def tier(runs: Sequence[Run], scores: Sequence[RunScores]) -> str:
@@ -37,6 +39,16 @@ def _places(runs: Sequence[Run], key: str) -> list[Any]:
             if getattr(place, key) not in values:
                 values.append(getattr(place, key))
     return values
+
+
+def run_set_hash(runs: Sequence[Run]) -> str:
+    """Of the contents of finished runs: two folders with the same hash hold the same rollouts and steps."""
+    lines = []
+    for run in sorted(runs, key=lambda run: (run.method, run.seed)):
+        assert run.closing is not None
+        hashes = run.closing["content_hash"]
+        lines.append(" ".join([run.method, str(run.seed), *(hashes[name] for name in sorted(hashes))]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def notes(
@@ -74,6 +86,11 @@ def notes(
                 f"{span} of the {declared} declared seeds are run: an outcome before the last one is a look, not the "
                 "declared test"
             )
+    if skipped := _skipped(runs, declaration):
+        yield (
+            f"no run, though later seeds have one: {_some(skipped)}: a seed that is left out after a look makes a "
+            "false finding likelier than alpha"
+        )
     composed = {run.method: run.manifest.composition for run in finished if run.manifest.composition}
     for label, words in sorted(composed.items()):
         yield f"{label} puts credit methods together: {words}"
@@ -99,6 +116,24 @@ def notes(
         if hit:
             yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
     yield from _without_credit(scores)
+
+
+def _skipped(runs: Sequence[Run], declaration: Declaration) -> list[str]:
+    """Seeds of an arm that have no run, finished or not, and lie below one that has.
+
+    A sweep makes them in their order. Where none was declared, as in a file of others' values, seeds are mere names.
+    """
+    if declaration.stopping == NOT_DECLARED:
+        return []
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        seeds.setdefault(run.method, set()).add(run.seed)
+    return [
+        f"{label} seed {seed}"
+        for label, these in sorted(seeds.items())
+        for seed in range(max(these))
+        if seed not in these
+    ]
 
 
 def weakened(differences: Mapping[str, Sequence[float]], declaration: Declaration) -> Iterator[str]:
@@ -156,12 +191,18 @@ def nothing_learnt(scores: Sequence[RunScores], declaration: Declaration) -> Ite
     gains = [
         score.accuracies[max(score.accuracies)] - score.accuracies[min(score.accuracies)] for score in scores
     ]
-    interval = estimates.t_interval(gains, 1 - declaration.alpha)
+    mean, interval = math.fsum(gains) / len(gains), estimates.t_interval(gains, 1 - declaration.alpha)
     if interval is not None and interval[0] <= 0:
-        yield (
-            f"{scores[0].run.method} itself gains {math.fsum(gains) / len(gains):+.3f} "
-            f"[{interval[0]:+.3f}, {interval[1]:+.3f}] over its start: credit has little to show where little is learnt"
-        )
+        size = f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+    elif (
+        estimates.spread(gains) == 0 and mean < 1e-12
+    ):  # an evaluation that nobody solves, at the start or the end
+        size = f"{rounded(mean, 3):+.3f} on every seed"
+    else:
+        return
+    yield (
+        f"{scores[0].run.method} itself gains {size} over its start: credit has little to show where little is learnt"
+    )
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

@@ -46,7 +46,8 @@ class Compared:
     #: None where the items show no spread, or there are fewer than two.
     interval: Interval | None
     p: float | None
-    #: Exact McNemar p, for one right-or-wrong sample an item; else None.
+    #: Exact McNemar p, for one right-or-wrong sample an item; else None. It takes items as independent: none for
+    #: clusters.
     mcnemar: float | None
     #: The smallest difference that so many items find with a power of 80%, and items needed to find `wanted`, by the
     #: same t as `p`. With clusters: items in as many clusters more. None beyond a million million.
@@ -102,7 +103,7 @@ def compare_items(
         difference=difference,
         interval=interval,
         p=p,
-        mcnemar=mcnemar(table) if _binary(table) and _width(table) == 1 else None,
+        mcnemar=mcnemar(table) if _binary(table) and _width(table) == 1 and not first.clusters else None,
         detectable=detectable,
         wanted=wanted,
         needed=needed,

@@ -156,10 +156,15 @@ def load(folder: str | os.PathLike[str]) -> list[Run]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise RecordError(f"{root}: no such folder; give the folder of a run, a sweep, or several sweeps")
-    runs, unreadable = [], []
+        what = "is a file" if root.exists() else "no such folder"
+        raise RecordError(f"{root}: {what}; give the folder of a run, a sweep, or several sweeps")
+    runs, unreadable = list[Run](), list[str]()
     seen = set()
-    for place, folders, files in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        unreadable.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    for place, folders, files in os.walk(root, onerror=closed, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()  # a link to what was there already, or round in a circle

@@ -293,14 +293,14 @@ def _show_plan(costs: Plan, declared: str, folder: Path) -> None:
 
 def _finished(experiment: Experiment, declared: str, folder: Path) -> int:
     """How many runs of the experiment, those under the hash `declared`, are finished in the folder."""
-    from harness.sweeps.job import run_folder
     from leaderboards import read_run
 
-    places = [
-        run_folder(folder, label, seed) for label in experiment.methods for seed in range(experiment.seeds)
+    # By what is there: a mistyped number of seeds may be millions.
+    finished = [
+        file for label in experiment.methods for file in (folder / label).glob("seed-*/finished.json")
     ]
-    runs = [read_run(place) for place in places if (place / "finished.json").exists()]
-    return sum(run.manifest.experiment_hash == declared for run in runs)
+    manifests = [read_run(file.parent).manifest for file in finished]
+    return sum(each.experiment_hash == declared and each.seed < experiment.seeds for each in manifests)
 
 
 # ------------------------------------------------------------------------------------- train

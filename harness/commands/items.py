@@ -93,6 +93,13 @@ def _compare_policies(options: argparse.Namespace) -> int:
     return 0
 
 
+def _without_interval(compared: Compared) -> str:
+    """Why there is no interval, in words."""
+    if compared.items < 2:
+        return "one item"
+    return "one cluster" if compared.clusters == 1 else "no spread between items"
+
+
 def sheets(compared: Compared, alpha: float) -> list[Sheet]:
     """One task's comparison as tables: the difference, pass@k, and the items that flipped."""
     from leaderboards.sheets import NOTHING, Sheet, p_value
@@ -108,7 +115,7 @@ def sheets(compared: Compared, alpha: float) -> list[Sheet]:
             f"{1 - alpha:.0%} interval over items",
             f"{interval[0]:+.4f} to {interval[1]:+.4f}"
             if interval
-            else f"{NOTHING} (no spread between items)",
+            else f"{NOTHING} ({_without_interval(compared)})",
         ),
         ("p", p_value(compared.p)),
     ]

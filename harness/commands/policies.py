@@ -196,9 +196,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             journal.close()
     counts = Counter(row["verdict"] for row in rows)
     screen = console()
-    screen.print(
-        f"{options.policy} on {task.name}: {len(problems)} problems, {samples} samples each", highlight=False
-    )
+    title = f"{options.policy} on {task.name}: {len(problems)} problems, {samples} samples each"
+    screen.print(title, highlight=False, markup=False)
     screen.print(f"accuracy {accuracy(rows):.4f}", highlight=False)
     for line in _error_bars(rows, samples):
         screen.print(f"  {line}", highlight=False)

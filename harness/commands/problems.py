@@ -39,6 +39,8 @@ def add(commands: Commands) -> None:
 
 
 def _tasks(options: argparse.Namespace) -> int:
+    from rich.text import Text
+
     import tasks
 
     if options.lm_eval_path:
@@ -61,7 +63,10 @@ def _tasks(options: argparse.Namespace) -> int:
     left_out = "".join(f"left out: {problem}: {reason}\n" for problem, reason in task.unreadable)
     screen.print(f"{task.name}: {counts}\n{left_out}", markup=False, highlight=False)
     for problem in task.problems(task.splits[-1], 3):
-        screen.print(f"[bold]{problem.id}[/bold]  gold: {json.dumps(problem.gold)}", highlight=False)
+        # No markup: the gold [a, b] would be taken for a style, and vanish.
+        screen.print(
+            Text.assemble((problem.id, "bold"), f"  gold: {json.dumps(problem.gold)}"), highlight=False
+        )
         screen.print(task.prompt(problem) + "\n", markup=False, highlight=False)
     again = [options.name, *imports(options)]
     closing(

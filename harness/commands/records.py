@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -141,14 +142,15 @@ def _runs(place: Path, baseline: str, rule: Mapping[str, Any]) -> tuple[list[Any
     from leaderboards import load, read_csv
     from leaderboards.foreign import declared
 
-    runs = [] if place.suffix == ".csv" else load(place)
+    of_values = watch.is_csv(place)
+    runs = [] if of_values else load(place)
     undeclared = [run for run in runs if "declaration" not in run.manifest.experiment]
-    if (place.suffix == ".csv" or undeclared) and "smallest_difference" not in rule:
+    if (of_values or undeclared) and "smallest_difference" not in rule:
         raise ExperimentError(
             f"{place} does not declare which difference matters: say it with --smallest-difference, in the unit of its "
             "values"
         )
-    if place.suffix == ".csv":
+    if of_values:
         return list(read_csv(place, baseline=baseline, **rule)), set(rule)
     theirs = {name: value for name, value in rule.items() if name != "column"}
     return [declared(run, **theirs) if run in undeclared else run for run in runs], set(
@@ -250,7 +252,9 @@ def _write_index(file: Path, boards: Boards, pooled: bool) -> None:
 
     entries: list[tuple[Any, str]] = []
     for comparison, runs in boards:
-        name = f"{file.stem}-{comparison.experiment.get('name', 'experiment')}"
+        # A script's name may be that of a model on the hub, with a slash.
+        title = re.sub(r"[/\\\x00-\x1f]+", "-", str(comparison.experiment.get("name", "experiment")))
+        name = f"{file.stem}-{title}"
         if any(address == f"{name}.html" for _, address in entries):
             name += f"-{comparison.experiment_hash[:8]}"
         write(file.with_name(f"{name}.html"), _page(comparison, runs))

@@ -391,7 +391,7 @@ class Bars:
 
     def begin(self, steps: int, done: int) -> None:
         if self.lines and not self.screen.is_terminal:
-            self.screen.print(self.title, highlight=False)
+            self.screen.print(self.title, highlight=False, markup=False)
         self.total, self.done, self.before = steps, done, done
         self.began = self.said = time.monotonic()
         self.whole = self.bars.add_task("all runs" if self.lines else "samples", total=steps, completed=done)

@@ -161,12 +161,17 @@ def _number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if math.isfinite(value) else "-"
 
 
+def is_csv(place: Path) -> bool:
+    """True for a file of values, as opposed to a folder of recorded runs."""
+    return place.suffix.lower() == ".csv" and not place.is_dir()
+
+
 def watch(screen: Any, folders: Sequence[Path], baseline: str, board: Callable[[], Any]) -> None:
     """Shows recorded runs while they are made, until Ctrl-C; into a file or a pipe, until all are finished.
 
     board: draws what finished runs say.
     """
-    if any(folder.suffix == ".csv" for folder in folders):
+    if any(map(is_csv, folders)):
         raise ExperimentError("--watch is for folders of runs that are being recorded, not for CSV files")
     if screen.is_terminal:
         _drawn(screen, folders, baseline, board)

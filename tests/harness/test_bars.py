@@ -14,7 +14,7 @@ def now(monkeypatch):
 
 
 def test_a_line_a_minute_with_counts_and_the_time_left(now, capsys):
-    with shared.Bars("a sweep") as bars:
+    with shared.Bars("a sweep [/of] it") as bars:
         bars.begin(200, 40)
         for second in range(1, 181):
             now[0] = 1000.0 + second
@@ -25,7 +25,7 @@ def test_a_line_a_minute_with_counts_and_the_time_left(now, capsys):
         bars.advance("flow seed 1", 1)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "a sweep",
+        "a sweep [/of] it",
         "100 of 200 steps and evaluations, about 100.0 s left",
         "finished flow seed 0",
         "160 of 200 steps and evaluations, 1 runs finished, about 40.0 s left",

@@ -83,6 +83,16 @@ def test_several_experiments_get_an_index_and_a_page_each(capsys, tmp_path):
     assert "IQM" in index.read_text()
 
 
+def test_a_name_that_no_file_can_have_gets_a_page_all_the_same(capsys, tmp_path):
+    sweep(tmp_path, "first")
+    made = sweep(tmp_path, "second")
+    for file in made.rglob("manifest.json"):
+        file.write_text(file.read_text().replace('"name": "second"', '"name": "lab/second"'))
+    status, output, _ = run(capsys, "leaderboard", tmp_path, "--html", tmp_path / "board.html")
+    assert status == 0 and "board-lab-second.html" in output
+    assert 'href="board-lab-second.html"' in (tmp_path / "board.html").read_text()
+
+
 def test_some_methods_in_another_order(capsys, tmp_path):
     folder = sweep(tmp_path, "first", ("uniform", "flow", "random"))
     output = run(capsys, "leaderboard", folder, "--filter", "flow", "--sort", "method")[1]
@@ -230,6 +240,9 @@ def test_a_csv_file_of_runs_made_elsewhere(capsys, tmp_path):
     assert "made elsewhere" in output and "column pass@1" in output
     assert cli.main([*command, "--html", str(page)]) == 0
     assert f"flowtracer leaderboard {file} --smallest-difference 0.02" in page.read_text()
+    shutil.copy(file, tmp_path / "RESULTS.CSV")  # as some machines write it
+    assert cli.main(["leaderboard", str(tmp_path / "RESULTS.CSV"), *command[2:]]) == 0
+    capsys.readouterr()
     sweep(tmp_path / "runs", "one")
     for arguments, words in (
         (["leaderboard", str(file)], "say it with --smallest-difference"),

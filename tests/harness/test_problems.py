@@ -55,6 +55,16 @@ def test_without_a_name_a_task_without_data_is_left_out_and_said(
     assert status == 0 and "gsm8k: its data is not on this machine" in output and "sums" in output
 
 
+def test_a_gold_in_brackets_is_printed_and_not_read_as_a_style(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for gold in ("[a, b]", "[/b]"):
+        problem = tasks.Problem(id="sums/[test]", question="q", gold=gold)
+        monkeypatch.setattr(type(tasks.get("sums")), "problems", lambda *_, problem=problem: [problem])
+        status, output = run(capsys, "tasks", "sums")
+        assert status == 0 and f'sums/[test]  gold: "{gold}"' in output
+
+
 def test_the_folder_for_lm_eval_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """Its only output is the path: it stands inside `--include_path $(...)`."""
     status, output = run(capsys, "tasks", "--lm-eval-path")

@@ -192,6 +192,7 @@ def test_an_output_without_the_characters_of_a_table_gets_others(tmp_path):
     done = flowtracer("claims", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "+-" in done.stdout and done.stdout.isascii()
+    assert "".join(surroundings.PLAIN[each] for each in "─┼●│▲▼") == "-+o|^v"
 
 
 def test_sigterm_saves_as_ctrl_c_does(tiny, tmp_path):

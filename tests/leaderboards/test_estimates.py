@@ -249,6 +249,8 @@ def test_interquartile_mean_and_its_bootstrap() -> None:
     assert interval is not None and interval[0] < value < interval[1] and interval[1] - interval[0] < 0.03
     assert estimates.bootstrap_over_tasks(scores, resamples=200)[1] == interval
     assert estimates.bootstrap_over_tasks(scores[:1])[1] is None
+    # The same on every seed: an interval of no width would claim to know the spread.
+    assert estimates.bootstrap_over_tasks(np.tile(scores[:1], (5, 1)))[1] is None
 
 
 def test_tasks_of_one_run_are_drawn_together() -> None:

@@ -98,6 +98,17 @@ def test_a_look_before_the_last_declared_seed_says_so(tmp_path: Path, stopping: 
     assert not any("declared" in note for note in sweep(tmp_path / "whole", whole, experiment=once).notes)
 
 
+@pytest.mark.parametrize("stopping", ["fixed number of seeds", "until decided"])
+def test_seeds_that_were_left_out_are_named(tmp_path: Path, stopping: str) -> None:
+    """Who removes a seed and runs another has as many as were declared, and has chosen among them."""
+    arms = {"uniform": {seed: [0.5] for seed in (0, 1, 3)}, "flow": {seed: [0.5 + seed] for seed in range(4)}}
+    rule = {"stopping": stopping, "scale": 0.1}
+    (said,) = (note for note in sweep(tmp_path / "a", arms, rule).notes if "left out after a look" in note)
+    assert said.startswith("no run, though later seeds have one: uniform seed 2: ")
+    write_run(tmp_path / "a", "uniform", 2, [0.5], finish=False, experiment=experiment(list(arms), **rule))
+    assert not any("left out" in note for note in compare(load(tmp_path / "a")).notes)
+
+
 def test_a_decision_that_later_seeds_speak_against_says_so(tmp_path: Path) -> None:
     """The largest e-value decides and stays the largest: an outcome `better` may stand beside an interval around 0."""
     early, late = [0.2] * 8, [-0.4] * 6
@@ -115,7 +126,17 @@ def test_a_decision_that_later_seeds_speak_against_says_so(tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize(("ends", "words"), [((1, 2, 3), "gains +0.250 [-0.371, +0.871]"), ((2, 3, 3), None)])
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((1, 2, 3), "gains +0.250 [-0.371, +0.871]"),
+        ((1, 1, 1), "gains +0.000 on every seed over its start"),
+        ((0, 0), "gains -0.250 on every seed over its start"),
+        ((2, 3, 3), None),
+        ((2, 2, 2), None),
+        ((1,), None),
+    ],
+)
 def test_a_baseline_that_learns_nothing_is_named(
     tmp_path: Path, ends: tuple[int, ...], words: str | None
 ) -> None:

@@ -88,6 +88,14 @@ def test_several_samples_give_pass_at_k_and_no_mcnemar():
     assert compare_items(uneven, other).passes == {}
 
 
+def test_mcnemar_takes_items_as_independent_and_is_left_out_for_clusters():
+    one, other = items({1: [0], 2: [0], 3: [1]}), items({1: [1], 2: [1], 3: [1]})
+    assert compare_items(one, other).mcnemar == 0.5
+    both = {"1": "a", "2": "a", "3": "b"}
+    clustered = [items({name: each.values[name] for name in "123"}, both) for each in (one, other)]
+    assert compare_items(*clustered).mcnemar is None
+
+
 def test_degenerate_evaluations():
     same = drawn(0, 20, 0.5)
     compared = compare_items(same, same)
@@ -165,6 +173,9 @@ def test_two_folders_of_lm_eval_on_the_command_line(capsys, tmp_path):
         capsys, "compare-policies", tmp_path / "a", tmp_path / "b", "--cluster", "passage"
     )
     assert status == 0 and "my_task: B against A" in output and "6 in 3 clusters" in output
+    (tmp_path / "c").mkdir()
+    whole = [lm_eval(tmp_path / "c" / side, values) for side, values in (("a", [0, 1]), ("b", [1, 1]))]
+    assert "(one cluster)" in run(capsys, "compare-policies", *whole, "--cluster", "passage")[1]
     assert read_evaluation(one)["my_task"].questions["3"] == "h3"
     lm_eval(other, [0], stamp="2026-02-02T00-00-00")
     with pytest.raises(RecordError, match="two evaluations of my_task"):
@@ -182,6 +193,12 @@ def test_bad_evaluations_are_one_line(capsys, tmp_path):
     (tmp_path / "text").write_text("not json\n")
     (tmp_path / "other").write_text('{"x": 1}\n')
     (tmp_path / "nothing").write_text("")
+    twice = ours(tmp_path / "twice", [[1]])
+    twice.write_text(twice.read_text() + twice.read_text().splitlines()[1])
+    lacking = ours(tmp_path / "lacking", [[1]])
+    lacking.write_text(lacking.read_text() + '{"problem_id": "b", "reward": 1}\n')
+    mixed = ours(tmp_path / "mixed", [[1]])
+    mixed.write_text(mixed.read_text() + '{"doc_id": 1, "exact_match": 1}\n')
     good = lm_eval(tmp_path / "good", [0, 1])
     several = lm_eval(tmp_path / "several", [0, 1], ("acc", "acc_norm"))
     filters = lm_eval(tmp_path / "filters", [0, 1], filters=("strict", "flexible"))
@@ -194,6 +211,10 @@ def test_bad_evaluations_are_one_line(capsys, tmp_path):
         (ours(tmp_path / "unjudged", [[None]]), [], "none of its 1 samples could be judged"),
         (ours(tmp_path / "nan", [[float("nan")]]), [], "'nan' is no number"),
         (ours(tmp_path / "ours", [[1]]), [], "no task in common"),
+        (twice, [], "sample 0 of item decision/test/0 is there twice"),
+        (lacking, [], "line 3 is no sample of flowtracer or lm-eval: no sample in it"),
+        (mixed, [], "line 3 is no sample of flowtracer or lm-eval: no problem_id in it"),
+        (lm_eval(tmp_path / "nameless", [0, 1], ()), [], "its samples name no metrics"),
         (several, [], "choose one by --metric: acc, acc_norm"),
         (several, ["--metric", "ac"], "no metric 'ac'; did you mean 'acc'?"),
         (filters, [], "choose one by --filter: flexible, strict"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,26 @@ def test_load_finds_runs_at_any_depth_and_names_unreadable_ones(tmp_path: Path) 
         load(tmp_path / "empty")
     with pytest.raises(RecordError, match="no such folder"):
         load(tmp_path / "absent")
+    with pytest.raises(RecordError, match=r"manifest\.json: is a file; give the folder"):
+        load(bad)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seeds would be missing from a comparison without a word."""
+    for seed in (0, 1):
+        write_run(tmp_path, "flow", seed, [0.1])
+    closed, look = tmp_path / "flow" / "seed-0001", os.scandir
+
+    def scandir(place: Any) -> Any:
+        if Path(place) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return look(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(RecordError, match=f"1 unreadable: {closed} cannot be read: Permission denied"):
+        load(tmp_path)
 
 
 def test_samples_table(tmp_path: Path) -> None:
