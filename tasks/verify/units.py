@@ -22,7 +22,8 @@ _NOT_UNIT_WORDS = (
     "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e am pm tens",
 )
 _NOT_UNITS = frozenset(word for line in _NOT_UNIT_WORDS for word in line.split())
-#: Words that continue the number in front of them, where nothing but such words follows: `20 five` is 25.
+#: Words that continue the number in front of them, where nothing but such words follows: `20 five` is 25. In
+#: brackets they repeat it: `18 (eighteen)`.
 _NUMBER_WORDS = frozenset(
     word
     for line in (
@@ -203,7 +204,11 @@ def unit(text: str) -> str | None:
     spelled = _words(text)
     if _SHAPE.fullmatch(text) is None or any(word.lower() in _NOT_UNITS for word in spelled):
         return None
-    if text == "M" or _VARIABLES.intersection(spelled) or _NUMBER_WORDS.issuperset(spelled):
+    if (
+        text == "M"
+        or _VARIABLES.intersection(spelled)
+        or (_NUMBER_WORDS.issuperset(spelled) and text[0] != "(")
+    ):
         return None
     if re.fullmatch(r"per\s*cents?", text):
         return "percent"
