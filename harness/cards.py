@@ -86,17 +86,18 @@ def _kind(method: CreditMethod) -> str:
 
 
 def _checked(name: str) -> list[tuple[str, str]]:
-    """How many of its published numbers stand in claims.toml, and which experiments test them."""
+    """How many published numbers of claims.toml that name it have an experiment, and which experiments those are."""
     places = Counter(
         claim.experiment for claim in claims.load() if name in claim.arms and claim.experiment is not None
     )
     if not places or name == "uniform":
         return []
     where = ", ".join(f"{experiment} ({count})" for experiment, count in sorted(places.items()))
+    names = "number that names" if places.total() == 1 else "numbers that name"
     return [
         (
             "checked",
-            f"`flowtracer claims` has {places.total()} published numbers that name it, by experiment: {where}",
+            f"`flowtracer claims` can test {places.total()} published {names} it, by experiment: {where}",
         )
     ]
 

@@ -7,7 +7,6 @@ interval for new problems too, the exact sign-flip test, and what more seeds wou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from leaderboards.estimates import Decision, Interval
 from leaderboards.foreign import ForeignRun
 from leaderboards.format import VERDICTS, RecordError
 from leaderboards.names import hint
-from leaderboards.notes import notes, nothing_learnt, tier, weakened
+from leaderboards.notes import notes, nothing_learnt, run_set_hash, tier, weakened
 from leaderboards.records import Run
 from leaderboards.scores import RunScores, score_run
 from leaderboards.sheets import p_value
@@ -304,7 +303,7 @@ def compare(runs: Sequence[Run], baseline: str = BASELINE) -> Comparison:
         # Arms that were added later stand in the later manifests only.
         experiment={**first.experiment, "methods": methods},
         experiment_hash=first.experiment_hash,
-        run_set_hash=_run_set_hash(finished),
+        run_set_hash=run_set_hash(finished),
         positive_control=_positive_control(
             ranked, baseline, methods, declaration, first.experiment.get("seeds")
         ),
@@ -523,7 +522,12 @@ def _positive_control(
     Several kinds of oracle are there because a mask is the sharpest, and on some tasks it lets the format go.
     most: the declared number of seeds.
     """
-    oracles = [arm for arm in arms if arm.credit in ORACLES and arm.label != baseline]
+    # An oracle with a learning rate of its own may be better by that rate, and would show nothing about credit.
+    oracles = [
+        arm
+        for arm in arms
+        if arm.credit in ORACLES and arm.label != baseline and _trained_alike(declared, arm.label, baseline)
+    ]
     if not oracles:
         return PositiveControl("not tested", None, _no_oracle(arms, declared))
     judged = [arm for arm in oracles if len(arm.differences) > 1]
@@ -570,6 +574,11 @@ def _size(arm: Arm, declaration: Declaration, most: int | None = None) -> str:
     return size
 
 
+def _trained_alike(declared: Mapping[str, Any], *labels: str) -> bool:
+    changed = [(declared.get(label) or {}).get("training") or {} for label in labels]
+    return all(training == changed[0] for training in changed)
+
+
 def _no_oracle(arms: Sequence[Arm], declared: Mapping[str, Any]) -> str:
     there = {arm.label for arm in arms}
     waiting = [
@@ -580,15 +589,3 @@ def _no_oracle(arms: Sequence[Arm], declared: Mapping[str, Any]) -> str:
     if waiting:
         return f"positive control not tested: no run of {waiting[0]} is finished"
     return "positive control not tested: no arm knows the decisive tokens (oracle_mask or oracle)"
-
-
-# ------------------------------------------------------------------------------------- provenance
-
-
-def _run_set_hash(runs: Sequence[Run]) -> str:
-    lines = []
-    for run in sorted(runs, key=lambda run: (run.method, run.seed)):
-        assert run.closing is not None
-        hashes = run.closing["content_hash"]
-        lines.append(" ".join([run.method, str(run.seed), *(hashes[name] for name in sorted(hashes))]))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

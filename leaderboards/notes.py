@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,16 @@ def _places(runs: Sequence[Run], key: str) -> list[Any]:
             if getattr(place, key) not in values:
                 values.append(getattr(place, key))
     return values
+
+
+def run_set_hash(runs: Sequence[Run]) -> str:
+    """Of the contents of finished runs: two folders with the same hash hold the same rollouts and steps."""
+    lines = []
+    for run in sorted(runs, key=lambda run: (run.method, run.seed)):
+        assert run.closing is not None
+        hashes = run.closing["content_hash"]
+        lines.append(" ".join([run.method, str(run.seed), *(hashes[name] for name in sorted(hashes))]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def notes(

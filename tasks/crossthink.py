@@ -15,13 +15,13 @@ from tasks.problem import Problem, register
 from tasks.source import Hub, Row, load, without_overlap
 from tasks.verdict import TaskError, Verdict
 from tasks.verify import answers
-from tasks.verify.spelling import lowered, unwrapped
+from tasks.verify.spelling import LONGEST, lowered, unwrapped
 
 TEST_PROBLEMS = 1000
 
 _OPTION = re.compile(r"\(?\s*([A-J])\s*(?:[).:]\s*(.*))?", re.DOTALL)
 _FONT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|emph|boxed)\s*\{([^{}]*)\}")
-_SPACE = re.compile(r"\\\\|\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\\[()\[\]]|(?<!\\)\$|\s+")
+_SPACE = re.compile(r"(?:\\\\|\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\\[()\[\]]|(?<!\\)\$|\s)+")
 _LEAD = re.compile(
     r"(?:the\s+)?(?:(?:correct|final)\s+)?(?:answer|option|choice)\s*(?:is\s*:?|:)?\s*", re.IGNORECASE
 )
@@ -79,6 +79,8 @@ class CrossThink(ExpressionTask):
 
         Behind the letter the option's own words may stand, or others that name no second option.
         """
+        if len(answer) > 4 * LONGEST:
+            return Verdict.WRONG
         option = _OPTION.fullmatch(problem.gold)
         if option is not None:
             given = _OPTION.fullmatch(_LEAD.sub("", _plain(answer), count=1))
@@ -99,7 +101,7 @@ def _plain(answer: str) -> str:
     answer = unwrapped(answer)
     for _ in range(3):
         answer = _FONT.sub(r" \1 ", answer)
-    return re.sub(r" +(?=[).:])", "", _SPACE.sub(" ", answer)).strip()
+    return re.sub(r" (?=[).:])", "", _SPACE.sub(" ", answer)).strip()
 
 
 def _hedges(question: str, letter: str, words: str) -> bool:

@@ -39,6 +39,13 @@ _ASIDE = (
 )  # fmt: skip
 
 
+#: Why a response that others write to is not recorded.
+_MIXED = (
+    "a record does not tell them from the policy's, and `replay` and `trace` would weigh them: train without "
+    "`record`"
+)
+
+
 class ScriptRecorder:
     """Writes the record of a script's training into a folder, `runs/EXPERIMENT/ARM/seed-0000`; see `Recorder`."""
 
@@ -50,7 +57,13 @@ class ScriptRecorder:
         self.ahead: Ahead | None = None
 
     def open(self, trainer: Any) -> None:
-        """Writes the manifest. ExperimentError for another seed than the script's, or for a run that is finished."""
+        """Writes the manifest. ExperimentError for another seed than the script's, for a run that is finished, and for
+        responses that tools write to.
+        """
+        if getattr(trainer, "tools", None):
+            raise ExperimentError(
+                f"record={str(self.folder)!r}: the responses hold the words of tools; {_MIXED}"
+            )
         if trainer.args.seed != self.seed:
             raise ExperimentError(
                 f"record={str(self.folder)!r} is seed {self.seed}, and the script trains seed {trainer.args.seed}: "
@@ -77,6 +90,10 @@ class ScriptRecorder:
     def record(self, trainer: Any, logs: Mapping[str, float]) -> None:
         """Writes the rollouts of the generation batch in training and the row of its step."""
         batch = trainer.rollouts
+        if any(mask is not None and not all(mask) for mask in batch.masks):
+            raise ExperimentError(
+                f"record={str(self.folder)!r}: the rollout function masks the words of an environment; {_MIXED}"
+            )
         now = time.perf_counter()
         rows = collected(rollout_rows(batch, self.step, _drawn(trainer)))
         policy = parameters(trainer.model) if self.small else None

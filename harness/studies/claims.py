@@ -368,7 +368,8 @@ def _elsewhere(findings: Sequence[Finding]) -> Sheet | None:
 NOTE = (
     "Percent, differences in points, ± the declared interval over training seeds. uniform is GRPO. A claim is settled "
     "only by the experiment that tests it, on its policy; each is judged by itself, and printed numbers carry an error "
-    "of their own that was not published. Other runs of the same methods have a table of their own."
+    "of their own that was not published. Printed scores seem to be the ends of curves that only a better score moves, "
+    "and a final score lies below those. Other runs of the same methods have a table of their own."
 )
 
 

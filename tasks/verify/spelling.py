@@ -6,6 +6,8 @@ import re
 
 OPEN_SET, CLOSE_SET, ROW = "\ue000", "\ue001", "\ue002"
 OPENERS = {"(": ")", "[": "]", "{": "}", OPEN_SET: CLOSE_SET}
+#: A run of blanks means what one means, and would cost the patterns below the cube of its length.
+_BLANKS = re.compile(r"\s{2,}")
 #: Longer texts than this are cut before they are cleaned.
 LONGEST = 1500
 
@@ -86,6 +88,7 @@ _REPLACED = tuple(
         (r"×", r"\\times "),
         (r"±", r"\\pm "),
         (r"≡", r"\\equiv "),
+        (r"\\equiv(?![a-zA-Z])(?!.*mod)", "="),
         (r"≈|\\(?:simeq|thickapprox|approxeq)(?![a-zA-Z])", r"\\approx "),
         (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"√\s*([0-9]+|[a-z])", r"\\sqrt{\1}"),
@@ -111,6 +114,12 @@ _LEAD = re.compile(
 )
 _PLAIN_LEAD = re.compile(
     r"^\s*(?:the\s+)?(?:final\s+)?(?:answer|result)\s*(?:is\s*:?|:)\s*(?=\S)", re.IGNORECASE
+)
+#: A clause that holds everywhere, and so says nothing: it may stand behind each of several answers.
+_EVERYWHERE = re.compile(
+    r",?\s*\\(?:text|mbox|textrm)\s*\{\s*,?\s*for\s+(?:all|every|any|each)\s+"
+    r"(?:(?:real|positive|nonnegative|natural|integers?|numbers?|reals|values|of)(?:\s+|(?=\})))*[a-z]?\s*\}\s*"
+    r"(?:[a-z](?![a-zA-Z]))?(?:\s*\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?)?(?!\s*(?:[<>=^_a-z(]|\\(?:ge|le|ne|in)(?![a-z])))"
 )
 _QUALIFIER = re.compile(
     r",?\s*(?:\\(?:text|mbox|textrm|quad)\s*\{\s*,?\s*\(?\s*)(?:for\s+(?:all|any|every|each|some|real|arbitrary|constant)"
@@ -144,7 +153,8 @@ _INVERSE = re.compile(r"\\(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
 
 def clean(text: str) -> str:
     """The text in one spelling: no delimiters, no spacing macros, no degree signs, one name for each operator."""
-    text = unwrapped(_END.sub("", text.encode("utf-8", "replace").decode("utf-8")).strip())
+    text = _BLANKS.sub(" ", text.encode("utf-8", "replace").decode("utf-8").strip())
+    text = unwrapped(_END.sub("", text).strip())
     text = _rows(text)
     text = re.sub(r"\\[()\[\]]|(?<!\\)\$", " ", text)
     text = _RAISED_UNIT.sub(lambda match: f"\\text{{ {match[1]}^{2 if match[2] == '²' else 3}}}", text)
@@ -155,7 +165,7 @@ def clean(text: str) -> str:
         text = text.replace(character, fraction)
     for pattern, new in _REPLACED:
         text = pattern.sub(new, text)
-    text = _phrases(_angles(text))
+    text = _phrases(_angles(_BLANKS.sub(" ", text)))
     text = text[:-1].strip() if text.endswith((".", ",", ";")) and not text.endswith("\\,") else text
     return unwrapped(text)
 
@@ -186,6 +196,7 @@ def _phrases(text: str) -> str:
     text = _PLAIN_LEAD.sub("", _LEAD.sub(r"\\text{", text))
     text = re.sub(r"^\\text\s*\{\s*\}\s*", "", text)
     text = _ABOUT.sub(r" \\approx \1", text)
+    text = _EVERYWHERE.sub(" ", text)
     text = _QUALIFIER.sub(lambda match: match.group() if _CASES.search(match.group()) else "", text)
     text = _DOMAIN.sub("", text) if "=" in text else text
     text = _SAID.sub(r" \1 ", text)

@@ -22,7 +22,8 @@ _NOT_UNIT_WORDS = (
     "lakh lakhs crore crores mille permille permil cent_per myriad gross bn tn mn i e am pm tens",
 )
 _NOT_UNITS = frozenset(word for line in _NOT_UNIT_WORDS for word in line.split())
-#: Words that continue the number in front of them, where nothing but such words follows: `20 five` is 25.
+#: Words that continue the number in front of them, where nothing but such words follows: `20 five` is 25. In
+#: brackets they repeat it: `18 (eighteen)`.
 _NUMBER_WORDS = frozenset(
     word
     for line in (
@@ -134,7 +135,8 @@ _SHORT_WORDS = frozenset(
 )
 #: Single letters that are a unit where a blank stands before them.
 _LETTERS = frozenset(["m", "s", "g", "K", "J", "N", "W", "V"])
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+#: All powers above the third are one: what matters is that they are no square and no cube.
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "quartic": 4}
 _SPELLED = {
     "mph": "mile per hour",
     "kph": "km per hour",
@@ -202,7 +204,11 @@ def unit(text: str) -> str | None:
     spelled = _words(text)
     if _SHAPE.fullmatch(text) is None or any(word.lower() in _NOT_UNITS for word in spelled):
         return None
-    if text == "M" or _VARIABLES.intersection(spelled) or _NUMBER_WORDS.issuperset(spelled):
+    if (
+        text == "M"
+        or _VARIABLES.intersection(spelled)
+        or (_NUMBER_WORDS.issuperset(spelled) and text[0] != "(")
+    ):
         return None
     if re.fullmatch(r"per\s*cents?", text):
         return "percent"
@@ -226,7 +232,8 @@ def _words(text: str) -> list[str]:
     text = _PER_LETTER.sub(lambda match: _PER[match.group(1)], text)
     text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?\s*-\s*([1-3])\s*\}?", r" per \1^\2 ", text).replace("^1 ", " ")
     text = re.sub(r"\^\s*\{?\s*2\s*\}?", " square ", text)
-    text = re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text).replace("/", " per ")
+    text = re.sub(r"\^\s*\{?\s*3\s*\}?", " cubic ", text)
+    text = re.sub(r"\^\s*\{?\s*[4-9]\s*\}?", " quartic ", text).replace("/", " per ")
     words = [word if word in _SYMBOLS else word.lower() for word in _WORD.findall(text)]
     return [part for word in words for part in _SPELLED.get(word, word).split()]
 

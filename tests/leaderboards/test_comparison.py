@@ -165,6 +165,21 @@ def test_an_oracle_that_keeps_the_format_is_the_positive_control(tmp_path: Path)
     assert (control.outcome, control.arm) == ("sensitive", "oracle")
 
 
+def test_an_oracle_with_training_of_its_own_is_no_positive_control(tmp_path: Path) -> None:
+    """It may be better by its learning rate: then the title would say that credit can be told apart, from no credit."""
+    declared = experiment(["uniform", "oracle", "oracle_double"])
+    declared["methods"]["oracle_double"] = {"credit": "oracle", "training": {"learning_rate": 6e-4}}
+    arms = {
+        "uniform": UNIFORM,
+        "oracle": shifted(0.01, -0.03, 0.02),
+        "oracle_double": shifted(0.1, 0.11, 0.09),
+    }
+    found = sweep(tmp_path, arms, experiment=declared)
+    assert found.arm("oracle_double").outcome == "better"
+    control = found.positive_control
+    assert (control.outcome, control.arm) == ("not sensitive", "oracle")
+
+
 @pytest.mark.parametrize("metric", ["training_reward_area", "evaluation_area", "final_accuracy"])
 def test_the_declared_metric_decides(tmp_path: Path, metric: str) -> None:
     declared = experiment(["uniform", "flow"], metric=metric)

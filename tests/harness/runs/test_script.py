@@ -5,6 +5,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -203,6 +204,25 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path, monkeypatch, re
     with pytest.raises((ExperimentError, CreditError), match=message):
         trainer(tmp_path, record, "uniform", **changes)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("tools", "masks", "message"),
+    [
+        ([print], [], "the responses hold the words of tools; a record does not tell them from the policy's"),
+        (
+            [],
+            [None, [1, 1, 0, 1]],
+            "the rollout function masks the words of an environment; a record does not",
+        ),
+    ],
+)
+def test_responses_that_others_write_to_are_not_recorded(tmp_path, tools, masks, message):
+    """Replayed, they would be weighed as the policy's own."""
+    recorder = script.ScriptRecorder(tmp_path / "mine" / "flow" / "seed-0000")
+    policy = SimpleNamespace(tools=tools, args=SimpleNamespace(seed=0), rollouts=SimpleNamespace(masks=masks))
+    with pytest.raises(ExperimentError, match=message):
+        recorder.open(policy) if tools else recorder.record(policy, {})
 
 
 def test_a_finished_record_is_not_written_over(recorded, tmp_path):

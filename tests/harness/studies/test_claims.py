@@ -53,7 +53,7 @@ def test_every_claim_says_what_it_is_about():
     assert len({claim.id for claim in known}) == len(known)
     for claim in known:
         assert claim.kind in claims.KINDS and claim.text and claim.policy and claim.tasks
-        assert claim.source.startswith("arXiv 26")
+        assert claim.source.startswith(("arXiv 2606.10646", "arXiv 2510.13554 v2, table"))
         assert (claim.percent is None) == (claim.kind == "ordering")
         assert (claim.arm is None) == (claim.kind == "rate")
         assert (
@@ -87,6 +87,33 @@ def test_printed_differences_follow_from_printed_levels():
             assert claim.percent == pytest.approx(one - other, abs=1e-9), claim.id
             checked += 1
     assert checked > 25
+
+
+def test_the_attention_column_is_local_chunk_credit():
+    """Its numbers are those of local-chunk credit in arXiv 2510.13554 v2, tables 3 and 4, in five settings."""
+    printed = {"4b-1k": 38.6, "4b-8k": 47.2, "8b-1k": 41.3, "countdown": 59.9, "crossthink": 50.0}
+    known = {claim.id: claim for claim in claims.load()}
+    for setting, percent in printed.items():
+        claim = known[f"{setting}-attention"]
+        assert (claim.arm, claim.percent) == ("local_chunk", percent)
+        assert known[f"{setting}-flow-attention"].against == ("local_chunk",)
+
+
+@pytest.mark.parametrize(
+    ("policy", "arm", "scores"),
+    [  # by benchmark, as table 17 of arXiv 2510.13554 v2 prints them
+        ("llama-3b", "grpo", {"amc23": 3.8, "math500": 5.4, "olympiadbench": 2.2, "minerva": 3.2, "gsm8k": 9.5}),
+        ("llama-3b", "coupled", {"amc23": 4.8, "math500": 6.3, "olympiadbench": 2.9, "minerva": 3.3, "gsm8k": 11.0}),
+        ("llama-8b", "grpo", {"amc23": 3.2, "math500": 8.1, "olympiadbench": 3.2, "minerva": 5.3, "gsm8k": 18.7}),
+        ("llama-8b", "coupled", {"amc23": 5.2, "math500": 7.7, "olympiadbench": 3.9, "minerva": 6.0, "gsm8k": 20.8}),
+    ],
+)  # fmt: skip
+def test_the_averages_of_llama_are_over_the_sets_that_give_them(policy, arm, scores):
+    claim = next(claim for claim in claims.load() if claim.id == f"{policy}-{arm}")
+    assert set(claim.tasks) == set(scores)
+    assert claim.percent == pytest.approx(sum(scores.values()) / 5, abs=claims.ROUNDING)
+    sets = {extra.task["name"] for extra in experiments.load(claim.experiment).evaluation.more}
+    assert sets == set(scores), "the declared metric is the mean over exactly these"
 
 
 def test_nothing_was_run():
