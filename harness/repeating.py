@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import experiment as experiments
 from harness.errors import ExperimentError
+from leaderboards.declaration import BASELINE, NOT_DECLARED
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _END = "END_OF_FILE"
@@ -18,12 +19,15 @@ _END = "END_OF_FILE"
 def repeat(comparison: Any) -> str:
     """The shell commands that repeat the runs of a comparison, from the commit that they were made on.
 
-    A shipped experiment is named. Of another one the file is in the commands, and so are modules of a user's own.
+    A shipped experiment is named. Of another one the file is in the commands, and so are modules of a user's own. A
+    script is no part of its records: only the comparison can be made again.
     """
     if comparison.foreign:
-        rule = f"--smallest-difference {comparison.smallest_difference:g} --metric {comparison.metric}"
         column = shlex.quote(comparison.experiment["value"])
-        return f"flowtracer leaderboard {shlex.quote(comparison.experiment['file'])} {rule} --column {column}"
+        return f"{_leaderboard(comparison, shlex.quote(comparison.experiment['file']))} --column {column}"
+    # An older record may lack the key; here it says that the rule was given for the comparison.
+    if comparison.experiment["declaration"].get("stopping") == NOT_DECLARED:
+        return f"# a script made these runs: run it again, into FOLDER\n{_leaderboard(comparison, 'FOLDER')}"
     manifests = [score.run.manifest for score in comparison.scores.values()]
     commits = {manifest.git_commit for manifest in manifests}
     commit, changed, _ = (commits.pop() if len(commits) == 1 else "").partition("+changes")
@@ -39,6 +43,16 @@ def repeat(comparison: Any) -> str:
         name = f"{comparison.experiment.get('name') or 'experiment'}.toml"
         written = _heredoc(name, toml(comparison.experiment)) + written
     return f"{checkout}{written}nox -s reproduce -- {shlex.quote(name)}{options}{imports}"
+
+
+def _leaderboard(comparison: Any, place: str) -> str:
+    """The command that compares runs which declare nothing, by the rule that was given for them."""
+    least = comparison.smallest_difference
+    exact = f"{least:g}" if float(f"{least:g}") == least else repr(least)
+    rule = f"--smallest-difference {exact} --metric {comparison.metric}"
+    base = comparison.baseline
+    other = f" --baseline {shlex.quote(base)}" if base != BASELINE else ""
+    return f"flowtracer leaderboard {place} {rule}{other}"
 
 
 def _more_seeds(comparison: Any) -> str:

@@ -190,7 +190,9 @@ function curves(figure, chart, labels) {
     for (const label of labels) {
       const arm = chart.arms[label], index = arm.steps.indexOf(step);
       if (index < 0) continue;
-      const interval = `${fixed(arm.lows[index])} to ${fixed(arm.highs[index])}`;
+      // Of one seed, or of seeds that do not differ, there is none: its bounds are the mean.
+      const known = arm.lows[index] < arm.highs[index];
+      const interval = known ? `${fixed(arm.lows[index])} to ${fixed(arm.highs[index])}` : "-";
       rows.push([arm.means[index], [label, fixed(arm.means[index]), interval]]);
     }
     rows.sort((one, other) => other[0] - one[0]);

@@ -7,7 +7,8 @@ import pytest
 from harness import experiment as experiments
 from harness import plugins
 from harness.repeating import repeat, toml
-from leaderboards import compare, load
+from leaderboards import compare, load, read_csv
+from leaderboards.foreign import declared
 from tests.harness import tiny
 from tests.harness.test_cli import run
 from tests.leaderboards.recorded_runs import write_run
@@ -38,6 +39,28 @@ def test_a_shipped_experiment_is_named(tmp_path):
             tmp_path, label, 3, [0.1, 0.2], experiment=experiment.resolved(), experiment_hash=experiment.hash
         )
     assert experiment.seeds == 2 and repeat(compare(load(tmp_path))) == commands + " --more-seeds 2"
+
+
+def test_a_table_of_others_values_is_compared_by_the_same_rule_and_baseline(tmp_path):
+    """Without the baseline the command would look for uniform; a rounded difference is another rule."""
+    file = tmp_path / "their values.csv"
+    file.write_text("method,seed,acc\ngrpo,0,0.4\nflow,0,0.5\ngrpo,1,0.5\nflow,1,0.55\n")
+    command = repeat(compare(read_csv(file, 0.01234567, baseline="grpo"), baseline="grpo"))
+    assert command == (
+        f"flowtracer leaderboard '{file}' --smallest-difference 0.01234567 --metric final_accuracy --baseline grpo "
+        "--column acc"
+    )
+
+
+def test_of_a_script_only_the_comparison_is_repeated(tmp_path):
+    """Its experiment is no file that `reproduce` takes."""
+    for label in ("uniform", "flow"):
+        write_run(tmp_path, label, 0, [0.1, 0.2], experiment={"name": "mine", "seeds": 1, "data": {}})
+    runs = [declared(run, 0.02) for run in load(tmp_path)]
+    assert repeat(compare(runs)) == (
+        "# a script made these runs: run it again, into FOLDER\n"
+        "flowtracer leaderboard FOLDER --smallest-difference 0.02 --metric training_reward_area"
+    )
 
 
 def test_an_experiment_and_a_method_of_ones_own_are_written_out(tmp_path):
