@@ -215,8 +215,8 @@ class ContextBuilder:
     ) -> None:
         """ends: the tokens that end a response, the tokenizer's own where they are not given."""
         self.method, self.task, self.tokenizer = method, task, tokenizer
-        own = tokenizer.eos_token_id
-        self.ends = list(ends) if ends is not None else [] if own is None else [own]
+        end = tokenizer.eos_token_id
+        self.ends = list(ends) if ends is not None else [] if end is None else [end]
         self.reads_attention = method.reading() is not None
         #: Fields that the method needs of a forward that the trainer makes anyway.
         self.from_forward = forwards.from_forward(method)

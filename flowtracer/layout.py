@@ -79,7 +79,7 @@ class Padded:
         """The tokens of each response that the policy wrote, (B, T): those with a 1 in its mask, all without one."""
         return self.on_response(
             [
-                range(self.length) if mask is None else [index for index, own in enumerate(mask) if own]
+                range(self.length) if mask is None else [index for index, written in enumerate(mask) if written]
                 for mask in masks
             ]
         )

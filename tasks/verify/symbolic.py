@@ -33,7 +33,7 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 50
 # The parser takes E for Euler's number even where a subscript makes it a name.
 _ENERGY = re.compile(r"(?<![A-Za-z])E_(?:\{\s*([A-Za-z0-9]+)\s*\}|([A-Za-z0-9]))")
-#: What the parser drops without a word: dots, the subscript of a number. An answer with them is no value.
+#: Parts that the parser drops without a word: dots, the subscript of a number. An answer with them is no value.
 _DROPPED = re.compile(r"\\[lc]?dots|\.\.\.|…|(?<![A-Za-z_{^0-9.])[0-9.]+\s*_")
 #: Infinity is a value of its own, and the end of a sum or a limit; the rules of sympy for powers of it are no school's.
 _LIMITS = re.compile(r"\\(?:sum|prod|int|lim|bigcup|bigcap)(?![a-zA-Z])")
