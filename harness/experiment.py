@@ -75,11 +75,11 @@ class Training:
     there a run resumes bit for bit. loss_type: grpo, dr_grpo, dapo, bnpo, cispo, sapo or vespo, as TRL names them.
     scale_rewards: group, batch or none. schedule: of the learning rate, constant, constant_with_warmup, linear, cosine,
     cosine_with_restarts, polynomial or inverse_sqrt. clip_range_high: the upper clip range where it differs from the
-    lower. mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer: "adamw",
-    or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
-    control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is wrong
-    on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and of
-    correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
+    lower. mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer:
+    "adamw", or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random",
+    a control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is
+    wrong on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and
+    of correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
     whiten: "before" or "after" the token weights, advantages are whitened over the batch's tokens; "": not at all.
     advantage_clip: advantages are clamped to so much at last; 0: off. turn_every: at every so many steps, measure how
     far credit turns the update away from uniform's, by one more forward and backward, in one process; 0: never.
