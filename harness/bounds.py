@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.base import DTYPES
+from harness.engines.base import DTYPES, VLLM
 from harness.errors import ExperimentError
 from leaderboards.names import hint
 
 if TYPE_CHECKING:
     from harness.experiment import Evaluation, Experiment, Training
 
-#: Values of `training.loss_type` that TRL's GRPO takes without further options of its own.
-LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "vespo")
+#: Values of `training.loss_type` that clip the ratio on both sides: only with these TRL reads `dual_clip`.
+CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo")
+#: All that TRL's GRPO takes without further options of its own.
+LOSSES = (*CLIPPED, "cispo", "sapo", "vespo")
 #: Of `training.scale_rewards`.
 SCALES = ("group", "batch", "none")
 #: Of `training.schedule`: the learning-rate schedules of transformers that need no further options.
@@ -58,6 +60,7 @@ def check(experiment: Experiment) -> None:
         training, place = experiment.training_of(label), f"methods.{label}.training."
         _check_finite(asdict(training), place, name)
         _check_training(training, name, place)
+        _check_loss(training, experiment.engine, name, place)
     _check_evaluation(experiment.evaluation, name)
 
 
@@ -117,6 +120,29 @@ def _check_training(training: Training, name: str, place: str) -> None:
                     ("scale_rewards", training.scale_rewards, SCALES),
                     ("schedule", training.schedule, SCHEDULES),
                 )
+            ),
+        ],
+        name,
+        place,
+    )
+
+
+def _check_loss(training: Training, engine: str, name: str, place: str) -> None:
+    """Raises ExperimentError for a loss that leaves out another setting, or that TRL refuses beside the engine."""
+    loss = training.loss_type
+    corrected = (
+        engine == VLLM and not training.sampling.truncated
+    )  # by a mask of sequences, see `runs.settings`
+    _check_all(
+        [
+            (
+                not training.dual_clip or loss in CLIPPED,
+                f"dual_clip does nothing with loss_type {loss}: leave it out, or take one of {', '.join(CLIPPED)}",
+            ),
+            (
+                loss != "vespo" or not corrected,
+                f"loss_type: vespo corrects for {VLLM} in a way of its own, which is not ours: take another loss or "
+                "engine",
             ),
         ],
         name,

@@ -72,12 +72,14 @@ class Training:
 
     micro_batch: rollouts in one forward, 0 for all. updates_per_batch: optimizer updates on one rollout batch.
     save_every: steps between checkpoints, from which a stopped run goes on; they lie between rollout batches, for only
-    there a run resumes bit for bit. clip_range_high: the upper clip range where it differs from the lower.
-    mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer: "adamw",
-    or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random", a
-    control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is wrong
-    on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and of
-    correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
+    there a run resumes bit for bit. loss_type: grpo, dr_grpo, dapo, bnpo, cispo, sapo or vespo, as TRL names them.
+    scale_rewards: group, batch or none. schedule: of the learning rate, constant, constant_with_warmup, linear, cosine,
+    cosine_with_restarts, polynomial or inverse_sqrt. clip_range_high: the upper clip range where it differs from the
+    lower. mask_truncated: responses that were cut off leave the loss. lora_rank: 0 trains every parameter. optimizer:
+    "adamw", or "adamw_8bit", whose moments take a quarter of the memory (bitsandbytes). reward: "verdict", or "random",
+    a control that rewards half of the rollouts whatever they say. false_rewards, false_refusals: a verifier that is
+    wrong on purpose, in training only: the share of responses that are not correct and are rewarded all the same, and
+    of correct ones that are not. dual_clip: where the advantage is negative, the ratio counts at most so much; 0: off.
     whiten: "before" or "after" the token weights, advantages are whitened over the batch's tokens; "": not at all.
     advantage_clip: advantages are clamped to so much at last; 0: off. turn_every: at every so many steps, measure how
     far credit turns the update away from uniform's, by one more forward and backward, in one process; 0: never.
@@ -134,7 +136,11 @@ class Training:
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A test set: a task with its options, how many problems of its test split, and samples a problem."""
+    """A test set: a task with its options, how many problems of its test split, and samples a problem.
+
+    No two are of one task, nor is one of the training task where that has test problems: records tell samples apart by
+    the task's name.
+    """
 
     task: Mapping[str, Any]
     problems: int

@@ -107,14 +107,15 @@ def notes(
                 f"importance sampling left {mean:.1f}% of the rollouts of {label} out of the loss, {most:.1f}% at most "
                 "in a run: engine and trainer gave them other probabilities"
             )
-    for verdict, what in (("timeout", "timed out"), ("error", "could not be judged")):
+    unjudged = "; they count in no mean, so that arms may be measured by different answers"
+    for verdict, what, so in (("timeout", "timed out", ""), ("error", "could not be judged", unjudged)):
         hit = [
             f"{label} seed {seed}"
             for (label, seed), score in sorted(scores.items())
             if score.total(verdict) or score.training.get(verdict)
         ]
         if hit:
-            yield f"answers {what} in {len(hit)} runs: {_some(hit)}"
+            yield f"answers {what} in {len(hit)} run{'s' * (len(hit) != 1)}: {_some(hit)}{so}"
     yield from _without_credit(scores)
 
 

@@ -63,6 +63,25 @@ def test_a_value_with_which_no_run_could_begin(change: str, message: str) -> Non
     assert refused(change) == message
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ("training.dual_clip=3.0", "training.loss_type=cispo"),
+            "dual_clip does nothing with loss_type cispo",
+        ),
+        (
+            ("engine=vllm", "training.loss_type=vespo"),
+            "loss_type: vespo corrects for vllm in a way of its own",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: tuple[str, str], message: str) -> None:
+    assert message in refused(*changes)
+    for change in changes:
+        experiment.check(experiment.load("decision", changes=[change]))
+
+
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".."])
 def test_a_name_that_no_folder_can_have(name: str) -> None:
     table = {"base": "decision", "name": name, "title": "t"}

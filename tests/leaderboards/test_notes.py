@@ -43,7 +43,12 @@ def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: 
     assert found.tier == "T2" and "runs come from 2 different sets of versions" in found.notes
     write_run(tmp_path / "b", "uniform", 0, [0.1], {1: [["timeout"]]})
     found = compare(load(tmp_path / "b"))
-    assert found.tier == "T2" and "answers timed out in 1 runs: uniform seed 0" in found.notes
+    assert found.tier == "T2" and "answers timed out in 1 run: uniform seed 0" in found.notes
+    write_run(tmp_path / "d", "uniform", 0, [0.1], {1: [["error"], ["correct"]]})
+    assert compare(load(tmp_path / "d")).notes[-1] == (
+        "answers could not be judged in 1 run: uniform seed 0; they count in no mean, so that arms may be measured by "
+        "different answers"
+    )
 
 
 def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) -> None:
