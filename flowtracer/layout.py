@@ -79,7 +79,9 @@ class Padded:
         """The tokens of each response that the policy wrote, (B, T): those with a 1 in its mask, all without one."""
         return self.on_response(
             [
-                range(self.length) if mask is None else [index for index, written in enumerate(mask) if written]
+                range(self.length)
+                if mask is None
+                else [index for index, written in enumerate(mask) if written]
                 for mask in masks
             ]
         )
