@@ -166,13 +166,13 @@ def test_the_output_that_the_quickstart_shows_is_of_the_experiment_as_it_is() ->
     )
     assert f"\nruns      {arms * shown.seeds} finished, {arms} methods, " in text
     assert re.findall(r"hashes    experiment (\w+),", text) == [shown.hash[:16]]
-    assert (arms, shown.seeds, steps) == (11, 2, 6), (
-        "eleven arms, two seeds and six steps stand in the sentences, too"
+    assert (arms, shown.seeds, steps) == (14, 2, 6), (
+        "fourteen arms, two seeds and six steps stand in the sentences, too"
     )
     for words in (
-        "eleven arms on two seeds, six steps each",
+        "fourteen arms on two seeds, six steps each",
         "here six steps are too few",
-        "of the eleven rows",
+        "of the fourteen rows",
     ):
         assert words in text
     rows = re.findall(r"^(\w+) +\d+ +\S+ .*(?:cannot tell|baseline)", text, re.M)

@@ -27,6 +27,7 @@ RULES: Mapping[str, str] = {
     "position": "where a token stands",
     "random_mask": "nothing",
     "shuffled_oracle": "nothing: the oracle's weights on tokens drawn at random",
+    BASELINE: "nothing, and trains otherwise than the baseline: a larger learning rate",
 }
 #: Those that a table shows even where nobody measured them.
 ALWAYS = ("constant", "first_tokens", "last_tokens", "random", "shuffled_flow")
@@ -81,7 +82,7 @@ def arm_of(name: str | Sequence[str], options: Mapping[str, Any]) -> Arm:
         return Arm(_joined(text, [*changed, *more], factor), text, factor, "method")
     factor = None if isinstance(method, Composed) else _factor(method)
     words = _words(method)
-    return Arm(", ".join([words, *more]), method.name, factor, _role(method))
+    return Arm(", ".join([words, *more]), method.name, factor, _role(method, trained_alike=not training))
 
 
 def names_of(method: CreditMethod, options: Mapping[str, Any]) -> str | list[str]:
@@ -98,8 +99,8 @@ def known(name: str) -> bool:
     return name in credit.names()
 
 
-def _role(method: CreditMethod) -> str:
-    if method.name == BASELINE:
+def _role(method: CreditMethod, *, trained_alike: bool) -> str:
+    if method.name == BASELINE and trained_alike:
         return "baseline"
     if method.name in ORACLES:
         return "control"

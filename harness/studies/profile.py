@@ -392,7 +392,9 @@ def rules(testbeds: Sequence[Testbed]) -> Sheet:
             bed.name
             for bed in testbeds
             if any(
-                row.arm.credit == rule and any(cell.measured for cell in row.cells.values())
+                row.arm.credit == rule
+                and row.arm.role == "rule"
+                and any(cell.measured for cell in row.cells.values())
                 for row in bed.rows
             )
         ]

@@ -179,16 +179,22 @@ def test_every_method_is_in_the_comparison_of_all():
     assert listed == set(credit.names()) - set(LEFT_OUT)
 
 
-def test_learning_rates_of_fairness_follow_the_testbed_s():
-    built = experiment.load("fairness")
+@pytest.mark.parametrize(("name", "arms"), [("fairness", 4), ("decision", 3)])
+def test_learning_rates_of_an_arm_follow_the_testbed_s(name, arms):
+    """Uniform credit at a larger rate is the dumbest rule of all: it must be that, and no other change."""
+    built = experiment.load(name)
     changed = {"half": 0.5, "double": 2.0}
-    halves = [label for label in built.methods if label.rpartition("_")[2] in changed]
-    assert len(halves) == 4
-    for label in halves:
+    others = [label for label in built.methods if label.rpartition("_")[2] in changed]
+    assert len(others) == arms and "uniform_double" in others
+    for label in others:
         original, _, change = label.rpartition("_")
         wanted = changed[change] * built.training_of(original).learning_rate
         assert built.training_of(label).learning_rate == pytest.approx(wanted), label
         assert built.credit_of(label) == built.credit_of(original)
+
+
+def test_more_rollouts_of_fairness_are_one_a_prompt():
+    built = experiment.load("fairness")
     assert built.training_of("uniform_more").samples_per_prompt == built.training.samples_per_prompt + 1
 
 

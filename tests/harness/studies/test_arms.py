@@ -53,6 +53,10 @@ def test_roles_mark_the_control_and_the_rules():
     assert arm_of("oracle", {"gamma": 10.0}).marked == "oracle ×10 *"
     assert arm_of("first_tokens", {}).marked == "first_tokens ×1.5 †"
     assert arm_of("uniform", {}).marked == "uniform"
+    faster = arm_of("uniform", {"training": {"learning_rate": 6e-4}})
+    assert faster.marked.endswith(" †"), (
+        "uniform credit at another rate reads no model: a gain like its own is none"
+    )
     assert arm_of("anti_oracle", {}).role == "method", "it knows the tokens, and is no control of a gain"
     assert set(ALWAYS) <= set(RULES) <= set(credit.names())
 
