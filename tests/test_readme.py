@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.policy import FOLDER, source_of
+from harness.studies import claims
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,3 +60,7 @@ def test_both_commands_stand_in_the_first_screen():
     """An outsider looked for the test command and did not find it."""
     first = README[:1200]
     assert "nox -s reproduce" in first and "nox -s tests" in first
+
+
+def test_the_readme_counts_the_published_numbers_as_the_ledger_does():
+    assert f"lists all {len(claims.load())} numbers of the paper and of its source" in " ".join(README.split())
