@@ -63,4 +63,6 @@ def test_both_commands_stand_in_the_first_screen():
 
 
 def test_the_readme_counts_the_published_numbers_as_the_ledger_does():
-    assert f"lists all {len(claims.load())} numbers of the paper and of its source" in " ".join(README.split())
+    assert f"lists all {len(claims.load())} numbers of the paper and of its source" in " ".join(
+        README.split()
+    )
