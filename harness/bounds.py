@@ -113,6 +113,10 @@ def _check_training(training: Training, name: str, place: str) -> None:
             (0 <= training.adam_beta2 < 1, "adam_beta2 must be at least 0 and below 1"),
             (training.weight_decay >= 0, "weight_decay must not be negative; 0 is none"),
             (training.warmup_steps >= 0, "warmup_steps must not be negative; 0 is none"),
+            (
+                training.schedule != "constant" or training.warmup_steps <= 0,
+                "warmup_steps do nothing in schedule constant; take constant_with_warmup, or 0 steps",
+            ),
             *(
                 (value in known, f"{key}: no {value!r}; {hint(value, known)}")
                 for key, value, known in (

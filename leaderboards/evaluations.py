@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_evaluation(
         items = (
             _of_ours(file, subject, rows, cluster)
             if ours
-            else _of_lm_eval(file, rows, metric, filter, cluster)
+            else replace(_of_lm_eval(file, rows, metric, filter, cluster), of_lm_eval=True)
         )
         if items.task in tasks:
             raise RecordError(

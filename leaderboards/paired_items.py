@@ -32,6 +32,8 @@ class Items:
     questions: Mapping[str, str]
     #: Samples that could not be judged; they are in no value.
     unjudged: int = 0
+    #: Read from a file of lm-eval: only there are metrics and filters to choose from.
+    of_lm_eval: bool = False
 
 
 @dataclass(frozen=True)

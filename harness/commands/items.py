@@ -71,6 +71,12 @@ def _compare_policies(options: argparse.Namespace) -> int:
         read_evaluation(place, options.metric, options.filter, options.cluster)
         for place in (options.one, options.other)
     )
+    for choice, value in (("metric", options.metric), ("filter", options.filter)):
+        if value is not None and not any(items.of_lm_eval for items in [*first.values(), *second.values()]):
+            raise ExperimentError(
+                f"--{choice} {value}: neither A nor B is of lm-eval, and only its files have a {choice} to choose; "
+                "leave it out"
+            )
     names = [name for name in first if name in second]
     if not names:
         raise ExperimentError(

@@ -38,6 +38,10 @@ def refused(*changes: str) -> str:
         ("training.adam_beta2=1.0", "training.adam_beta2 must be at least 0 and below 1"),
         ("training.weight_decay=-1", "training.weight_decay must not be negative; 0 is none"),
         ("training.warmup_steps=-5", "training.warmup_steps must not be negative; 0 is none"),
+        (
+            "training.warmup_steps=5",
+            "training.warmup_steps do nothing in schedule constant; take constant_with_warmup, or 0 steps",
+        ),
         ("training.schedule=cosin", "training.schedule: no 'cosin'; did you mean 'cosine'?"),
         ("training.loss_type=dappo", "training.loss_type: no 'dappo'; did you mean 'dapo'?"),
         ("training.scale_rewards=x", "training.scale_rewards: no 'x'; known: group, batch, none"),

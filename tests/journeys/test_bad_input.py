@@ -83,6 +83,8 @@ def test_two_evaluations_on_different_items(mistaken, tmp_path):
         rows = [{"problem_id": item, "sample": 0, "task": "t", "reward": 1.0} for item in items]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert "different items: 1 only in A, 1 only in B" in mistaken("compare-policies", "a.jsonl", "b.jsonl")
+    words = mistaken("compare-policies", "a.jsonl", "b.jsonl", "--filter", "strict-match")
+    assert "--filter strict-match: neither A nor B is of lm-eval" in words
 
 
 @pytest.mark.parametrize("name", trackers.TRACKERS)
