@@ -179,11 +179,11 @@ def test_every_method_is_in_the_comparison_of_all():
     assert listed == set(credit.names()) - set(LEFT_OUT)
 
 
-@pytest.mark.parametrize(("name", "arms"), [("fairness", 4), ("decision", 3)])
+@pytest.mark.parametrize(("name", "arms"), [("fairness", 5), ("decision", 3)])
 def test_learning_rates_of_an_arm_follow_the_testbed_s(name, arms):
     """Uniform credit at a larger rate is the dumbest rule of all: it must be that, and no other change."""
     built = experiment.load(name)
-    changed = {"half": 0.5, "double": 2.0}
+    changed = {"half": 0.5, "double": 2.0, "quadruple": 4.0}
     others = [label for label in built.methods if label.rpartition("_")[2] in changed]
     assert len(others) == arms and "uniform_double" in others
     for label in others:
