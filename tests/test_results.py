@@ -361,6 +361,7 @@ def test_rankings_at_the_cuts_fill_a_table(tmp_path: Path, monkeypatch: pytest.M
     assert made.splitlines()[2:] == [
         "| early | +0.200 ± 0.100 | +0.300 ± 0.200 | - |",
         "| flow | +0.200 ± 0.100 | +0.300 ± 0.200 | - |",
+        "| (the other half) | +0.200 ± 0.100 | +0.300 ± 0.200 | - |",
     ]
     assert RESULTS.followed("x.json", ["flow"]).count("\n") == 2
 

@@ -19,7 +19,7 @@ from harness.errors import ExperimentError
 from harness.studies import steps
 from harness.studies.answering import changed_settings, values_fact
 from harness.studies.arms import Arm, arm_of, known
-from harness.studies.value_figures import CUT
+from harness.studies.value_figures import CEILING, CUT
 from leaderboards.declaration import BASELINE, METRICS
 from leaderboards.estimates import Interval
 from leaderboards.older import control_of, outcome_of, turn_of
@@ -297,7 +297,12 @@ def _steps(path: Path, table: Mapping[str, Any]) -> Measured:
 
 def _values(path: Path, table: Mapping[str, Any]) -> Measured:
     results = table["results"]
-    rows = [row for row in results["methods"] if row["reading"] == CUT]  # read twice
+    read = {
+        part: [row for row in results[part] if row["reading"] == CUT and row["name"] != CEILING]  # read twice
+        for part in ("rules", "methods")
+    }
+    methods = {row["name"] for row in read["methods"]}
+    rules = [row for row in read["rules"] if row["name"] not in methods]
     keys = {"cut_size": "size", "cut_signed": "signed", "first_fall": "fall"}
     facts = [
         f"values: {results['ranked']} responses, {results['cuts']} cuts, {results['continuations']} continuations; the "
@@ -305,7 +310,7 @@ def _values(path: Path, table: Mapping[str, Any]) -> Measured:
         if results["halves"]
         else f"values: {results['ranked']} responses, {results['cuts']} cuts"
     ]
-    return _study(VALUES, path, table, facts, rows, keys)
+    return _study(VALUES, path, table, facts, read["methods"], keys, rules)
 
 
 def _study(
@@ -315,16 +320,23 @@ def _study(
     facts: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     keys: Mapping[str, str],
+    rules: Sequence[Mapping[str, Any]] = (),
 ) -> Measured:
-    """A study of methods at their default options and of variants of flow, by their names. keys: figure -> key."""
+    """A study of methods at their default options and of variants of flow, by their names. keys: figure -> key.
+
+    rules: rows of rankings that read no attention and are no credit methods.
+    """
     testbed, policy = _testbed_of(table["command"])
 
     def read_rows() -> Iterator[tuple[Arm, str, Mapping[str, Cell]]]:
+        missing = "ranks nothing"  # abstains everywhere, or its weights are all equal
         for row in rows:
             name = row["name"]
             arm = arm_of("flow", steps.VARIANTS[name]) if name in steps.VARIANTS else arm_of(name, {})
-            missing = "ranks nothing"  # abstains everywhere, or its weights are all equal
             yield arm, name, {figure: _level(row[key], missing) for figure, key in keys.items()}
+        for row in rules:
+            rule = Arm(row["name"], row["name"], None, "rule")
+            yield rule, row["name"], {figure: _level(row[key], missing) for figure, key in keys.items()}
         for name, reason in table["results"]["left_out"].items():
             if known(name):
                 yield arm_of(name, {}), name, dict.fromkeys(keys, Cell(missing=reason))

@@ -37,6 +37,8 @@ Floats = NDArray[np.float64]
 
 #: Segments of the shortest response that is ranked: of two, any ranking is at +1 or -1.
 LEAST = 3
+#: The row of the most that a ranking can reach: it is no method.
+CEILING = "(the other half)"
 #: A segment's score: of the token at its cut, or the mean over its tokens.
 CUT, SEGMENT = READINGS = ("at the cut", "over the segment")
 
@@ -129,7 +131,7 @@ def ceiling(responses: Sequence[Changes]) -> Ranked:
         first, second = changes.of_halves
         size.append((changes.problem, correlation(np.abs(first), np.abs(second))))
         signed.append((changes.problem, correlation(changes.direction * first, changes.direction * second)))
-    return Ranked("(the other half)", CUT, clustered(size), None, clustered(signed), None, 0.0)
+    return Ranked(CEILING, CUT, clustered(size), None, clustered(signed), None, 0.0)
 
 
 def correlation(scores: Floats, target: Floats) -> float:

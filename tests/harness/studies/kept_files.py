@@ -2,6 +2,8 @@
 
 import json
 
+from harness.studies.value_figures import CEILING
+
 
 def written(folder, table, name=None):
     """The table as a JSON file."""
@@ -120,8 +122,12 @@ def values_table():
     return {
         "command": "flowtracer values tiny sums:largest=9 --problems 8",
         "results": {
-            "rules": [{**row, "name": "early"}],
-            "methods": [row, {**row, "reading": "over the segment", "signed": [0.9, [0.8, 1.0]]}],
+            "rules": [{**row, "name": "early"}, {**row, "name": "flow"}],
+            "methods": [
+                {**row, "name": CEILING},
+                row,
+                {**row, "reading": "over the segment", "signed": [0.9, [0.8, 1.0]]},
+            ],
             "halves": [0.8, [0.7, 0.9]],
             "ranked": 5,
             "cuts": 20,

@@ -104,10 +104,14 @@ def test_steps_have_matched_figures_of_methods_and_no_rules_for_steps(tmp_path):
 
 
 def test_values_are_those_at_the_cuts(tmp_path):
-    """The study reads a segment's score twice; the profile takes the first reading, and no rule for segments."""
+    """The study reads a segment's score twice; the profile takes the first reading.
+
+    Its rules stand as rules, or a method that is no better than one would lie beyond them. The other half of the
+    continuations is no method at all.
+    """
     measured = read_one(written(tmp_path, values_table()))
     assert (measured.kind, measured.testbed, measured.policy) == (VALUES, "sums", "tiny")
-    assert {row.arm.words for row in measured.rows} == {"flow ×1.5", "oracle ×1.5"}
+    assert {row.arm.marked for row in measured.rows} == {"flow ×1.5", "oracle ×1.5 *", "early †"}
     flow = cells(measured, "flow ×1.5")
     assert flow["cut_signed"].value == 0.3 and flow["first_fall"].missing == "ranks nothing"
     assert cells(measured, "oracle ×1.5")["cut_size"].missing == "nobody knows"
