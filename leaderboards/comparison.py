@@ -529,7 +529,7 @@ def _positive_control(
         if arm.credit in ORACLES and arm.label != baseline and _trained_alike(declared, arm.label, baseline)
     ]
     if not oracles:
-        return PositiveControl("not tested", None, _no_oracle(arms, declared))
+        return PositiveControl("not tested", None, _no_oracle(arms, declared, baseline))
     judged = [arm for arm in oracles if len(arm.differences) > 1]
     if not judged:
         label = oracles[0].label
@@ -574,17 +574,20 @@ def _size(arm: Arm, declaration: Declaration, most: int | None = None) -> str:
     return size
 
 
-def _trained_alike(declared: Mapping[str, Any], *labels: str) -> bool:
-    changed = [(declared.get(label) or {}).get("training") or {} for label in labels]
-    return all(training == changed[0] for training in changed)
+def _trained_alike(declared: Mapping[str, Any], label: str, baseline: str) -> bool:
+    arm, other = ((declared.get(name) or {}).get("training") or {} for name in (label, baseline))
+    return bool(arm == other)
 
 
-def _no_oracle(arms: Sequence[Arm], declared: Mapping[str, Any]) -> str:
+def _no_oracle(arms: Sequence[Arm], declared: Mapping[str, Any], baseline: str) -> str:
     there = {arm.label for arm in arms}
     waiting = [
         label
         for label, options in declared.items()
-        if label not in there and options and options.get("credit", label) in ORACLES
+        if label not in there
+        and options
+        and options.get("credit", label) in ORACLES
+        and _trained_alike(declared, label, baseline)
     ]
     if waiting:
         return f"positive control not tested: no run of {waiting[0]} is finished"

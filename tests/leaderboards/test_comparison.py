@@ -257,6 +257,14 @@ def test_an_oracle_that_has_not_run_is_named(tmp_path: Path) -> None:
     assert found.positive_control.text == "positive control not tested: no run of oracle_mask is finished"
 
 
+def test_an_oracle_with_training_of_its_own_is_not_waited_for(tmp_path: Path) -> None:
+    """Finished, it would be no positive control either."""
+    declared = experiment(["uniform", "oracle_double"])
+    declared["methods"]["oracle_double"] = {"credit": "oracle", "training": {"learning_rate": 6e-4}}
+    control = sweep(tmp_path, {"uniform": UNIFORM}, experiment=declared).positive_control
+    assert "no arm knows" in control.text
+
+
 # ------------------------------------------------------------------------------- refusals
 
 
