@@ -310,7 +310,9 @@ def test_what_the_page_on_smollm2_says_of_values() -> None:
 
     for key in ("by_halves", "signed"):
         assert rows["flow", RESULTS.CUT][key][1][0] > 0
-        assert rows["flow", "over the segment"][key][1][0] < 0 < rows["unlikely", "over the segment"][key][1][0]
+        assert (
+            rows["flow", "over the segment"][key][1][0] < 0 < rows["unlikely", "over the segment"][key][1][0]
+        )
     assert f"{shown('flow', 'by_halves')} and {shown('flow', 'signed')}" in page
     assert f"keeps {shown('unlikely', 'by_halves')}" in page
     ranked = {name for name, reading in rows if reading == RESULTS.CUT and rows[name, reading]["by_halves"]}
