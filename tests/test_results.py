@@ -99,9 +99,10 @@ def test_sentences_on_arithmetic_and_graph_are_what_the_files_say() -> None:
     assert steps["probability"]["needed_matched"][0] > steps["flow-late"]["needed_matched"][0]
     flows = [row for name, row in steps.items() if name.split("-")[0] == "flow"]
     assert len(flows) == 5 and sum(row["needed_matched"][1][0] > 0.51 for row in flows) == 1
-    rules = {"nearest", "same token", "usual distance", "random"}
-    maps = [areas["all"] for name, areas in edges.items() if name not in rules]
-    assert len(maps) == 23 and max(high for _, (_, high) in maps) < edges["same token"]["all"][1][0]
+    rules = {"nearest", "same token", "same text", "usual distance", "random"}
+    for among in ("among equals", "all"):
+        maps = [areas[among][1][1] for name, areas in edges.items() if name not in rules]
+        assert len(maps) == 23 and max(maps) < edges["same text"][among][1][0]
     to_token = edges["flow to the token, late, emitting"]["all"]
     assert to_token[1][1] < edges["edge_flow, late, emitting"]["all"][1][0]
     assert to_token[1][1] < edges["one hop, late, emitting"]["all"][1][0]
