@@ -59,6 +59,10 @@ def run(capsys, *arguments):
             "/dev/null/x cannot be written: Not",
         ),
         (["train", "decision", "--method", "flow", "--seed", "8"], "declares seeds 0 to 7"),
+        (
+            ["reproduce", "--set", "evaluation.problems=1000", "--out", "{tmp}/runs"],
+            "evaluation.problems is 1000, and decision has 320 test problems: give at most 320",
+        ),
         (["leaderboard", "{tmp}/none"], "no such folder"),
         (["leaderboard", "{tmp}", "--export", "x.pdf"], "must end in .json, .csv, .md, .html"),
         (["doctor", "{tmp}"], "no run in it"),
