@@ -446,12 +446,13 @@ def from_table(
             )
         whole = _merged(_merged(whole, {"declaration": {"stopping": UNTIL_DECIDED}}), open_end)
         name = f"{name}-until-decided"
-        if isinstance(whole.get("seeds"), int) and whole["seeds"] < LEAST_CAP:
-            raise ExperimentError(
-                f"experiment {name}: until_decided.seeds, the most that are run, must be at least {LEAST_CAP}"
-            )
     for change in changes:
         _change(whole, change, name)
+    most = whole.get("seeds")
+    if until_decided and isinstance(most, int) and most < LEAST_CAP:
+        raise ExperimentError(
+            f"experiment {name}: seeds, the most that are run until decided, must be at least {LEAST_CAP}, not {most}"
+        )
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
