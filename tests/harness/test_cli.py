@@ -210,6 +210,14 @@ def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypat
     assert shlex.split(line)[1:] == ["flowtracer", "reproduce", "decision", *given, "--more-seeds", "1"]
 
 
+def test_what_a_plan_says_to_type_next_runs_as_was_asked(capsys):
+    """On the same machines, as many at once, and shown in the same tracker."""
+    given = ["--workers", "3", "--ray", "local", "--gpus", "0.5", "--report-to", "tensorboard"]
+    status, _, errors = run(capsys, "reproduce", "decision", *given, "--plan")
+    assert status == 0
+    assert errors == f"next: flowtracer reproduce decision {' '.join(given)}\n"
+
+
 def test_a_plan_counts_seeds_beyond_the_declared_ones_and_what_is_there(
     capsys, monkeypatch, tmp_path, tiny_experiment
 ):
