@@ -145,8 +145,8 @@ LIMITS = (
     "Testbeds differ in policy, task and size. Their figures have no common scale, so there is no mean and no rank.",
     "AUC, signal to noise, turn and value are read off rollouts of one policy. A clearer gradient is not yet a better "
     "policy; only the outcome of a training is.",
-    "A rule with two weights on 40% of the tokens cannot reach an AUC of 1. The positive control, which knows the "
-    "tokens, can.",
+    "A rule turned round has no row: where a rule has an AUC of 0.2, the same rule the other way has 0.8.",
+    "How unsure the policy was of a token is a method here and no rule, values at cuts excepted.",
     "Each interval is of one arm by itself. Among so many arms some lie apart from chance by luck. Outcomes of "
     "training are corrected for that (Holm), other figures are not.",
     "Where two halves of the continuations hardly agree (under each table), a value correlation is mostly noise.",
