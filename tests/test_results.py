@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from scipy.stats import t as student
@@ -366,6 +367,44 @@ def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
     uniform = next(arm for arm in comparison["arms"] if arm["label"] == comparison["baseline"])
     mean = uniform["scores"][comparison["metric"]]["mean"]
     assert f"uniform credit ({mean:.3f})" in (ROOT / "README.md").read_text()
+
+
+def test_what_another_processor_changes_is_what_the_files_say() -> None:
+    """The first eight seeds of `decision` were trained on two kinds of CPU; the page says how far they part."""
+    first, again = (
+        {(run["method"], run["seed"]): run for run in RESULTS.load(name)["runs"]}
+        for name in ("decision-until-decided.json", RESULTS.AGAIN)
+    )
+    assert {run["hardware"]["processor"] for run in again.values()} == {"Intel(R) Xeon(R) Processor"}
+    assert {first[key]["hardware"]["processor"] for key in again} == {"AMD EPYC"}
+    rewards = {key: (np.array(first[key]["rewards"]), np.array(again[key]["rewards"])) for key in again}
+    parted = [np.argmax(old[:, 1] != new[:, 1]) for old, new in rewards.values() if (old != new).any()]
+    score = {
+        key: [run["metrics"]["training_reward_area"] for run in (first[key], again[key])] for key in again
+    }
+    moved = {key: abs(new - old) for key, (old, new) in score.items()}
+    double = [value for (arm, _), value in moved.items() if arm.endswith("_double")]
+    at_declared_rate = [value for (arm, _), value in moved.items() if not arm.endswith("_double")]
+    arms: dict[str, float] = {}
+    for arm in {arm for arm, _ in again} - {"uniform"}:
+        differences = np.array([np.subtract(score[arm, seed], score["uniform", seed]) for seed in range(8)])
+        arms[arm] = abs(float(np.diff(differences.mean(axis=0))[0]))
+    most = {
+        twice: max(arms[arm] for arm in arms if arm.endswith("_double") == twice) for twice in (False, True)
+    }
+    page = " ".join((ROOT / "docs" / "results" / "decision.md").read_text().split())
+    assert f"{len(again) - len(parted)} of the {len(again)} runs have the same reward at each step" in page
+    assert f"the others part after {min(parted)} steps or more" in page
+    values = list(moved.values())
+    assert f"moves by {np.mean(values):.3f} on average and by {max(values):.3f} at most" in page
+    assert (
+        f"moves by {most[False]:.3f} at most at the declared rate, and by {most[True]:.3f} at twice the rate"
+        in page
+    )
+    assert f"every second one moves there by {np.median(double):.3f} or more" in page
+    assert np.median(at_declared_rate) == 0
+    intervals = {arm["label"]: arm["interval_of_difference"] for arm in RESULTS.load(RESULTS.AGAIN)["arms"]}
+    assert all(moved_by < (intervals[arm][1] - intervals[arm][0]) / 8 for arm, moved_by in arms.items())
 
 
 def test_uniform_stands_where_its_difference_of_zero_sorts() -> None:
