@@ -80,6 +80,14 @@ def check_test_sets(experiment: Experiment, tested: bool) -> None:
             )
 
 
+def check_prompts(prompts: int, there: int) -> None:
+    """Raises ExperimentError for a step of more prompts than there are training problems: none comes twice."""
+    if there < prompts:
+        raise ExperimentError(
+            f"training.prompts_per_step is {prompts}, and there are {there} training problems: give at most {there}"
+        )
+
+
 def _check_all(checks: Checks, name: str, place: str) -> None:
     for holds, message in checks:
         if not holds:

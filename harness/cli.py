@@ -104,21 +104,31 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse does, but a command's own parser names the options that it does not know, and the program's says
-        where they stand.
-        """
-        given = sys.argv[1:] if args is None else list(args)
-        known = [name for action in self._actions for name in action.option_strings]
-        if self._subparsers is not None and given and given[0].startswith("--"):
-            name = given[0].partition("=")[0]
-            if not any(option.startswith(name) for option in known):
-                self.error(f"{name} goes behind the command: flowtracer COMMAND {name}")
+        """As argparse does, but a command's own parser names the options that it does not know."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             wrong = next((name for name in unknown if name.startswith("-")), unknown[0])
-            close = f"; {hint(wrong.partition('=')[0], known)}" if wrong.startswith("--") else ""
+            close = f"; {hint(wrong.partition('=')[0], self.known())}" if wrong.startswith("--") else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}")
         return options, unknown
+
+    def known(self) -> list[str]:
+        """The names of its options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+
+class _Program(_Parser):
+    """The parser in front of the commands: it says where an option of theirs stands."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        given = sys.argv[1:] if args is None else list(args)
+        if given and given[0].startswith("--"):
+            name = given[0].partition("=")[0]
+            if not any(option.startswith(name) for option in self.known()):
+                self.error(f"{name} goes behind the command: flowtracer COMMAND {name}")
+        return super().parse_known_args(args, namespace)
 
 
 def _shorter(message: str) -> str:
@@ -149,11 +159,11 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _Program(
         prog="flowtracer", description="Check token-level credit methods for GRPO, on the same seeds."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for subject in SUBJECTS:
         subject.add(commands)
     return parser

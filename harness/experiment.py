@@ -154,6 +154,7 @@ class Evaluation:
     the `top_k` likeliest tokens (0: all) and those of probability `top_p` together.
 
     On the training task's own test split, and on the test sets under `more`, which the declared metric leaves out.
+    More problems than a split holds are refused; with `fewer`, all that it holds are taken. That key is in no hash.
     """
 
     every: int
@@ -163,6 +164,7 @@ class Evaluation:
     batch_size: int = 64
     top_k: int = 0
     top_p: float = 1.0
+    fewer: bool = False
     more: tuple[EvaluationTask, ...] = ()
 
 
@@ -251,6 +253,26 @@ class Experiment:
         options = {key: value for key, value in self.methods[label].items() if key != "training"}
         return options.pop("credit"), options
 
+    @property
+    def test_sets(self) -> dict[str, EvaluationTask]:
+        """Every test set by its place in the file: that of the training task, where it has one, and those of `more`."""
+        first = EvaluationTask(self.task, self.evaluation.problems, self.evaluation.samples)
+        tested = "test" in task_of(self.task).splits
+        more = {f"evaluation.more[{index}]": extra for index, extra in enumerate(self.evaluation.more)}
+        return {**({"evaluation": first} if tested else {}), **more}
+
+    def test_problems(self, place: str) -> Sequence[tasks.Problem]:
+        """The problems of the test set at that place. ExperimentError where there are fewer than are asked for."""
+        wanted = self.test_sets[place]
+        task = task_of(wanted.task)
+        problems = task.problems("test", wanted.problems)
+        if len(problems) < wanted.problems and not self.evaluation.fewer:
+            raise ExperimentError(
+                f"experiment {self.name}: {place}.problems is {wanted.problems}, and {task.name} has {len(problems)} "
+                f"test problems: give at most {len(problems)}, or evaluation.fewer = true, which takes them all"
+            )
+        return problems
+
     def engine_choice(self, server: str | None = None) -> EngineChoice:
         """Its engine, here or at the address of a server."""
         return EngineChoice(self.engine, server, self.policy.dtype)
@@ -258,6 +280,7 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """Everything as plain JSON values: what manifests record."""
         table = asdict(self)
+        del table["evaluation"]["fewer"]  # it lets a run begin, and changes none
         for place, kind in (("training", Training), ("evaluation", Evaluation)):
             defaults = {option.name: option.default for option in fields(kind)}
             for key in LATER[place]:
@@ -423,12 +446,13 @@ def from_table(
             )
         whole = _merged(_merged(whole, {"declaration": {"stopping": UNTIL_DECIDED}}), open_end)
         name = f"{name}-until-decided"
-        if isinstance(whole.get("seeds"), int) and whole["seeds"] < LEAST_CAP:
-            raise ExperimentError(
-                f"experiment {name}: until_decided.seeds, the most that are run, must be at least {LEAST_CAP}"
-            )
     for change in changes:
         _change(whole, change, name)
+    most = whole.get("seeds")
+    if until_decided and isinstance(most, int) and most < LEAST_CAP:
+        raise ExperimentError(
+            f"experiment {name}: seeds, the most that are run until decided, must be at least {LEAST_CAP}, not {most}"
+        )
     methods = whole.get("methods", {})
     if not isinstance(methods, dict):
         raise ExperimentError(f"experiment {name}: methods must be tables, [methods.uniform] for one")
@@ -518,8 +542,16 @@ def task_of(table: Mapping[str, Any]) -> tasks.Task:
     return tasks.get(table["name"], **{key: value for key, value in table.items() if key != "name"})
 
 
+def is_published(task: tasks.Task) -> bool:
+    """True for a task whose problems are loaded, from the hub or a folder: nothing before the first run does that."""
+    return getattr(task, "hub", None) is not None
+
+
 def check(experiment: Experiment) -> None:
-    """Builds the tasks and the credit methods, and looks at every value: mistakes show before the first run."""
+    """Builds the tasks and the credit methods, and looks at every value: mistakes show before the first run.
+
+    Published problems are counted when they are loaded, where a run begins.
+    """
     from flowtracer import credit
 
     bounds.check(experiment)
@@ -531,9 +563,21 @@ def check(experiment: Experiment) -> None:
                 f"experiment {experiment.name}: the task {task.name} has no test problems; name test sets under "
                 "[[evaluation.more]]"
             )
+    for place, tested in experiment.test_sets.items():
+        if not is_published(task_of(tested.task)):
+            experiment.test_problems(place)
+    _check_prompts(experiment)
     for label in experiment.methods:
         name, options = experiment.credit_of(label)
         credit.get(name, **options)
+
+
+def _check_prompts(experiment: Experiment) -> None:
+    """Raises ExperimentError for a step of more prompts than there are problems to train, where those are generated."""
+    task, prompts = task_of(experiment.task), experiment.training.prompts_per_step
+    # A task may leave some out of those that it has drawn: only the whole split says how many there are.
+    if not is_published(task) and len(task.problems("train", prompts)) < prompts:
+        bounds.check_prompts(prompts, len(task.problems("train")))
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

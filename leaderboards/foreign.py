@@ -74,6 +74,7 @@ class ForeignRun(Run):
             tasks={} if training else over_tasks(last),
             problems={} if training else named,
             verdicts={},
+            answers={},
             training={},
             cost={},
             questions=questions_of((task, problem, 0) for task, problem in last),

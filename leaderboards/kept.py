@@ -91,5 +91,5 @@ def _replayed(figures: Mapping[str, Any], random: Mapping[str, Any] | None) -> s
         beside = f" (random's {number(of_random[0], 3)})" if of_random else ""
         parts.append(f"turn {number(turn[0], 3)}{beside}")
     if figures.get("decisive"):
-        parts.append(f"AUC of the decisive token {number(figures['decisive'][0], 2)}")
+        parts.append(f"AUC of the decisive token among all {number(figures['decisive'][0], 2)}")
     return ", ".join(parts)

@@ -112,7 +112,7 @@ def notes(
         hit = [
             f"{label} seed {seed}"
             for (label, seed), score in sorted(scores.items())
-            if score.total(verdict) or score.training.get(verdict)
+            if score.answers.get(verdict) or score.training.get(verdict)
         ]
         if hit:
             yield f"answers {what} in {len(hit)} run{'s' * (len(hit) != 1)}: {_some(hit)}{so}"

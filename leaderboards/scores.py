@@ -35,6 +35,8 @@ class RunScores:
     tasks: dict[str, float]
     problems: dict[Problem, float] = field(repr=False)
     verdicts: dict[str, dict[str, int]]
+    #: Verdicts of all evaluations together.
+    answers: dict[str, int] = field(repr=False)
     #: Means over training steps; `distance_from_start` is the last step's. `turn` where it was measured.
     training: dict[str, float]
     #: Seconds a step by phase, `seconds_total`, `tokens`.
@@ -137,7 +139,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
             "remove the run and repeat it"
         )
     if not accuracies:
-        empty: dict[str, Any] = {"accuracies": {}, "tasks": {}, "problems": {}, "verdicts": {}}
+        empty: dict[str, Any] = {"accuracies": {}, "tasks": {}, "problems": {}, "verdicts": {}, "answers": {}}
         return {**empty, "questions": "", "keys": ""}
     last = max(accuracies)
     final = samples.filter(pc.equal(samples["step"], last)).to_pydict()
@@ -151,6 +153,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
             name: {verdict: counts[name, verdict] for verdict in VERDICTS}
             for name in sorted({name for name, _ in counts})
         },
+        "answers": Counter(samples["verdict"].to_pylist()),
         "questions": questions_of((task, problem, sample) for task, problem, sample, _ in asked),
         "keys": _digest(f"{task}\t{problem}\t{sample}\t{key}" for task, problem, sample, key in asked),
     }

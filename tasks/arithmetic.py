@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, register
@@ -31,6 +32,7 @@ def _terms(question: str) -> list[int]:
     return [int(term) for term in question.removesuffix("=?").split("+")]
 
 
+@cache
 def _questions() -> list[str]:
     """The questions of both splits, the test split first; none occurs twice."""
     source = random.Random("arithmetic/problems")

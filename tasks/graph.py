@@ -15,7 +15,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from tasks.problem import Problem, Task, register
@@ -127,6 +127,7 @@ def _system(source: random.Random) -> System:
             return system
 
 
+@cache
 def _questions() -> list[str]:
     """The questions of both splits, the test split first; none occurs twice."""
     source = random.Random("graph/problems")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flowtracer import credit
+from harness import experiment
 from harness.policy import FOLDER, source_of
 from harness.studies import claims
 
@@ -63,6 +65,14 @@ def test_both_commands_stand_in_the_first_screen():
 
 
 def test_the_readme_counts_the_published_numbers_as_the_ledger_does():
-    assert f"lists all {len(claims.load())} numbers of the paper and of its source" in " ".join(
+    assert f"lists all {len(claims.load())} numbers of the paper and of its predecessor" in " ".join(
         README.split()
     )
+
+
+def test_the_credit_that_the_readme_names_for_an_arm_is_that_of_the_arm():
+    """A reader who copies it into a trainer of their own wants the arm of the table."""
+    said = re.search(r"For `(\w+)` of the table, write `credit=flowtracer\.credit\.(get\(.+\))`", README)
+    label, call = said.groups()
+    arm = dict(experiment.load("decision").methods[label])
+    assert eval(call, {"get": credit.get}) == credit.get(arm.pop("credit"), **arm)

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from leaderboards import compare, load
 from leaderboards.declaration import METRICS
+from leaderboards.estimates import t_interval
 from leaderboards.report import to_json
 from tests.harness.studies.kept_files import values_table
 from tests.leaderboards.recorded_runs import experiment, write_run
@@ -95,6 +97,27 @@ def test_sentences_on_arithmetic_and_graph_are_what_the_files_say() -> None:
         steps[name]["wrong_matched"][1][0] > 0.6
         for name in ("gtpo", "low_probability", "entropy_mask", "entropy")
     )
+    assert steps["probability"]["needed_matched"][0] > steps["flow-late"]["needed_matched"][0]
+    flows = [row for name, row in steps.items() if name.split("-")[0] == "flow"]
+    assert len(flows) == 5 and sum(row["needed_matched"][1][0] > 0.51 for row in flows) == 1
+    rules = {"nearest", "same token", "same text", "usual distance", "random"}
+    for among in ("among equals", "all"):
+        maps = [areas[among][1][1] for name, areas in edges.items() if name not in rules]
+        assert len(maps) == 23 and max(maps) < edges["same text"][among][1][0]
+    to_token = edges["flow to the token, late, emitting"]["all"]
+    assert to_token[1][1] < edges["edge_flow, late, emitting"]["all"][1][0]
+    assert to_token[1][1] < edges["one hop, late, emitting"]["all"][1][0]
+    rows = RESULTS.figures("graph-replay.json")
+    early, likely, sure = (rows[name]["decisive_unsure"][0] for name in ("position", "probability", "gtpo"))
+    page = (ROOT / "docs" / "results" / "graph.md").read_text()
+    assert f'"the earlier the more", has {1 - early:.2f}, `probability` {likely:.2f}' in page
+    assert f'turned round to "the lower the entropy the more", {1 - sure:.2f}' in page
+    detectable = [
+        arm["smallest_detectable"]
+        for arm in RESULTS.load("comparison-arithmetic.json")["arms"]
+        if arm["smallest_detectable"]
+    ]
+    assert 0.02 < min(detectable) < max(detectable) < 0.06
 
 
 def test_sentences_on_the_replays_of_graph_and_arithmetic_are_what_the_files_say() -> None:
@@ -197,6 +220,27 @@ def test_what_the_page_on_the_turn_says_of_its_training() -> None:
     of_noise, of_turn = (spearmanr(each, list(gains.values())).statistic for each in (noise, turns))
     page = (ROOT / "docs" / "results" / "turn.md").read_text()
     assert f"rank correlation {of_noise:.2f}; with the turn itself {of_turn:.2f}" in page
+    grouped = [not label.startswith("random") for label in gains]
+    assert f"by themselves correlate at {spearmanr(grouped, list(gains.values())).statistic:.2f}" in page
+    inside = [spearmanr(each[:8], list(gains.values())[:8]).statistic for each in (noise, turns)]
+    assert "signal to noise has {:.2f}, the turn {:.2f}".format(*inside) in page
+    seeds = {label: arm.trained["differences"] for label, arm in arms.items()}
+    for name, words, above in (
+        ("oracle", "{} above the oracle at 3, on 7 of 8", 7),
+        ("flow_emitting", "flow {}, on all 8", 8),
+    ):
+        values = [seeds[f"{name}_10"][seed] - value for seed, value in seeds[f"{name}_3"].items()]
+        assert words.format(f"{sum(values) / len(values):.3f}") in page
+        assert sum(value > 0 for value in values) == above
+        interval = t_interval(values)
+        assert interval is not None and interval[0] > 0
+    compared = [
+        arm["differences"] for arm in RESULTS.load(RESULTS.TURN_TRAINED)["arms"] if arm["differences"]
+    ]
+    lifted = f"{sum(arm['2'] > 0 for arm in compared)} of {len(compared)} arms are above uniform"
+    assert f"{lifted}, `random` at 3 by {seeds['random_3']['2']:.3f}" in page
+    rates = {arm["label"]: arm["difference"] for arm in RESULTS.load(RESULTS.RATES)["arms"]}
+    assert f"uniform credit gains {rates['uniform_double']:.3f} by it" in page
     assert not {arm["outcome"] for arm in RESULTS.load(RESULTS.TURN_TRAINED)["arms"]} & {"better", "worse"}
 
 
@@ -245,6 +289,8 @@ def test_what_the_page_on_smollm2_says_of_hidden_tokens_and_of_the_smoke_run() -
                 assert (low < 0 < high) == (name == "flow, highest")
                 assert f"{100 * mean:+.1f} ±{100 * half:.1f}" in page
     assert len(chances) == 6 and sum(chance < 0.05 for chance in chances) == 2
+    highest, lowest = (arms[f"flow, {end}"]["changed_over_random"][1] for end in ("highest", "lowest"))
+    assert highest[0] < lowest[1] and lowest[0] < highest[1]
     assert min(chances) * len(chances) > 0.05
     assert f"{arms['none']['changed'][0]:.1%} of the answers change with nothing hidden" in page
     flow = next(arm for arm in RESULTS.load("smollm2-smoke.json")["arms"] if arm["label"] == "flow")
@@ -252,6 +298,43 @@ def test_what_the_page_on_smollm2_says_of_hidden_tokens_and_of_the_smoke_run() -
     assert f"on {flow['training']['abstained']:.1%} of the responses" in page
     assert f"took {share:.1%} of a step" in page
     assert flow["tasks"]["gsm8k"] == 0 and sum(flow["verdicts"]["gsm8k"].values()) == 4
+
+
+def test_what_the_page_on_smollm2_says_of_values() -> None:
+    """Of two readings flow has an interval above zero in one."""
+    page = RESULTS.MARKED.sub("", (ROOT / "docs" / "results" / "smollm2.md").read_text())
+    results = RESULTS.load("values-smollm2.json")["results"]
+    rows = {(row["name"], row["reading"]): row for row in (*results["rules"], *results["methods"])}
+
+    def shown(name: str, key: str) -> str:
+        mean, (low, high) = rows[name, "over the segment"][key]
+        return f"{mean:+.3f} ±{(high - low) / 2:.3f}"
+
+    for key in ("by_halves", "signed"):
+        assert rows["flow", RESULTS.CUT][key][1][0] > 0
+        assert (
+            rows["flow", "over the segment"][key][1][0] < 0 < rows["unlikely", "over the segment"][key][1][0]
+        )
+    assert f"{shown('flow', 'by_halves')} and {shown('flow', 'signed')}" in page
+    assert f"keeps {shown('unlikely', 'by_halves')}" in page
+    ranked = {name for name, reading in rows if reading == RESULTS.CUT and rows[name, reading]["by_halves"]}
+    methods = {row["name"] for row in results["methods"]}
+    assert f"one of {len(ranked & methods)} methods" in page
+    signed = (rows[name, RESULTS.CUT]["signed"][0] for name in ("flow", "unlikely"))
+    assert "0.099 to its 0.135" == "{:.3f} to its {:.3f}".format(*signed) and "0.099 to its 0.135" in page
+
+
+def test_what_the_page_on_length_says_of_the_letters_that_are_up_weighted() -> None:
+    """Both arms always up-weight the deciding one: they have the most that two weights on 40% can reach."""
+    others: dict[str, list[int]] = {"flow_emitting_3": [], "one_hop_emitting_3": []}
+    for name, letters in zip(RESULTS.LENGTHS, (4, 9, 19), strict=True):
+        rows = RESULTS.figures(name)
+        for label, counts in others.items():
+            assert rows[label]["decisive"][1] is None
+            counts.append(round(2 * (1 - rows[label]["decisive_unsure"][0]) * letters))
+        flow, hop = (rows[label]["ratio_difference_interval"] for label in others)
+        assert (flow[0] > hop[1]) == (letters == 9)
+    assert list(others.values()) == [[0, 1, 3], [1, 4, 8]]
 
 
 def test_lengths_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +367,44 @@ def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
     uniform = next(arm for arm in comparison["arms"] if arm["label"] == comparison["baseline"])
     mean = uniform["scores"][comparison["metric"]]["mean"]
     assert f"uniform credit ({mean:.3f})" in (ROOT / "README.md").read_text()
+
+
+def test_what_another_processor_changes_is_what_the_files_say() -> None:
+    """The first eight seeds of `decision` were trained on two kinds of CPU; the page says how far they part."""
+    first, again = (
+        {(run["method"], run["seed"]): run for run in RESULTS.load(name)["runs"]}
+        for name in ("decision-until-decided.json", RESULTS.AGAIN)
+    )
+    assert {run["hardware"]["processor"] for run in again.values()} == {"Intel(R) Xeon(R) Processor"}
+    assert {first[key]["hardware"]["processor"] for key in again} == {"AMD EPYC"}
+    rewards = {key: (np.array(first[key]["rewards"]), np.array(again[key]["rewards"])) for key in again}
+    parted = [np.argmax(old[:, 1] != new[:, 1]) for old, new in rewards.values() if (old != new).any()]
+    score = {
+        key: [run["metrics"]["training_reward_area"] for run in (first[key], again[key])] for key in again
+    }
+    moved = {key: abs(new - old) for key, (old, new) in score.items()}
+    double = [value for (arm, _), value in moved.items() if arm.endswith("_double")]
+    at_declared_rate = [value for (arm, _), value in moved.items() if not arm.endswith("_double")]
+    arms: dict[str, float] = {}
+    for arm in {arm for arm, _ in again} - {"uniform"}:
+        differences = np.array([np.subtract(score[arm, seed], score["uniform", seed]) for seed in range(8)])
+        arms[arm] = abs(float(np.diff(differences.mean(axis=0))[0]))
+    most = {
+        twice: max(arms[arm] for arm in arms if arm.endswith("_double") == twice) for twice in (False, True)
+    }
+    page = " ".join((ROOT / "docs" / "results" / "decision.md").read_text().split())
+    assert f"{len(again) - len(parted)} of the {len(again)} runs have the same reward at each step" in page
+    assert f"the others part after {min(parted)} steps or more" in page
+    values = list(moved.values())
+    assert f"moves by {np.mean(values):.3f} on average and by {max(values):.3f} at most" in page
+    assert (
+        f"moves by {most[False]:.3f} at most at the declared rate, and by {most[True]:.3f} at twice the rate"
+        in page
+    )
+    assert f"every second one moves there by {np.median(double):.3f} or more" in page
+    assert np.median(at_declared_rate) == 0
+    intervals = {arm["label"]: arm["interval_of_difference"] for arm in RESULTS.load(RESULTS.AGAIN)["arms"]}
+    assert all(moved_by < (intervals[arm][1] - intervals[arm][0]) / 8 for arm, moved_by in arms.items())
 
 
 def test_uniform_stands_where_its_difference_of_zero_sorts() -> None:
@@ -389,3 +510,18 @@ def test_the_correlation_that_was_foretold_is_that_of_the_kept_files() -> None:
     assert len(both) == 13
     correlation = spearmanr([foretold[name] for name in both], [trained[name] for name in both]).statistic
     assert f"the rank correlation is {correlation:.2f}" in page
+    finds = RESULTS.figures("replay-comparison.json")
+
+    def ordered(names: list[str], key: str) -> float:
+        values = [finds[name][key] for name in names]
+        places = [value[0] if isinstance(value, list) else value for value in values]
+        return float(spearmanr(places, [trained[name] for name in names]).statistic)
+
+    said = ordered(both, "decisive"), ordered(both, "decisive_unsure")
+    assert 'among all tokens" is {:.2f}, of "finds" {:.2f}'.format(*said) in page
+    every = sorted(set(trained) & set(foretold))
+    keys = ("ratio_difference", "decisive_unsure", "decisive")
+    words = "(rank correlation {:.2f})|orders them as well ({:.2f}; among all tokens {:.2f})"
+    decision = (ROOT / "docs" / "results" / "decision.md").read_text()
+    parts = words.format(*(ordered(every, key) for key in keys)).split("|")
+    assert [part for part in parts if part not in decision] == []

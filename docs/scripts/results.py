@@ -62,6 +62,8 @@ TURNED = "turn-replay.json"
 TURN_TRAINED = "turn.json"
 #: The training at other learning rates, made in the same way.
 RATES = "fairness.json"
+#: The first seeds of the training that has a picture once more, on another kind of CPU.
+AGAIN = "decision.json"
 #: The arms of the turn in the table and the picture: those that tokens of three kinds are up-weighted in.
 TURNS = (
     *("oracle", "oracle_3", "oracle_10", "oracle_mask"),
@@ -445,7 +447,7 @@ def command(name: str, more: Sequence[str]) -> str:
 @cache
 def testbeds() -> tuple[profiles.Testbed, ...]:
     """The testbeds of the kept files, every file under its name."""
-    names = sorted({path.name for path in KEPT.glob("*.json")} - {TURN_TRAINED, RATES})
+    names = sorted({path.name for path in KEPT.glob("*.json")} - {TURN_TRAINED, RATES, AGAIN})
     paths = [KEPT / name for name in names if kind_of(load(name))]
     files = [replace(each, path=Path(each.path.name)) for each in read(paths)]
     every = [bed for bed in profiles.joined(files) if bed.name in TESTBEDS]

@@ -26,6 +26,7 @@ from harness.commands.shared import (
     console,
     imports,
     of_kind,
+    option,
     print_sheets,
     say,
     writable_folder,
@@ -259,11 +260,13 @@ def loaded(options: argparse.Namespace, until_decided: bool = False) -> Experime
 
 
 def again(options: argparse.Namespace, folder: Path | None, more: Sequence[str] = ()) -> str:
-    """The line of `reproduce` on the experiment that was asked for, with its plug-ins and changes."""
+    """The line of `reproduce` on what was asked for: with its plug-ins and changes, and run the same way."""
     words = ["flowtracer", "reproduce", options.experiment, *["--smoke"] * options.smoke]
     for name, values in (("--import", options.imports), ("--add", options.add), ("--set", options.changes)):
         words += [word for value in values for word in (name, value)]
-    words += ["--server", options.server] if options.server else []
+    for name in ("server", "workers", "ray", "gpus", "report_to"):
+        value = getattr(options, name, None)  # `train` has not all of them
+        words += option(name.replace("_", "-"), value) if value is not None else []
     words += ["--out", str(folder)] if folder is not None else []
     return shlex.join([*words, *more])
 

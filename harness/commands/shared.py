@@ -143,18 +143,18 @@ def command_again(options: argparse.Namespace, places: Sequence[str], names: Ite
     for place in map(vars(options).get, places):
         words += [str(value) for value in (place if isinstance(place, list) else [place]) if value]
     for name in names:
-        value, option = getattr(options, name), name.replace("_", "-")
+        value, given = getattr(options, name), name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
+            words.append(f"--{given}" if value else f"--no-{given}")
         elif value is not None:
-            words += _option(option, value)
-    for option, name in (("import", "imports"), ("set", "changes"), ("export", "export")):
+            words += option(given, value)
+    for given, name in (("import", "imports"), ("set", "changes"), ("export", "export")):
         for value in getattr(options, name, ()):
-            words += _option(option, value)
+            words += option(given, value)
     return shlex.join(words)
 
 
-def _option(name: str, value: Any) -> list[str]:
+def option(name: str, value: Any) -> list[str]:
     """An option with its value as words that give this value again."""
     text = str(value)
     if isinstance(value, float) and float(f"{value:g}") == value:

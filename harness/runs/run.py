@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -127,6 +127,8 @@ def train(
     if any(path.exists() for path in trained):
         report("step", settings.steps, settings.steps)
         return True
+    for place in experiment.test_sets:
+        experiment.test_problems(place)  # what it cannot be evaluated on is said before the training
     policy = policy_of(experiment)
     if adapters is None:
         # What is trained is kept in float32: steps of 1e-6 are lost in the eight bits of a bfloat16 weight. TRL casts
@@ -237,26 +239,19 @@ def evaluate(
 
 def _samples(experiment: Experiment, policy: Policy, engine: EngineChoice) -> list[dict[str, Any]]:
     settings = experiment.evaluation
-    sets: list[tuple[Mapping[str, Any], int, int, int | None]] = []
-    if "test" in task_of(experiment.task).splits:
-        sets.append((experiment.task, settings.problems, settings.samples, None))
-    sets += [
-        (extra.task, extra.problems, extra.samples, extra.max_response_tokens) for extra in settings.more
-    ]
     rows: list[dict[str, Any]] = []
-    for table, problems, samples, tokens in sets:
-        task = task_of(table)
+    for place, tested in experiment.test_sets.items():
         rows += evaluation.evaluate(
             policy,
-            task,
-            task.problems("test", problems),
+            task_of(tested.task),
+            experiment.test_problems(place),
             Sampling(
-                tokens or experiment.training.max_response_tokens,
+                tested.max_response_tokens or experiment.training.max_response_tokens,
                 settings.temperature,
                 settings.top_k,
                 settings.top_p,
             ),
-            samples=samples,
+            samples=tested.samples,
             batch_size=settings.batch_size,
             engine=engine,
         )

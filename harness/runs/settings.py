@@ -13,6 +13,7 @@ from trl import GRPOConfig
 
 import tasks
 from harness import parallel, seeds
+from harness.bounds import check_prompts
 from harness.engines.base import BFLOAT16
 from harness.errors import ExperimentError
 from harness.experiment import ADAMW, Training
@@ -26,10 +27,7 @@ def data_order(problems: Sequence[tasks.Problem], steps: int, prompts: int, seed
 
     A function of the training seed and nothing else, so that all arms are asked the same; no step asks a problem twice.
     """
-    if len(problems) < prompts:
-        raise ExperimentError(
-            f"{prompts} prompts a step need as many training problems; there are {len(problems)}"
-        )
+    check_prompts(prompts, len(problems))
     generator = np.random.Generator(np.random.Philox(key=int(seeds.key("data order", seed), 16)))
     whole = len(problems) - len(problems) % prompts
     order: list[tasks.Problem] = []

@@ -23,7 +23,8 @@ from leaderboards.sheets import NOTHING, Sheet, level, plain
 @dataclass(frozen=True)
 class Figure:
     """A figure of an arm. of: the kind of file that holds it. means: for a reader of the table. In the table of a
-    testbed, `brief` figures have a column, and `spread` ones their interval in it.
+    testbed, `brief` figures have a column, and `spread` ones their interval in it. chance: what a ranking in a random
+    order has; the same ranking turned round has twice this, minus its value.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Figure:
     digits: int = 2
     brief: bool = True
     spread: bool = True
+    chance: float | None = None
 
 
 FIGURES = (
@@ -44,6 +46,7 @@ FIGURES = (
         "AUC",
         REPLAY,
         "the chance that a deciding token gets more weight than another one that the policy was unsure of",
+        chance=0.5,
     ),
     Figure(
         "decisive",
@@ -51,6 +54,7 @@ FIGURES = (
         REPLAY,
         "the chance that a deciding token gets more weight than any other one, also by telling sure tokens from unsure",
         brief=False,
+        chance=0.5,
     ),
     Figure(
         "ratio_difference",
@@ -75,6 +79,7 @@ FIGURES = (
         "rank correlation of weights with how much a token changes the Monte Carlo value",
         "+",
         brief=False,
+        chance=0.0,
     ),
     Figure(
         "value_direction",
@@ -82,18 +87,21 @@ FIGURES = (
         REPLAY,
         "rank correlation of weights with what a token changes in the Monte Carlo value, in the advantage's direction",
         "+",
+        chance=0.0,
     ),
     Figure(
         "needed_matched",
         "needed",
         STEPS,
         "the chance that a needed step outranks a useless one of its length",
+        chance=0.5,
     ),
     Figure(
         "wrong_matched",
         "first wrong",
         STEPS,
         "the chance that the first wrong step outranks another of its length",
+        chance=0.5,
     ),
     Figure(
         "cut_size",
@@ -102,6 +110,7 @@ FIGURES = (
         "rank correlation of a cut's weight with how much its segment changes the Monte Carlo value",
         "+",
         brief=False,
+        chance=0.0,
     ),
     Figure(
         "cut_signed",
@@ -109,12 +118,14 @@ FIGURES = (
         VALUES,
         "rank correlation of a cut's weight with what its segment changes, in the advantage's direction",
         "+",
+        chance=0.0,
     ),
     Figure(
         "first_fall",
         "first fall",
         VALUES,
         "the chance that the segment after which the value is 0 outranks another of its response",
+        chance=0.5,
     ),
     Figure(
         "step_seconds",
@@ -145,8 +156,8 @@ LIMITS = (
     "Testbeds differ in policy, task and size. Their figures have no common scale, so there is no mean and no rank.",
     "AUC, signal to noise, turn and value are read off rollouts of one policy. A clearer gradient is not yet a better "
     "policy; only the outcome of a training is.",
-    "A rule with two weights on 40% of the tokens cannot reach an AUC of 1. The positive control, which knows the "
-    "tokens, can.",
+    "A rule turned round has no row, though it counts: where a rule has an AUC of 0.2, the other way round it has 0.8.",
+    "How unsure the policy was of a token is a method here and no rule, values at cuts excepted.",
     "Each interval is of one arm by itself. Among so many arms some lie apart from chance by luck. Outcomes of "
     "training are corrected for that (Holm), other figures are not.",
     "Where two halves of the continuations hardly agree (under each table), a value correlation is mostly noise.",
@@ -358,7 +369,7 @@ def beyond(testbeds: Sequence[Testbed]) -> Sheet:
                 if not row.cells[figure.key].single
             }
             singles += len(measured) - len(bounds)
-            ruled = [high for arm, (_, high) in bounds.items() if arm.role == "rule"]
+            ruled = [_reach(figure, each) for arm, each in bounds.items() if arm.role == "rule"]
             if not ruled or len(ruled) == len(bounds):
                 continue
             above = [arm for arm, (low, _) in bounds.items() if arm.role != "rule" and low > max(ruled)]
@@ -370,7 +381,7 @@ def beyond(testbeds: Sequence[Testbed]) -> Sheet:
             rows.append((bed.name, figure.head, str(len(ruled)), *counts, names))
     note = (
         "Arms whose interval begins above the intervals of all rules that were measured on the testbed, at whatever "
-        "factor. Controls: the positive ones, which know the deciding tokens."
+        "factor; a rule that ranks counts both ways round. Controls: the positive ones, which know the deciding tokens."
     )
     if singles:
         note += f" Left out: {singles} figures of a single seed, batch or problem, which have no interval."
@@ -382,6 +393,12 @@ def _bounds(cell: Cell) -> Interval:
     """The interval of a figure; one value, twice, where it was the same on all of several seeds or problems."""
     assert cell.value is not None
     return cell.interval or (cell.value, cell.value)
+
+
+def _reach(figure: Figure, bounds: Interval) -> float:
+    """How high a rule's interval reaches; the later the more is as dumb as the earlier the more."""
+    low, high = bounds
+    return high if figure.chance is None else max(high, 2 * figure.chance - low)
 
 
 def rules(testbeds: Sequence[Testbed]) -> Sheet:

@@ -4,11 +4,15 @@ worker, or after hours of training.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from harness import experiment
 from harness.errors import ExperimentError
 
+OR_ALL = ", or evaluation.fewer = true, which takes them all"
 SETS = 'evaluation.more=[{task={name="sums"}, problems=3%s}]'
 
 
@@ -112,6 +116,55 @@ def test_two_test_sets_of_one_task_would_be_one_in_the_records() -> None:
     twice = 'evaluation.more=[{task={name="sums"}, problems=3}, {task={name="sums"}, problems=4}]'
     assert refused(twice).startswith("evaluation.more[1] and evaluation.more[0] are both test sets of sums")
     experiment.check(experiment.load("decision", changes=[SETS % ""]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "evaluation.problems=321",
+            f"evaluation.problems is 321, and decision has 320 test problems: give at most 320{OR_ALL}",
+        ),
+        (
+            SETS.replace("3", "21") % "",
+            f"evaluation.more[0].problems is 21, and sums has 20 test problems: give at most 20{OR_ALL}",
+        ),
+        (
+            "training.prompts_per_step=961",
+            "training.prompts_per_step is 961, and there are 960 training problems: give at most 960",
+        ),
+    ],
+)
+def test_more_problems_than_there_are(change: str, message: str) -> None:
+    """They were cut down to what there is, and nobody was told."""
+    assert refused(change) == message
+    one_less = change.replace("321", "320").replace("21", "20").replace("961", "960")
+    experiment.check(experiment.load("decision", changes=[one_less]))
+
+
+def test_published_problems_are_counted_when_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWTRACER_DATA", str(tmp_path))
+    rows = [{"question": f"What is {n} + {n}?", "answer": f"#### {2 * n}"} for n in range(3)]
+    (tmp_path / "gsm8k_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = experiment.load("decision", changes=[SETS.replace("sums", "gsm8k").replace("3", "4") % ""])
+    experiment.check(asked)
+    message = r"evaluation\.more\[0\]\.problems is 4, and gsm8k has 3 test problems: give at most 3, or "
+    with pytest.raises(ExperimentError, match=message):
+        asked.test_problems("evaluation.more[0]")
+
+
+def test_fewer_problems_are_taken_where_the_file_says_so() -> None:
+    """It changes no run, so it is in no hash: runs of before go on, and kept ones are still those of the file."""
+    asked = ["evaluation.problems=321", "evaluation.fewer=true"]
+    built = experiment.load("decision", changes=asked)
+    experiment.check(built)
+    assert len(built.test_problems("evaluation")) == 320
+    assert built.resolved()["evaluation"] == {
+        **experiment.load("decision").resolved()["evaluation"],
+        "problems": 321,
+    }
 
 
 @pytest.mark.parametrize("key", ["smoke", "until_decided"])

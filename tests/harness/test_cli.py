@@ -59,6 +59,10 @@ def run(capsys, *arguments):
             "/dev/null/x cannot be written: Not",
         ),
         (["train", "decision", "--method", "flow", "--seed", "8"], "declares seeds 0 to 7"),
+        (
+            ["reproduce", "--set", "evaluation.problems=1000", "--out", "{tmp}/runs"],
+            "evaluation.problems is 1000, and decision has 320 test problems: give at most 320",
+        ),
         (["leaderboard", "{tmp}/none"], "no such folder"),
         (["leaderboard", "{tmp}", "--export", "x.pdf"], "must end in .json, .csv, .md, .html"),
         (["doctor", "{tmp}"], "no run in it"),
@@ -204,6 +208,15 @@ def test_what_to_type_next_keeps_plugins_and_changes(capsys, tmp_path, monkeypat
     assert status == 0 and not (tmp_path / "my runs").exists()
     (line,) = [line for line in errors.splitlines() if line.startswith("next: ")]
     assert shlex.split(line)[1:] == ["flowtracer", "reproduce", "decision", *given, "--more-seeds", "1"]
+
+
+def test_what_a_plan_says_to_type_next_runs_as_was_asked(capsys, monkeypatch):
+    """On the same machines, as many at once, and shown in the same tracker, which need not be installed here."""
+    monkeypatch.setattr("harness.trackers.check", lambda *_: None)
+    given = ["--workers", "3", "--ray", "local", "--gpus", "0.5", "--report-to", "tensorboard"]
+    status, _, errors = run(capsys, "reproduce", "decision", *given, "--plan")
+    assert status == 0
+    assert errors == f"next: flowtracer reproduce decision {' '.join(given)}\n"
 
 
 def test_a_plan_counts_seeds_beyond_the_declared_ones_and_what_is_there(

@@ -43,7 +43,7 @@ def test_replays_interventions_and_files_of_before(tmp_path):
     write(tmp_path, "other", [1, 2])
     says = {each.page: each.says for each in results_of("flow", tmp_path)}
     assert says == {
-        "replay.md": "signal to noise 0.250, turn 0.020, AUC of the decisive token 0.75",
+        "replay.md": "signal to noise 0.250, turn 0.020, AUC of the decisive token among all 0.75",
         "intervene.md": "hiding its tokens changed the answer in 60%",
         "old.md": "-0.100: worse; 2 seeds, positive control sensitive",
     }

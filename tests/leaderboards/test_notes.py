@@ -51,6 +51,16 @@ def test_tier_is_the_weakest_and_falls_with_mixed_places_and_timeouts(tmp_path: 
     )
 
 
+@pytest.mark.parametrize("verdict", ["error", "timeout"])
+def test_answers_of_every_evaluation_are_looked_at(tmp_path: Path, verdict: str) -> None:
+    """The area under the curve is of all of them: arms may be measured by different answers in its middle, too."""
+    write_run(tmp_path, "uniform", 0, [0.1], {0: [["wrong"], [verdict]], 1: [["wrong"], ["correct"]]})
+    words = {"error": "could not be judged", "timeout": "timed out"}[verdict]
+    assert any(
+        note.startswith(f"answers {words} in 1 run: uniform seed 0") for note in compare(load(tmp_path)).notes
+    )
+
+
 def test_rollouts_that_importance_sampling_left_out_are_named(tmp_path: Path) -> None:
     """They were paid for and changed nothing: a run without a third of its rollouts is another experiment."""
     for seed, share in ((0, 0.25), (1, 0.5)):

@@ -231,6 +231,16 @@ def test_a_folder_of_another_run_is_refused(tiny_experiment, whole, tmp_path):
         run.train(other, "flow", 0, folder)
 
 
+def test_too_few_test_problems_are_said_before_the_training(tiny_experiment, tmp_path):
+    """Published ones are counted only when they are loaded: by the evaluation, it would be hours later."""
+    asked = tiny_experiment(evaluation={"problems": 81})
+    with pytest.raises(
+        ExperimentError, match=r"evaluation\.problems is 81, and decision has 80 test problems"
+    ):
+        run.train(asked, "flow", 0, tmp_path)
+    assert not read_run(tmp_path).step_numbers("rollouts")
+
+
 def test_garbage_stops_training(tiny_experiment, tmp_path):
     """In the step behind the first in which rewards differ, wherever that is: Adam has moved every weight by 1e38."""
     with pytest.raises(ExperimentError) as caught:

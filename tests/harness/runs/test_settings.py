@@ -42,5 +42,6 @@ def test_data_order_depends_on_the_seed_alone_and_repeats_no_prompt_in_a_step():
     assert order != data_order(problems, steps=20, prompts=4, seed=4)
     for step in range(20):
         assert len({problem.id for problem in order[4 * step : 4 * step + 4]}) == 4
-    with pytest.raises(ExperimentError, match="there are 10"):
+    message = r"training\.prompts_per_step is 11, and there are 10 training problems: give at most 10"
+    with pytest.raises(ExperimentError, match=message):
         data_order(problems, steps=1, prompts=11, seed=0)

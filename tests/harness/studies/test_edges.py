@@ -110,6 +110,12 @@ def test_rules_by_hand(policy, task):
     ]
     assert scores["usual distance"][0, : target + 1].nonzero()[0].tolist() == [target - 5]
     assert scores["usual distance"][0, target - 5] == 7
+    later = len(QUESTION) + RIGHT.index("e=a") + len("e=")
+    behind = edges.dumb_scores(one, [later], {})["same text"][0]
+    ranked = sorted(range(later), key=behind.__getitem__, reverse=True)
+    # The a behind `;e=`, those behind `=`, the nearest first, and those behind other text; then other tokens.
+    assert ranked[:6] == [24, 35, 2, 29, 20, 12] and one.sources[later] == [24]
+    assert {whole[at] for at in ranked[:6]} == {"a"} and "a" not in {whole[at] for at in ranked[6:]}
     again = edges.dumb_scores(one, [target], {})
     assert (scores["random"] == again["random"]).all()
     other = edges.dumb_scores(response(policy, task, RIGHT, number=1), [target], {})

@@ -85,6 +85,21 @@ def test_beyond_counts_what_no_rule_reaches(tmp_path):
     assert not beyond(joined([read_one(written(tmp_path, alone))])).rows, "nothing to be beyond"
 
 
+def test_a_rule_turned_round_is_as_dumb(tmp_path):
+    """The later the more at 0.1 is the earlier the more at 0.9. A difference has no other way round."""
+    table = replay_table()
+    rule = {**table["figures"][1], "label": "position", "credit": "position", "options": {}}
+    low = {
+        "decisive_unsure": [0.1, [0.05, 0.15]],
+        "ratio_difference": -9.0,
+        "ratio_difference_interval": [-9.5, -8.5],
+    }
+    table["figures"].append({**rule, **low})
+    lines = {row[1]: row for row in beyond(joined([read_one(written(tmp_path, table))])).rows}
+    assert lines["AUC"][4:] == ("0 of 1", "none")
+    assert lines["signal/noise"][4:] == ("1 of 1", "flow ×3")
+
+
 def test_positive_controls_have_a_count_of_their_own(tmp_path):
     """They know the tokens: to count them among the methods would flatter these."""
     table = replay_table()

@@ -243,6 +243,10 @@ def test_what_until_decided_needs(tmp_path):
     table["methods"]["uniform"], table["until_decided"]["seeds"] = {}, 29
     with pytest.raises(ExperimentError, match="must be at least 30"):
         experiments.from_table(table, "tiny", until_decided=True)
+    table["until_decided"]["seeds"] = 40
+    with pytest.raises(ExperimentError, match="tiny-until-decided: seeds, .* must be at least 30, not 5"):
+        experiments.from_table(table, "tiny", until_decided=True, changes=["seeds=5"])
+    assert experiments.from_table(table, "tiny", until_decided=True, changes=["seeds=30"]).seeds == 30
     del table["until_decided"]
     with pytest.raises(ExperimentError, match=r"no \[until_decided\] table"):
         experiments.from_table(table, "tiny", until_decided=True)
