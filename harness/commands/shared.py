@@ -182,7 +182,7 @@ def writable_folder(folder: Path) -> Path:
     """The folder, made where it was not there. Raises ExperimentError where nothing can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, prefix="."):  # on some disks it has a name for a moment
             return folder
     except OSError as error:
         raise ExperimentError(

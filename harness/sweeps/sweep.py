@@ -8,7 +8,7 @@ a run is keyed.
 from __future__ import annotations
 
 import json
-import os
+import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -123,6 +123,9 @@ def claim(experiment: Experiment, folder: Path) -> None:
     and for one that cannot be written to.
     """
     path = folder / "experiment.json"
+    # Looked at before `path`: where jobs begin at once, another may claim the folder in between. Names with a dot in
+    # front are those of files under way.
+    filled = folder.is_dir() and not all(each.name.startswith(".") for each in folder.iterdir())
     record = {"experiment_hash": experiment.hash, "experiment": experiment.resolved()}
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     if path.exists():
@@ -138,7 +141,7 @@ def claim(experiment: Experiment, folder: Path) -> None:
             return  # a finished sweep may lie where nothing can be written
         if recorded != experiment.hash:
             raise ExperimentError(_of_another(folder, recorded, before, experiment))
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif filled:
         raise ExperimentError(
             f"{folder} is not empty and holds no experiment: give another folder with --out"
         )
@@ -150,7 +153,7 @@ def claim(experiment: Experiment, folder: Path) -> None:
         raise ExperimentError(f"{folder} is a file: give a folder with --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".experiment.json.{os.getpid()}")
+        aside = path.with_name(f".experiment.json.{uuid.uuid4().hex}")  # machines share process ids
         aside.write_text(text)
         aside.rename(path)
     except OSError as error:

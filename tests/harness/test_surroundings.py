@@ -259,6 +259,25 @@ def test_a_finished_folder_is_not_written_to(tiny, tmp_path):
     assert json.loads((folder / "experiment.json").read_text())["experiment_hash"] == built.hash
 
 
+def test_jobs_that_begin_at_once_in_a_new_folder_do_not_refuse_each_other(tiny, tmp_path, monkeypatch):
+    """A Slurm array: another job writes its file aside, or claims the folder and begins its run, in between."""
+    built, folder, exists = experiment.load(str(tiny)), tmp_path / "runs", Path.exists
+    folder.mkdir()
+    (folder / ".experiment.json.of-another-job").write_text("{")
+
+    def meanwhile(path: Path, **options: object) -> bool:
+        there = exists(path, **options)
+        if path == folder / "experiment.json" and not there:
+            monkeypatch.undo()
+            sweep.claim(built, folder)
+            (folder / "uniform").mkdir()
+        return there
+
+    monkeypatch.setattr(Path, "exists", meanwhile)
+    sweep.claim(built, folder)
+    assert json.loads((folder / "experiment.json").read_text())["experiment_hash"] == built.hash
+
+
 def test_a_temporary_folder_too_long_for_a_socket_is_one_line(tiny, tmp_path):
     deep = tmp_path / ("x" * 60) / ("y" * 60)
     deep.mkdir(parents=True)
