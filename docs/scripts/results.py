@@ -62,7 +62,7 @@ TURNED = "turn-replay.json"
 TURN_TRAINED = "turn.json"
 #: The training at other learning rates, made in the same way.
 RATES = "fairness.json"
-#: The first seeds of the training that has a picture once more, on another kind of CPU.
+#: The first seeds of TRAINED once more, on another kind of CPU.
 AGAIN = "decision.json"
 #: The arms of the turn in the table and the picture: those that tokens of three kinds are up-weighted in.
 TURNS = (
@@ -87,10 +87,12 @@ TESTBEDS = (
     "word_problems",
 )
 #: Under a table whose number of seeds was not fixed.
-OPEN = (
-    "Seeds are added until every arm is decided; this is the state so far. The outcomes come from a test that allows "
-    "this, an e-process: a decision stands, even if later seeds point the other way. The 95% intervals are as if the "
-    "number of seeds had been fixed: one may leave out zero where the test has not decided."
+OPEN = "Seeds are added until every arm is decided; this is the state so far."
+ENDED = "Seeds were added until every arm is decided, {} at most: the sweep is at its end."
+SEQUENTIAL = (
+    "The outcomes come from a test that allows this, an e-process: a decision stands, even if later seeds point the "
+    "other way. The 95% intervals are as if the number of seeds had been fixed: one may leave out zero where the test "
+    "has not decided."
 )
 #: Keys of a replay's figures.
 RATIO, INTERVAL = "ratio_difference", "ratio_difference_interval"
@@ -125,7 +127,9 @@ def table(name: str, labels: Sequence[str]) -> str:
         cells = [_difference(arm, comparison), _seeds_above(arm["differences"].values()), _outcome(arm) + at]
         lines.append(_line([f"`{label}`", WORDS.get(label, label), *cells]))
     if Declaration.recorded(comparison["declaration"]).sequential:
-        lines += ["", OPEN]
+        cap = comparison["experiment"].get("seeds")
+        ended = all(len(arm["differences"]) == cap for arm in ranked if arm["differences"])
+        lines += ["", f"{ENDED.format(cap) if ended else OPEN} {SEQUENTIAL}"]
     return "\n".join(lines)
 
 
