@@ -369,6 +369,60 @@ def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
     assert f"uniform credit ({mean:.3f})" in (ROOT / "README.md").read_text()
 
 
+def test_what_the_page_on_decision_says_of_luck_is_what_the_file_says() -> None:
+    """Numbers beside the tables: how large a change of gain chance gives, and where gains are large."""
+    comparison = RESULTS.load("decision-until-decided.json")
+    runs = {(run["method"], run["seed"]): run for run in comparison["runs"]}
+    seeds = sorted({seed for _, seed in runs})
+    score = {key: run["metrics"]["training_reward_area"] for key, run in runs.items()}
+    uniform = np.array([score["uniform", seed] for seed in seeds])
+    arms = [arm["label"] for arm in comparison["arms"] if arm["label"] != "uniform"]
+    gains = {arm: np.array([score[arm, seed] for seed in seeds]) - uniform for arm in arms}
+    page = " ".join((ROOT / "docs" / "results" / "decision.md").read_text().split())
+
+    def changes(values: np.ndarray) -> np.ndarray:
+        first, later = values[:, :8], values[:, 8:]
+        change = np.abs(later.mean(1) - first.mean(1))
+        error = np.sqrt(first.var(1, ddof=1) / 8 + later.var(1, ddof=1) / later.shape[1])
+        return np.array([change.max(), (change / values.std(1, ddof=1)).max(), (change / error).max()])
+
+    nine = np.array([gains[arm] for arm in arms if arm != "entropy_3" and not arm.endswith("_double")])
+    assert len(nine) == 9
+    generator = np.random.default_rng(0)
+    shuffled = [changes(nine[:, generator.permutation(len(seeds))]) for _ in range(5000)]
+    raw, over_spread, welch = 100 * (np.array(shuffled) >= changes(nine) - 1e-12).mean(0)
+    flow = gains["flow_emitting_3"]
+    assert (
+        f"gain was {flow[:8].mean():+.3f} on the first eight seeds and {flow[8:].mean():+.3f} on those behind"
+        in page
+    )
+    assert f"{raw:.0f}% of shuffles of the seeds, divided by its spread in {over_spread:.0f}%" in page
+    assert f"as Welch's t in {welch:.0f}%" in page
+    with_uniform = {arm: float(np.corrcoef(gains[arm], uniform)[0, 1]) for arm in arms}
+    assert (
+        f"{with_uniform['entropy_3']:.2f} for `entropy_3`, {with_uniform['one_hop_emitting_3']:.2f} for one hop"
+        in page
+    )
+    assert (
+        f"{with_uniform['oracle_3']:.2f} for the oracle and {with_uniform['flow_emitting_3']:.2f} for flow"
+        in page
+    )
+    declared = [arm for arm in arms if not arm.endswith("_double")]
+    lifted = [arm for arm in declared if seeds[int(gains[arm].argmax())] == 2]
+    assert seeds[int(uniform.argmin())] == 2 and len(lifted) == 6 and len(declared) == 10
+    assert "the highest seed of six of the ten arms at the declared rate" in page
+    parted = []
+    for seed in seeds:
+        constant, plain = (runs[arm, seed]["rewards"] for arm in ("constant_3", "uniform"))
+        parted.append(next(step for (step, x), (_, y) in zip(constant, plain, strict=True) if x != y))
+    assert f"part after {min(parted)} to {max(parted)} steps" in page
+    p_holm = {arm["label"]: arm["p_holm"] for arm in comparison["arms"]}
+    assert f"{p_holm['flow']:.3f}" == f"{p_holm['flow_emitting_3_double']:.3f}" == "0.053"
+    assert page.count("by a hair (p 0.053)") == 2
+    processors = {seed: run["hardware"]["processor"] for (_, seed), run in runs.items()}
+    assert [seed for seed, processor in processors.items() if processor != "AMD EPYC"] == [35, 36, 37, 38, 39]
+
+
 def test_what_another_processor_changes_is_what_the_files_say() -> None:
     """The first eight seeds of `decision` were trained on two kinds of CPU; the page says how far they part."""
     first, again = (
