@@ -369,15 +369,25 @@ def test_the_level_of_uniform_in_the_readme_is_that_of_its_table() -> None:
     assert f"uniform credit ({mean:.3f})" in (ROOT / "README.md").read_text()
 
 
+def runs_of(name: str) -> dict[tuple[str, int], Any]:
+    """The runs of a kept comparison by method and seed."""
+    return {(run["method"], run["seed"]): run for run in RESULTS.load(name)["runs"]}
+
+
+def differences_of(name: str) -> dict[str, np.ndarray]:
+    """Every arm of a kept comparison, minus uniform on each of its seeds."""
+    arms = RESULTS.load(name)["arms"]
+    return {arm["label"]: np.array(list(arm["differences"].values())) for arm in arms if arm["differences"]}
+
+
 def test_what_the_page_on_decision_says_of_luck_is_what_the_file_says() -> None:
     """Numbers beside the tables: how large a change of gain chance gives, and where gains are large."""
     comparison = RESULTS.load("decision-until-decided.json")
-    runs = {(run["method"], run["seed"]): run for run in comparison["runs"]}
+    runs = runs_of("decision-until-decided.json")
     seeds = sorted({seed for _, seed in runs})
-    score = {key: run["metrics"]["training_reward_area"] for key, run in runs.items()}
-    uniform = np.array([score["uniform", seed] for seed in seeds])
-    arms = [arm["label"] for arm in comparison["arms"] if arm["label"] != "uniform"]
-    gains = {arm: np.array([score[arm, seed] for seed in seeds]) - uniform for arm in arms}
+    uniform = np.array([runs["uniform", seed]["metrics"]["training_reward_area"] for seed in seeds])
+    gains = differences_of("decision-until-decided.json")
+    arms = list(gains)
     page = " ".join((ROOT / "docs" / "results" / "decision.md").read_text().split())
 
     def changes(values: np.ndarray) -> np.ndarray:
@@ -425,24 +435,18 @@ def test_what_the_page_on_decision_says_of_luck_is_what_the_file_says() -> None:
 
 def test_what_another_processor_changes_is_what_the_files_say() -> None:
     """The first eight seeds of `decision` were trained on two kinds of CPU; the page says how far they part."""
-    first, again = (
-        {(run["method"], run["seed"]): run for run in RESULTS.load(name)["runs"]}
-        for name in ("decision-until-decided.json", RESULTS.AGAIN)
-    )
+    names = ("decision-until-decided.json", RESULTS.AGAIN)
+    first, again = map(runs_of, names)
     assert {run["hardware"]["processor"] for run in again.values()} == {"Intel(R) Xeon(R) Processor"}
     assert {first[key]["hardware"]["processor"] for key in again} == {"AMD EPYC"}
     rewards = {key: (np.array(first[key]["rewards"]), np.array(again[key]["rewards"])) for key in again}
     parted = [np.argmax(old[:, 1] != new[:, 1]) for old, new in rewards.values() if (old != new).any()]
-    score = {
-        key: [run["metrics"]["training_reward_area"] for run in (first[key], again[key])] for key in again
-    }
-    moved = {key: abs(new - old) for key, (old, new) in score.items()}
+    area = "training_reward_area"
+    moved = {key: abs(again[key]["metrics"][area] - first[key]["metrics"][area]) for key in again}
     double = [value for (arm, _), value in moved.items() if arm.endswith("_double")]
     at_declared_rate = [value for (arm, _), value in moved.items() if not arm.endswith("_double")]
-    arms: dict[str, float] = {}
-    for arm in {arm for arm, _ in again} - {"uniform"}:
-        differences = np.array([np.subtract(score[arm, seed], score["uniform", seed]) for seed in range(8)])
-        arms[arm] = abs(float(np.diff(differences.mean(axis=0))[0]))
+    before, after = map(differences_of, names)
+    arms = {arm: abs(float(after[arm].mean() - before[arm][:8].mean())) for arm in after}
     most = {
         twice: max(arms[arm] for arm in arms if arm.endswith("_double") == twice) for twice in (False, True)
     }
